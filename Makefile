@@ -1,0 +1,39 @@
+# The promises of this project to its users: setup, demo, serve, test, lint, bench, gpu-check.
+# Each works on a fresh machine with python3 (3.11 or newer), git and make; `make setup` is done on the way.
+
+PORT ?= 5000
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: setup demo serve test lint bench gpu-check requirements
+
+setup: .venv/ready
+
+# uv installs the whole stack in under a minute; audiocraft comes without its dead pins.
+.venv/ready: requirements.txt tests/requirements.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "python3 3.11 or newer is needed")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv==0.13.9
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet -r requirements.txt -r tests/requirements.txt
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps audiocraft==1.3.0
+	touch $@
+
+demo: .venv/ready
+	script/demo
+
+serve: .venv/ready
+	PORT=$(PORT) script/serve
+
+test: .venv/ready
+	$(BIN)/python -m pytest
+
+lint: .venv/ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy .
+
+bench: .venv/ready
+	$(BIN)/python -m benchmarks.demo_quality
+
+requirements: .venv/ready
+	script/requirements

@@ -1,0 +1,47 @@
+"""A file, folder, URL or hub id → the LM and codec in it. The rest of the house calls ``load`` and nothing below it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from audiocraft_ext.checkpoint import build, formats, source
+from audiocraft_ext.checkpoint.source import chosen_weights
+from audiocraft_ext.errors import CheckpointError
+from audiocraft_ext.upstream import CompressionModel, LMModel
+
+__all__ = ["Checkpoint", "chosen_weights", "load"]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded MusicGen checkpoint.
+
+    ``codec`` is the one that the checkpoint names, mono even for a stereo LM (audiocraft's ``MusicGen`` wraps it);
+    ``codec_name`` is its public name, None for one of the checkpoint's own; ``folder`` is where the files lie.
+    """
+
+    lm: LMModel
+    codec: CompressionModel
+    codec_name: str | None
+    folder: Path
+
+    @property
+    def follows_melody(self) -> bool:
+        """Whether the LM has a melody conditioner."""
+        return "self_wav" in self.lm.condition_provider.conditioners
+
+
+def load(weights: str, device: str) -> Checkpoint:
+    """The checkpoint that ``weights`` names (path, https URL or hub id), on ``device``.
+
+    Raises ``CheckpointError`` with one sentence that says what is missing.
+    """
+    path = source.fetch(weights)
+    folder = path if path.is_dir() else path.parent
+    lm_file, codec_file = formats.read(path)
+    codec = build.build_codec(codec_file, device)
+    if codec.cardinality != lm_file.config.transformer_lm.card:
+        raise CheckpointError(
+            f"The codec's codebooks have {codec.cardinality} entries, the language model's "
+            f"{lm_file.config.transformer_lm.card}: they do not belong together."
+        )
+    return Checkpoint(build.build_lm(lm_file, folder, device), codec, codec_file.pretrained, folder)

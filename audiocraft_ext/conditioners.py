@@ -1,0 +1,59 @@
+"""A melody conditioner without stem separation: chroma of the band where melodies lie. Knows nothing of checkpoints.
+
+audiocraft's ``chroma_stem`` runs Demucs to take drums and bass away; here the bands below and above the melody are left
+out of the chroma filters instead, which costs nothing and needs no second model.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from audiocraft_ext.upstream import (
+    ChromaExtractor,
+    ChromaStemConditioner,
+    TorchAutocast,
+    WaveformConditioner,
+    convert_audio,
+)
+
+
+class ChromaConditioner(ChromaStemConditioner):
+    """Chroma [B, T', n_chroma] of a waveform, projected to [B, T', D]; T' is that of `duration` seconds.
+
+    `low_hz` and `high_hz` bound the band; further settings go to audiocraft's ``ChromaExtractor``.
+    """
+
+    def __init__(
+        self,
+        output_dim: int,
+        sample_rate: int,
+        n_chroma: int,
+        radix2_exp: int,
+        duration: float,
+        match_len_on_eval: bool = True,
+        device: torch.device | str = "cpu",
+        low_hz: float = 0.0,
+        high_hz: float = torch.inf,
+        **extractor: Any,
+    ) -> None:
+        # Not the parent's __init__: that downloads and loads Demucs.
+        WaveformConditioner.__init__(self, dim=n_chroma, output_dim=output_dim, device=device)
+        self.autocast = TorchAutocast(enabled=device != "cpu", device_type=self.device, dtype=torch.float32)
+        self.sample_rate = sample_rate
+        self.match_len_on_eval = match_len_on_eval
+        self._use_masking = False
+        self.duration = duration
+        chroma = ChromaExtractor(sample_rate=sample_rate, n_chroma=n_chroma, radix2_exp=radix2_exp, **extractor)
+        bin_hz = torch.linspace(0, sample_rate / 2, chroma.fbanks.shape[1])
+        chroma.fbanks *= (bin_hz >= low_hz) & (bin_hz <= high_hz)
+        self.chroma = chroma.to(device)
+        self.chroma_len = self._get_chroma_len()
+        self.eval_wavs = None
+        self.cache = None
+
+    @torch.no_grad()
+    def _get_stemmed_wav(self, wav: Tensor, sample_rate: int) -> Tensor:
+        """The whole mix [B, C, N] in mono at the chroma's sample rate [B, 1, N']."""
+        mono: Tensor = convert_audio(wav, sample_rate, self.sample_rate, 1)
+        return mono

@@ -1,0 +1,171 @@
+"""One generation: a request and its audio → samples, by audiocraft's own ``generate*`` calls.
+
+Each request gets a light ``MusicGen`` object of its own, whose ``lm.generate`` is the seam behind which an engine makes
+the tokens. Knows nothing of files, HTTP or cog.
+"""
+
+import math
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from audiocraft_ext.audio import Clip, resample
+from audiocraft_ext.checkpoint import Checkpoint
+from audiocraft_ext.diffusion import DiffusionDecoder
+from audiocraft_ext.errors import InputError
+from audiocraft_ext.progress import Progress
+from audiocraft_ext.request import Request
+from audiocraft_ext.upstream import ConditioningAttributes, LMModel, MusicGen, drawing_from
+
+# Below this, logits divided by the temperature overflow, and sampling is greedy long before.
+_GREEDY_BELOW = 1e-4
+# The share of its window by which audiocraft moves on when it generates more: 18 of 30 s.
+_STRIDE_SHARE = 0.6
+_LOCK_POLL_S = 0.1
+
+
+class Model:
+    """A checkpoint that can be asked for music, by several threads at once."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
+        self._lock = threading.Lock()  # audiocraft's LM keeps its key/value cache on the module: one request at a time
+        self._diffusion: DiffusionDecoder | None = None
+        self._diffusion_lock = threading.Lock()
+
+    @property
+    def sample_rate(self) -> int:
+        return self.checkpoint.codec.sample_rate
+
+    @torch.inference_mode()
+    def generate(self, request: Request, clip: Clip | None, progress: Progress) -> Tensor:
+        """Samples [C, N] at ``sample_rate``, N exactly ``request.duration`` seconds; the same for the same seed.
+
+        ``clip`` is the request's window of input audio. Raises ``InputError`` for what this checkpoint cannot do and
+        ``Cancelled`` at the next frame after ``progress.stop()``.
+        """
+        self._refuse_what_the_checkpoint_lacks(request, clip)
+        codec = self.checkpoint.codec
+        generator = torch.Generator(next(codec.parameters()).device).manual_seed(request.seed)
+        generation = _Generation(self.checkpoint, _RequestLM(self.checkpoint.lm, self._lock, progress))
+        if request.multi_band_diffusion:
+            generation.decode_tokens = self._diffusion_decoder().decode
+        generation.set_generation_params(
+            use_sampling=request.temperature >= _GREEDY_BELOW,
+            temperature=request.temperature,
+            top_k=min(request.top_k, codec.cardinality),
+            top_p=request.top_p,
+            duration=request.duration,
+            cfg_coef=request.classifier_free_guidance,
+        )
+        with drawing_from(generator):
+            samples = _generate(generation, request, clip)[0].float().cpu()
+        return functional.pad(samples, (0, request.duration * self.sample_rate - samples.shape[-1]))
+
+    def _refuse_what_the_checkpoint_lacks(self, request: Request, clip: Clip | None) -> None:
+        if clip is not None and not request.continuation and not self.checkpoint.follows_melody:
+            raise InputError(
+                "continuation",
+                "false asks for the melody of input_audio, and this checkpoint cannot follow a melody.",
+                "Set continuation to true, or use a fine-tune of musicgen-melody or musicgen-stereo-melody.",
+            )
+        if request.multi_band_diffusion and not DiffusionDecoder.is_available_for(self.checkpoint):
+            raise InputError(
+                "multi_band_diffusion",
+                "true, and there are no diffusion weights for this checkpoint's codec.",
+                "Set it to false; MultiBand Diffusion exists for the codec of Meta's checkpoints, encodec_32khz.",
+            )
+
+    def _diffusion_decoder(self) -> DiffusionDecoder:
+        """Loaded at its first use, kept after."""
+        with self._diffusion_lock:
+            if self._diffusion is None:
+                self._diffusion = DiffusionDecoder.load(self.checkpoint)
+            return self._diffusion
+
+
+def _generate(generation: "_Generation", request: Request, clip: Clip | None) -> Tensor:
+    """Samples [1, C, N] by the call of audiocraft's that the request asks for."""
+    if clip is None:
+        return generation.generate([request.prompt])
+    samples = resample(clip, generation.sample_rate, generation.audio_channels)[None]
+    if request.continuation:
+        return generation.generate_continuation(samples, generation.sample_rate, [request.prompt])
+    return generation.generate_with_chroma([request.prompt], samples, generation.sample_rate)
+
+
+class _Generation(MusicGen):
+    """audiocraft's ``MusicGen`` for one request: parameters set here are seen by no other."""
+
+    decode_tokens: Callable[[Tensor], Tensor] | None = None
+
+    def __init__(self, checkpoint: Checkpoint, lm: "_RequestLM") -> None:
+        super().__init__(str(checkpoint.folder), checkpoint.codec, lm)
+
+    def set_generation_params(self, **params: Any) -> None:
+        """As upstream, with a stride that fits the checkpoint's window, in whole seconds so that lengths stay exact."""
+        stride_s = max(int(_STRIDE_SHARE * self.max_duration), 1)
+        super().set_generation_params(extend_stride=stride_s, **params)
+
+    def _generate_tokens(
+        self, attributes: list[ConditioningAttributes], prompt_tokens: Tensor | None, progress: bool = False
+    ) -> Tensor:
+        """Tokens [1, K, T]; a prompt [1, K, T] too long for the window keeps its head and continues from its tail."""
+        n_frames = int(self.duration * self.frame_rate)
+        if prompt_tokens is None:
+            self.lm.n_frames_to_make = n_frames
+            return super()._generate_tokens(attributes, None)
+        # The codec rounds an excerpt up to whole frames; at least one must be left to generate.
+        prompt_tokens = prompt_tokens[..., : n_frames - 1]
+        self.lm.n_frames_to_make = n_frames - prompt_tokens.shape[-1]
+        head_s = 0
+        if prompt_tokens.shape[-1] >= int(self.max_duration * self.frame_rate):
+            head_s = math.ceil(prompt_tokens.shape[-1] / self.frame_rate - (self.max_duration - self.extend_stride))
+        self.duration -= head_s
+        head, tail = prompt_tokens.tensor_split([int(head_s * self.frame_rate)], dim=-1)
+        return torch.cat([head, super()._generate_tokens(attributes, tail)], dim=-1)
+
+    def generate_audio(self, gen_tokens: Tensor) -> Tensor:
+        """Samples [1, C, N] from tokens [1, K, T], by the codec or the diffusion decoder."""
+        return (self.decode_tokens or super().generate_audio)(gen_tokens)
+
+
+class _RequestLM:
+    """The shared LM as one request sees it: its turn is waited for, its frames are counted, and it can be stopped."""
+
+    def __init__(self, lm: LMModel, lock: threading.Lock, progress: Progress) -> None:
+        self._lm = lm
+        self._lock = lock
+        self._progress = progress
+        self._n_frames_made = 0
+        self.n_frames_to_make = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._lm, name)
+
+    def generate(
+        self,
+        prompt: Tensor | None,
+        conditions: list[ConditioningAttributes],
+        callback: Callable[[int, int], None] | None = None,
+        **sampling: Any,
+    ) -> Tensor:
+        """Tokens [B, K, T] of one window by audiocraft's own ``lm.generate``, whose arguments these are."""
+        made_before = self._n_frames_made
+
+        def count(step: int, n_steps: int) -> None:
+            # The delay pattern's extra steps make no frame: the count reaches its total with the last one.
+            n_new = sampling["max_gen_len"] - (0 if prompt is None else prompt.shape[-1])
+            self._n_frames_made = made_before + max(0, step - (n_steps - n_new))
+            self._progress.reach(self._n_frames_made, self.n_frames_to_make)
+
+        while not self._lock.acquire(timeout=_LOCK_POLL_S):
+            self._progress.check()
+        try:
+            return self._lm.generate(prompt, conditions, callback=count, **sampling)
+        finally:
+            self._lock.release()

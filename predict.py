@@ -1,0 +1,170 @@
+"""The Predictor: the 14 inputs of the model's page. Validate, generate, write the file.
+
+The only file that imports cog. cog's schema generator reads it as text, so the ``Input(...)`` literals stay here; what
+they mean is in ``audiocraft_ext/request.py`` and in the README's table.
+"""
+
+import asyncio
+import logging
+import os
+import tempfile
+import time
+from dataclasses import asdict
+from typing import Optional
+
+import cog
+import torch
+from cog import BasePredictor, Input, Path
+
+from audiocraft_ext import audio, checkpoint, musicgen
+from audiocraft_ext.progress import Progress
+from audiocraft_ext.request import DEFAULT_MAX_DURATION_S, Request, refuse_window_as_long_as_duration
+
+
+class Predictor(BasePredictor):
+    """Any MusicGen checkpoint, served."""
+
+    def setup(self, weights: Optional[str] = None) -> None:
+        """Loads the checkpoint: ``weights`` (a path, https URL or hub id), or what the environment or folder name."""
+        logging.basicConfig(format="%(message)s")
+        start = time.perf_counter()
+        self.max_duration_s = int(os.environ.get("MUSICGEN_MAX_DURATION", DEFAULT_MAX_DURATION_S))
+        device = os.environ.get("MUSICGEN_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+        chosen = checkpoint.chosen_weights(str(weights) if weights else None)
+        self.model = musicgen.Model(checkpoint.load(chosen, device))
+        self.load_s: float | None = time.perf_counter() - start
+        print(f"Loaded {chosen} on {device} in {self.load_s:.1f} s")
+
+    @cog.concurrent(max=4)
+    async def predict(
+        self,
+        prompt: Optional[str] = Input(
+            default=None,
+            description="A description of the music you want to generate.",
+        ),
+        input_audio: Optional[Path] = Input(
+            default=None,
+            description="An audio file that will influence the generated music. If `continuation` is `True`, the generated music will be a continuation of the audio file. Otherwise, the generated music will mimic the audio file's melody.",  # noqa: E501
+        ),
+        duration: int = Input(
+            default=8,
+            description="Duration of the generated audio in seconds.",
+        ),
+        continuation: bool = Input(
+            default=False,
+            description="If `True`, generated music will continue `melody`. Otherwise, generated music will mimic `audio_input`'s melody.",  # noqa: E501
+        ),
+        continuation_start: int = Input(
+            default=0,
+            ge=0,
+            description="Start time of the audio file to use for continuation.",
+        ),
+        continuation_end: Optional[int] = Input(
+            default=None,
+            ge=0,
+            description="End time of the audio file to use for continuation. If -1 or None, will default to the end of the audio clip.",  # noqa: E501
+        ),
+        multi_band_diffusion: bool = Input(
+            default=False,
+            description="If `True`, the EnCodec tokens will be decoded with MultiBand Diffusion.",
+        ),
+        normalization_strategy: str = Input(
+            default="loudness",
+            choices=["loudness", "clip", "peak", "rms"],
+            description="Strategy for normalizing audio.",
+        ),
+        top_k: int = Input(
+            default=250,
+            description="Reduces sampling to the k most likely tokens.",
+        ),
+        top_p: float = Input(
+            default=0.0,
+            description="Reduces sampling to tokens with cumulative probability of p. When set to `0` (default), top_k sampling is used.",  # noqa: E501
+        ),
+        temperature: float = Input(
+            default=1.0,
+            description="Controls the 'conservativeness' of the sampling process. Higher temperature means more diversity.",  # noqa: E501
+        ),
+        classifier_free_guidance: int = Input(
+            default=3,
+            description="Increases the influence of inputs on the output. Higher values produce lower-varience outputs that adhere more closely to inputs.",  # noqa: E501
+        ),
+        output_format: str = Input(
+            default="wav",
+            choices=["wav", "mp3"],
+            description="Output format for generated audio.",
+        ),
+        seed: Optional[int] = Input(
+            default=None,
+            description="Seed for random number generator. If None or -1, a random seed will be used.",
+        ),
+    ) -> Path:
+        """One audio file for the 14 inputs; an input that cannot be served raises ``InputError``, for the caller."""
+        request = Request.checked(
+            prompt=prompt,
+            input_audio=input_audio,
+            duration=duration,
+            continuation=continuation,
+            continuation_start=continuation_start,
+            continuation_end=continuation_end,
+            multi_band_diffusion=multi_band_diffusion,
+            normalization_strategy=normalization_strategy,
+            top_k=top_k,
+            top_p=top_p,
+            temperature=temperature,
+            classifier_free_guidance=classifier_free_guidance,
+            output_format=output_format,
+            seed=seed,
+            max_duration_s=self.max_duration_s,
+        )
+        print(f"Using seed {request.seed}")
+        self.record_metric("seed", request.seed)
+        if self.load_s is not None:
+            self.record_metric("load_s", round(self.load_s, 3))
+            self.load_s = None
+        progress = Progress()
+        start = time.perf_counter()
+        path = await self._in_thread(request, progress)
+        self.record_metric("frames", progress.n_frames)
+        self.record_metric("realtime_factor", round(request.duration / (time.perf_counter() - start), 3))
+        return Path(path)
+
+    async def _in_thread(self, request: Request, progress: Progress) -> str:
+        """``_serve`` off the event loop; a cancel stops it at its next frame and waits until nothing of it is left."""
+        work = asyncio.ensure_future(asyncio.to_thread(self._serve, request, progress))
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            progress.stop()
+            await asyncio.wait([work])
+            if work.exception() is None:
+                os.unlink(work.result())
+            raise
+        finally:
+            progress.close()
+
+    def _serve(self, request: Request, progress: Progress) -> str:
+        """The path of the request's finished file; on a failure no file is left. Runs in a worker thread."""
+        clip = None
+        if request.input_audio is not None:
+            clip = audio.decode(request.input_audio, request.window.start_s, request.window.end_s)
+            if request.continuation:
+                refuse_window_as_long_as_duration(clip.duration_s, request.duration)
+        samples = self.model.generate(request, clip, progress)
+        samples = audio.normalise(samples, self.model.sample_rate, request.normalization_strategy)
+        progress.check()
+        handle, name = tempfile.mkstemp(prefix="musicgen-", suffix=f".{request.output_format}")
+        os.close(handle)
+        try:
+            audio.encode(samples, self.model.sample_rate, Path(name), request.output_format, _tags(request))
+            progress.check()
+        except BaseException:
+            os.unlink(name)
+            raise
+        return name
+
+
+def _tags(request: Request) -> dict[str, str]:
+    """What made the file, for whoever holds it later: all inputs but the audio, and the seed that was used."""
+    inputs = {name: value for name, value in asdict(request).items() if name not in ("input_audio", "window")}
+    return {"title": (request.prompt or "")[:100], **{name: str(value) for name, value in inputs.items()}}

@@ -1,0 +1,119 @@
+"""Real MusicGen checkpoints with random weights, small enough for a test: text, melody and stereo kinds.
+
+Built by audiocraft's own builders and written in its export format, so that what is tested is the path that a real
+checkpoint takes. Their text encoder is the embedded checkpoint's.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from omegaconf import OmegaConf
+
+from audiocraft_ext.checkpoint import build
+from audiocraft_ext.checkpoint.source import EMBEDDED
+from audiocraft_ext.upstream import builders
+
+Kind = Literal["text", "melody", "stereo"]
+
+CARD = 64
+SAMPLE_RATE = 32000
+WINDOW_S = 4
+TEXT_ENCODER = EMBEDDED / "text_encoder"
+
+_CODEC: dict[str, Any] = {
+    "compression_model": "encodec",
+    "device": "cpu",
+    "encodec": {
+        "autoencoder": "seanet",
+        "quantizer": "rvq",
+        "sample_rate": SAMPLE_RATE,
+        "channels": 1,
+        "causal": False,
+        "renormalize": False,
+    },
+    "seanet": {
+        "dimension": 16,
+        "channels": 1,
+        "n_filters": 2,
+        "n_residual_layers": 1,
+        "ratios": [8, 5, 4, 4],
+        "norm": "weight_norm",
+        "lstm": 0,
+        "encoder": {},
+        "decoder": {},
+    },
+    "rvq": {"n_q": 4, "bins": CARD, "kmeans_init": False},
+}
+
+
+def lm_config(kind: Kind) -> dict[str, Any]:
+    """The solver config of a small LM: text kinds cross-attend to the prompt, melody kinds prepend everything."""
+    n_q, delays = (8, [0, 0, 1, 1, 2, 2, 3, 3]) if kind == "stereo" else (4, [0, 1, 2, 3])
+    conditioners: dict[str, Any] = {
+        "description": {"model": "t5", "t5": {"name": "text_encoder", "finetune": False}},
+    }
+    if kind == "melody":
+        chroma = {"sample_rate": SAMPLE_RATE, "n_chroma": 12, "radix2_exp": 12, "argmax": True}
+        conditioners["self_wav"] = {"model": "chroma", "chroma": chroma}
+    return {
+        "lm_model": "transformer_lm",
+        "device": "cpu",
+        "dtype": "float32",
+        "dataset": {"segment_duration": WINDOW_S},
+        "interleave_stereo_codebooks": {"use": kind == "stereo", "per_timestep": False},
+        "codebooks_pattern": {"modeling": "delay", "delay": {"delays": delays, "flatten_first": 0}},
+        "classifier_free_guidance": {"training_dropout": 0.1, "inference_coef": 3.0},
+        "attribute_dropout": {},
+        "fuser": {
+            "cross_attention_pos_emb": False,
+            "sum": [],
+            "input_interpolate": [],
+            "cross": [] if kind == "melody" else ["description"],
+            "prepend": ["self_wav", "description"] if kind == "melody" else [],
+        },
+        "conditioners": conditioners,
+        "transformer_lm": {
+            "n_q": n_q,
+            "card": CARD,
+            "dim": 32,
+            "num_heads": 2,
+            "num_layers": 2,
+            "hidden_scale": 4,
+            "dropout": 0.0,
+            "causal": True,
+            "custom": False,
+            "memory_efficient": True,
+            "bias_proj": False,
+            "bias_ff": False,
+            "bias_attn": False,
+            "norm_first": True,
+            "norm": "layer_norm",
+            "activation": "gelu",
+            "weight_init": "gaussian",
+            "depthwise_init": "current",
+            "zero_bias_init": True,
+            "positional_embedding": "sin",
+            "cross_attention": kind != "melody",
+        },
+    }
+
+
+def write(folder: Path, kind: Kind, seed: int = 0) -> Path:
+    """A checkpoint of ``kind`` with weights drawn from ``seed``, in ``folder``; returns it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(TEXT_ENCODER, folder / "text_encoder", dirs_exist_ok=True)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        codec = builders.get_compression_model(OmegaConf.create(_CODEC))
+        lm = build.untrained_lm(OmegaConf.create(lm_config(kind)), folder, "cpu")
+    _export(folder / "compression_state_dict.bin", codec.state_dict(), _CODEC)
+    _export(folder / "state_dict.bin", lm.state_dict(), lm_config(kind))
+    return folder
+
+
+def _export(path: Path, state: dict[str, torch.Tensor], config: dict[str, Any]) -> None:
+    """As audiocraft's ``export`` writes it: the config as YAML text beside the weights."""
+    package = {"best_state": state, "xp.cfg": OmegaConf.to_yaml(OmegaConf.create(config)), "version": "1.3.0"}
+    torch.save({**package, "exported": True}, path)
