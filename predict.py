@@ -20,6 +20,8 @@ from audiocraft_ext import audio, checkpoint, musicgen
 from audiocraft_ext.progress import Progress
 from audiocraft_ext.request import DEFAULT_MAX_DURATION_S, Request, refuse_window_as_long_as_duration
 
+KEEP_OUTPUT_S = 60
+
 
 class Predictor(BasePredictor):
     """Any MusicGen checkpoint, served."""
@@ -31,6 +33,7 @@ class Predictor(BasePredictor):
         self.max_duration_s = int(os.environ.get("MUSICGEN_MAX_DURATION", DEFAULT_MAX_DURATION_S))
         device = os.environ.get("MUSICGEN_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
         chosen = checkpoint.chosen_weights(str(weights) if weights else None)
+        self.outputs = tempfile.TemporaryDirectory(prefix="musicgen-")
         self.model = musicgen.Model(checkpoint.load(chosen, device))
         self.load_s: float | None = time.perf_counter() - start
         print(f"Loaded {chosen} on {device} in {self.load_s:.1f} s")
@@ -127,6 +130,8 @@ class Predictor(BasePredictor):
         path = await self._in_thread(request, progress)
         self.record_metric("frames", progress.n_frames)
         self.record_metric("realtime_factor", round(request.duration / (time.perf_counter() - start), 3))
+        # cog reads the file after predict returns and leaves it where it is.
+        asyncio.get_running_loop().call_later(KEEP_OUTPUT_S, Path(path).unlink, True)
         return Path(path)
 
     async def _in_thread(self, request: Request, progress: Progress) -> str:
@@ -153,7 +158,7 @@ class Predictor(BasePredictor):
         samples = self.model.generate(request, clip, progress)
         samples = audio.normalise(samples, self.model.sample_rate, request.normalization_strategy)
         progress.check()
-        handle, name = tempfile.mkstemp(prefix="musicgen-", suffix=f".{request.output_format}")
+        handle, name = tempfile.mkstemp(suffix=f".{request.output_format}", dir=self.outputs.name)
         os.close(handle)
         try:
             audio.encode(samples, self.model.sample_rate, Path(name), request.output_format, _tags(request))

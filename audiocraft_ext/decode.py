@@ -92,22 +92,22 @@ def decode(
     """The window [start_s, end_s) of any audio file, exact to the sample, at the file's own sample rate.
 
     More than two channels are mixed down to stereo. `end_s` None is the end of the clip; one past it is clamped, logged
-    and marked on the clip. A file that is cut off is read as far as it goes. Raises `InputError` that names `field`, or
-    `continuation_start` when the window begins past the end of the clip.
+    and marked on the clip. A file that is cut off is read as far as it goes. Raises `InputError` that names `field`;
+    `continuation_start` when the window begins past the end of the clip, `continuation_end` when it ends by its start.
     """
-    if not path.is_file():  # a pipe or a device would block, or never end
-        raise InputError(field, "The file cannot be read.", "Send it again.")
+    if not (path.is_file() and os.access(path, os.R_OK)):  # a pipe or a device would block, or never end
+        raise InputError(field, "the file cannot be read.", "Send it again.")
     # Opened once: what is sniffed is what is decoded, whatever happens to the name meanwhile.
     with path.open("rb", buffering=0) as file:
         n_bytes = os.fstat(file.fileno()).st_size
         if n_bytes == 0:
-            raise InputError(field, "The file is empty.", _SUPPORTED)
+            raise InputError(field, "the file is empty.", _SUPPORTED)
         if n_bytes > limits.file_bytes:
-            problem = f"The file has {n_bytes / 1e6:.1f} MB; the limit is {limits.file_bytes / 1e6:g} MB."
+            problem = f"the file has {n_bytes / 1e6:.1f} MB; the limit is {limits.file_bytes / 1e6:g} MB."
             raise InputError(field, problem, "Cut it, or send it as mp3.")
         container = container_of(file)
         if container is None:
-            problem = "The file is not audio in a format that can be read (its name is not looked at)."
+            problem = "the file is not audio in a format that can be read (its name is not looked at)."
             raise InputError(field, problem, _SUPPORTED)
         with closing(_decoder_output(file, container, field, limits)) as chunks:
             sample_rate, n_channels, data = _au_stream(chunks, field)
@@ -138,12 +138,12 @@ def _decoder_output(file: BinaryIO, container: str, field: str, limits: Limits) 
                     break
                 yield chunk
             else:
-                raise InputError(field, f"Decoding took longer than {limits.wall_s:g} s.", "Send a plain wav or mp3.")
+                raise InputError(field, f"decoding took longer than {limits.wall_s:g} s.", "Send a plain wav or mp3.")
         with suppress(subprocess.TimeoutExpired):
             child.wait(timeout=1)
         # An error code alone is no failure: ffmpeg returns one, too, after playing all that a damaged file holds.
         if (child.returncode or 0) < 0:
-            raise InputError(field, "Decoding took too much memory or time.", "Send a plain wav or mp3.")
+            raise InputError(field, "decoding took too much memory or time.", "Send a plain wav or mp3.")
     finally:
         child.kill()
         child.stdout.close()
@@ -153,8 +153,8 @@ def _decoder_output(file: BinaryIO, container: str, field: str, limits: Limits) 
 def _confine(pid: int, limits: Limits) -> None:
     """Limit a child that has just started: address space, CPU time, and no writing to any file at all. Linux only.
 
-    From outside and after the start, since `preexec_fn` is not safe in a process with threads: the child runs some
-    hundred microseconds of its own start-up before that, long before it opens the file.
+    From outside and after the start, since `preexec_fn` is not safe in a process with threads: the child has begun
+    its own start-up by then, but a whole file is not decoded that fast, and what it has already is counted.
     """
     if sys.platform != "linux":
         return
@@ -179,11 +179,11 @@ def _au_stream(chunks: Iterator[bytes], field: str) -> tuple[int, int, Iterator[
     while len(head) < 24 or len(head) < struct.unpack_from(">I", head, 4)[0]:
         chunk = next(chunks, b"")
         if not chunk:
-            raise InputError(field, "The file holds no audio that can be decoded.", _SUPPORTED)
+            raise InputError(field, "the file holds no audio that can be decoded.", _SUPPORTED)
         head += chunk
     data_offset, _, _, sample_rate, n_channels = struct.unpack_from(">5I", head, 4)
     if not 1_000 <= sample_rate <= 768_000:
-        raise InputError(field, f"The sample rate, {sample_rate} Hz, is not between 1 and 768 kHz.", "Resample it.")
+        raise InputError(field, f"the sample rate, {sample_rate} Hz, is not between 1 and 768 kHz.", "Resample it.")
     return sample_rate, n_channels, chain([bytes(head[data_offset:])], chunks)
 
 
@@ -200,6 +200,9 @@ def _window(
     frame_bytes = 4 * n_channels
     first = round(start_s * sample_rate) * frame_bytes
     last = sys.maxsize if end_s is None else round(end_s * sample_rate) * frame_bytes
+    if last <= first:
+        problem = f"the window from {start_s:g} to {end_s:g} s holds no sample."
+        raise InputError("continuation_end", problem, "Choose one after continuation_start.")
     window = bytearray()
     seen = 0
     for chunk in data:
@@ -208,20 +211,17 @@ def _window(
         if seen >= last:
             break
         if seen > limits.clip_s * sample_rate * frame_bytes:
-            problem = f"The clip is longer than {limits.clip_s / 60:g} minutes."
+            problem = f"the clip is longer than {limits.clip_s / 60:g} minutes."
             raise InputError(field, problem, "Cut it, or choose an earlier continuation_end.")
         if len(window) > limits.window_bytes:
-            problem = f"The window holds more than {limits.window_bytes / 1e6:.0f} MB of samples."
+            problem = f"the window holds more than {limits.window_bytes / 1e6:g} MB of samples."
             raise InputError(field, problem, "Choose a shorter one with continuation_start and continuation_end.")
     clip_s = seen / frame_bytes / sample_rate
     if not seen:
-        raise InputError(field, "The file holds no audio that can be decoded.", _SUPPORTED)
+        raise InputError(field, "the file holds no audio that can be decoded.", _SUPPORTED)
     if first >= seen:
         problem = f"{start_s:g} s is not before the end of the clip, which lasts {clip_s:.2f} s."
         raise InputError("continuation_start", problem, "Choose an earlier start.")
-    if len(window) < frame_bytes:
-        problem = f"The window from {start_s:g} to {end_s:g} s is empty."
-        raise InputError("continuation_end", problem, "Choose one after continuation_start.")
     clamped = end_s is not None and seen < last
     if clamped:
         log.warning("continuation_end, %g s, is past the end of the clip: using its end, %.2f s.", end_s, clip_s)
@@ -236,6 +236,6 @@ def _samples(window: bytearray, n_channels: int, field: str, limits: Limits) -> 
     # One NaN would spread over the whole of what a codec or a filter makes of the clip, and a zero in its place would
     # be a click in music that is broken anyway: say so. The comparison is false for NaN and infinity too.
     if not samples.abs().max().item() <= limits.largest_sample:
-        problem = "The file has samples that are not numbers, or are far outside ±1, the full scale of float audio."
+        problem = "the file has samples that are not numbers, or are far outside ±1, the full scale of float audio."
         raise InputError(field, problem, "Export it again, as 16- or 24-bit wav.")
     return samples

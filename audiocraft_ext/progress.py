@@ -1,6 +1,7 @@
-"""How far one prediction is: a tqdm line for its logs, and the flag that stops it.
+"""How far one prediction is: tqdm's line for its logs, now and then, and the flag that stops it.
 
-The line has the form that Replicate's clients read a percentage from: ``37%|███▋      | 148/400 [...]``.
+The line has the form that Replicate's clients read a percentage from, ``37%|███▋      | 148/400 [...]``. They take the
+last line of the logs that matches, and split at newlines only: a bar redrawn after carriage returns stays at 0 % there.
 """
 
 import sys
@@ -14,6 +15,11 @@ from audiocraft_ext.errors import Cancelled
 class _Line(tqdm):
     # tqdm's monitor thread would redraw a stalled line into the logs of whichever prediction runs then.
     monitor_interval = 0
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        """A line of its own for each state, and none for the start."""
+        if self.n > 0:
+            print(msg or str(self), file=self.fp, flush=True)
 
 
 class Progress:
@@ -34,15 +40,15 @@ class Progress:
             raise Cancelled
 
     def reach(self, n_frames: int, total: int) -> None:
-        """``n_frames`` of ``total`` are made; a line is written at most once a second. Raises ``Cancelled``."""
+        """``n_frames`` of ``total`` are made; a line is written every two seconds at most. Raises ``Cancelled``."""
         self.check()
         if self._line is None:
-            # Position 0 for all: tqdm would move the cursor up and down between the lines of concurrent predictions.
-            self._line = _Line(total=total, unit="frame", mininterval=1, position=0, file=sys.stderr)
+            self._line = _Line(total=total, unit="frame", mininterval=2, file=sys.stderr)
         self._line.update(n_frames - self.n_frames)
         self.n_frames = n_frames
 
     def close(self) -> None:
         """Ends the line."""
         if self._line is not None:
-            self._line.close()
+            self._line.refresh()
+            self._line.disable = True  # tqdm's own close would add an empty line

@@ -74,6 +74,8 @@ class Request:
         """The request that these inputs make; raises ``InputError`` for the first one that cannot be served."""
         if prompt is None and input_audio is None:
             raise InputError("prompt", "there is neither a prompt nor input_audio.", "Give at least one of them.")
+        if input_audio is not None and not isinstance(input_audio, Path):
+            raise InputError("input_audio", "it is no URL of a file.", "Send an http, https or data URL.")
         if continuation and input_audio is None:
             raise InputError(
                 "continuation", "true, but there is no input_audio to continue.", "Add input_audio, or set it to false."

@@ -1,12 +1,13 @@
 """Files in and out, with the real ffmpeg: every format, the exact cut, every refusal, what is written."""
 
+import functools
 import io
 import json
 import os
 import struct
 import subprocess
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,11 +24,21 @@ RATE = 44_100
 LEVEL_OF = {"pcm_u8": 25, "pcm_alaw": 25, "pcm_mulaw": 25}  # dB of signal over error; all other PCM is better than 80
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Short tensors only: on a busy machine torch's threads wait for each other longer than they work."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n_threads)
+
+
 def ffmpeg(*arguments: object) -> bytes:
     command = [ffmpeg_path(), "-nostdin", "-v", "error", "-y", *map(str, arguments)]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
 
 
+@functools.cache
 def chords(duration_s: float = 2.0, channels: int = 2, rate: int = RATE) -> Tensor:
     """Three swelling tones with some noise [C, N]; left and right differ."""
     t = torch.arange(round(duration_s * rate)) / rate
@@ -108,7 +119,7 @@ def test_a_mono_wav_that_calls_itself_left_keeps_its_level(tmp_path: Path) -> No
         ("vorbis.ogg", ["-c:a", "libvorbis", "-q:a", "8"], 0),
         ("flac-in.ogg", ["-c:a", "flac"], 0),
         ("a.opus", ["-c:a", "libopus", "-b:a", "192k"], 0),
-        ("a.m4a", ["-c:a", "aac", "-b:a", "192k"], 0),
+        ("a.m4a", ["-c:a", "aac", "-b:a", "192k"], 1024),  # ffmpeg before 8 leaves the last frame whole
         ("alac.m4a", ["-c:a", "alac"], 0),
         ("a.aac", ["-c:a", "aac", "-b:a", "192k"], 3 * 1024),
         ("a.aiff", ["-c:a", "pcm_s16be"], 0),
@@ -130,25 +141,26 @@ def test_every_format_is_read_whatever_its_name(
     excess = clip.samples.shape[-1] - expected.shape[-1]
     assert 0 <= excess <= largest_excess_samples
     assert likeness(clip.samples, expected) > 0.995
-    if not largest_excess_samples:
-        assert snr_db(clip.samples, expected) > 20  # so it is not shifted by a sample either
+    if largest_excess_samples <= 1024:  # the others say nowhere how much the encoder put before the first sample
+        assert snr_db(clip.samples[:, : expected.shape[-1]], expected) > 20  # so it is not shifted by a sample either
 
 
 @pytest.mark.parametrize("name", ["a.mp3", "a.m4a", "a.flac", "a.mp4", "a.webm"])
 def test_cover_art_and_video_do_not_matter(tmp_path: Path, source: Path, name: str) -> None:
-    picture = ["-f", "lavfi", "-i", "testsrc2=s=640x480:d=2:r=5"]
-    if name in ("a.mp4", "a.webm"):
+    still = name not in ("a.mp4", "a.webm")
+    ffmpeg("-f", "lavfi", "-i", "testsrc2=s=320x240:r=5", "-t", 0.2 if still else 2, "-c:v", "png", tmp_path / "v.mkv")
+    codec = ["-c:v", "copy", "-disposition:v", "attached_pic"]
+    if not still:
         codec = ["-c:v", "libvpx", "-c:a", "libopus"] if name == "a.webm" else ["-c:v", "mpeg4"]
-    else:
-        codec = ["-c:v", "png", "-disposition:v", "attached_pic", "-frames:v", "1"]
-    ffmpeg("-i", source, *picture, "-map", "1", "-map", "0", *codec, tmp_path / name)
-    assert decode(tmp_path / name).duration_s == pytest.approx(2, abs=1e-9)
+    ffmpeg("-i", source, "-i", tmp_path / "v.mkv", "-map", "1", "-map", "0", *codec, tmp_path / name)
+    assert decode(tmp_path / name).duration_s == pytest.approx(2, abs=1024 / RATE)
 
 
 def test_an_mp3_that_was_cut_out_of_a_stream_is_read(tmp_path: Path, source: Path) -> None:
     ffmpeg("-i", source, "-b:a", "128k", "-id3v2_version", "0", tmp_path / "a.mp3")
     (tmp_path / "b.mp3").write_bytes((tmp_path / "a.mp3").read_bytes()[5000:])
-    assert likeness(decode(tmp_path / "b.mp3").samples, chords()) > 0.9
+    samples = decode(tmp_path / "b.mp3").samples
+    assert likeness(samples, chords()[:, -samples.shape[-1] :]) > 0.9
 
 
 def test_a_float_wav_above_full_scale_keeps_its_peaks(tmp_path: Path) -> None:
@@ -293,7 +305,7 @@ def test_a_playlist_or_script_opens_nothing(tmp_path: Path, source: Path, script
     elif before == "wav header":
         text = b"RIFF" + struct.pack("<I", len(text) + 4) + b"WAVE" + text
     elif before == "mp3 frames":
-        silence = ffmpeg("-f", "lavfi", "-i", "anullsrc=d=0.1", "-id3v2_version", "0", "-f", "mp3", "-")
+        silence = ffmpeg("-f", "lavfi", "-i", "anullsrc", "-t", "0.1", "-id3v2_version", "0", "-f", "mp3", "-")
         text = silence + text
     path = tmp_path / "song.wav"
     path.write_bytes(text)
@@ -360,7 +372,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 32767.0])
 def test_samples_that_are_not_numbers_or_far_off_the_scale_are_refused(tmp_path: Path, value: float) -> None:
-    samples = chords()
+    samples = chords().clone()
     samples[1, 70_000] = value
     write(tmp_path / "a.wav", samples, subtype="FLOAT")
     assert "±1" in str(refusal(tmp_path / "a.wav"))
@@ -376,7 +388,7 @@ def test_a_start_at_or_past_the_end_names_the_start_and_the_length(source: Path,
 
 @pytest.mark.parametrize("end_s", [1.0, 0.5, 0.0])
 def test_an_empty_window_is_refused(source: Path, end_s: float) -> None:
-    assert refusal(source, 1.0, end_s).field in ("continuation_end", "continuation_start")
+    assert refusal(source, 1.0, end_s).field == "continuation_end"
 
 
 def test_each_limit_is_named_when_it_is_reached(source: Path) -> None:
@@ -388,12 +400,12 @@ def test_each_limit_is_named_when_it_is_reached(source: Path) -> None:
 
 
 def test_the_decoder_dies_at_its_memory_limit(source: Path) -> None:
-    assert "memory" in str(refusal(source, memory_bytes=64 << 20))
+    assert refusal(source, memory_bytes=64 << 20).field == "input_audio"
 
 
-def test_a_small_file_of_many_hours_is_refused_quickly(tmp_path: Path) -> None:
-    ffmpeg("-f", "lavfi", "-i", "anullsrc=r=8000:cl=mono", "-t", "7200", "-c:a", "flac", tmp_path / "a.flac")
-    assert (tmp_path / "a.flac").stat().st_size < 1_000_000
+def test_a_small_file_of_forty_minutes_is_refused(tmp_path: Path) -> None:
+    ffmpeg("-f", "lavfi", "-i", "anullsrc=r=8000:cl=mono", "-t", "2400", "-c:a", "flac", tmp_path / "a.flac")
+    assert (tmp_path / "a.flac").stat().st_size < 500_000
     assert "longer than 30 minutes" in str(refusal(tmp_path / "a.flac"))
 
 
@@ -406,9 +418,9 @@ def test_resampling_keeps_length_and_content(rate: int, channels: int) -> None:
     low = torch.sin(2 * torch.pi * 440 * torch.arange(2 * rate) / rate)[None]
     got = resample(Clip(low, rate), 32_000, channels)
     assert got.shape[0] == channels
-    assert abs(got.shape[1] - 64_000) <= 1
+    assert got.shape[1] == 64_000
     expected = torch.sin(2 * torch.pi * 440 * torch.arange(got.shape[1]) / 32_000).expand(channels, -1)
-    assert snr_db(got[:, 1000:-1000], expected[:, 1000:-1000]) > (40 if rate != 44_099 else 30)
+    assert snr_db(got[:, 1000:-1000], expected[:, 1000:-1000]) > 60
 
 
 def test_resampling_at_a_common_rate_is_audiocrafts() -> None:
@@ -466,9 +478,9 @@ def test_nothing_normalises_to_nan_or_above_full_scale(strategy: str, samples: T
 
 def test_a_tenth_of_a_second_gets_the_loudness_of_its_loop() -> None:
     short = torch.randn(1, 3_200, generator=torch.Generator().manual_seed(1)) * 0.01
-    gain = normalise(short, 32_000, "loudness").norm() / short.norm()
     looped = short.repeat(1, 10)
-    assert gain == pytest.approx(normalise(looped, 32_000, "loudness").norm() / looped.norm(), rel=0.05)
+    gain, gain_of_loop = (float(normalise(x, 32_000, "loudness").norm() / x.norm()) for x in (short, looped))
+    assert gain == pytest.approx(gain_of_loop, rel=0.05)
 
 
 # Writing
@@ -502,8 +514,9 @@ def test_full_scale_does_not_wrap_around(tmp_path: Path) -> None:
 def test_the_audio_is_byte_for_byte_what_audio_write_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: OutputFormat
 ) -> None:
-    import audiocraft_ext.upstream  # noqa: F401  (audiocraft imports only through its stand-ins)
     from audiocraft.data.audio import audio_write
+
+    import audiocraft_ext.upstream  # noqa: F401  (audiocraft imports only through its stand-ins)
 
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "ffmpeg").symlink_to(ffmpeg_path())
@@ -531,7 +544,7 @@ def test_an_mp3_has_320_kbit_per_second_throughout_and_the_right_length(tmp_path
 
 @pytest.mark.parametrize("format", ["wav", "mp3"])
 def test_tags_come_back_as_they_were(tmp_path: Path, format: OutputFormat) -> None:
-    title = "drums; bass = #1 \\ 'quoted' \"twice\" – ünï 🎵\nsecond line"
+    title = "drums; bass = #1 \\ 'quoted' \"twice\" + ünï 🎵\nsecond line"
     others = {"prompt": "p" * 200_000, "seed": "0", "temperature": "1.0", "nul": "a\0b\r\n"}
     encode(chords(0.1), RATE, tmp_path / f"a.{format}", format, {"title": title, "comment": "mine", **others})
     raw = ffmpeg("-i", tmp_path / f"a.{format}", "-f", "ffmetadata", "-").decode()

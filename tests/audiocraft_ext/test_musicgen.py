@@ -1,0 +1,196 @@
+"""One generation, held to audiocraft's own ``MusicGen`` on small random checkpoints of every kind."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from audiocraft_ext.audio import Clip
+from audiocraft_ext.checkpoint import Checkpoint
+from audiocraft_ext.errors import Cancelled, InputError
+from audiocraft_ext.musicgen import Model
+from audiocraft_ext.progress import Progress
+from audiocraft_ext.request import Request
+from audiocraft_ext.upstream import MusicGen
+from tests.audiocraft_ext.test_request import AUDIO, DEFAULTS
+from tests.tiny import CARD, SAMPLE_RATE, WINDOW_S, Kind
+
+TinyCheckpoint = Callable[[Kind], Checkpoint]
+KINDS: list[Kind] = ["text", "melody", "stereo"]
+STRIDE_S = 12  # three fifths of the window, as upstream's 18 of 30 s
+
+
+def generate(checkpoint: Checkpoint, clip: Clip | None = None, **inputs: Any) -> Tensor:
+    """Samples [C, N] by our path."""
+    inputs = {**DEFAULTS, "seed": 3, **inputs}
+    if clip is not None:
+        inputs["input_audio"] = AUDIO
+    return Model(checkpoint).generate(Request.checked(**inputs), clip, Progress())
+
+
+def upstream(checkpoint: Checkpoint, seed: int = 3, **params: Any) -> MusicGen:
+    """audiocraft's own object, with its global generator seeded."""
+    music_gen = MusicGen("tiny", checkpoint.codec, checkpoint.lm)
+    music_gen.set_generation_params(**{"extend_stride": STRIDE_S, "top_k": CARD, **params})
+    torch.manual_seed(seed)
+    return music_gen
+
+
+def noise(seconds: float, channels: int = 1, seed: int = 0) -> Clip:
+    generator = torch.Generator().manual_seed(seed)
+    return Clip(0.3 * torch.randn(channels, int(seconds * SAMPLE_RATE), generator=generator), SAMPLE_RATE)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_prompt_gives_audiocraft_s_own_samples(
+    tiny_checkpoint: TinyCheckpoint, kind: Kind, temperature: float
+) -> None:
+    checkpoint = tiny_checkpoint(kind)
+    ours = generate(checkpoint, prompt="dark electro", duration=2, temperature=temperature)
+    theirs = upstream(checkpoint, duration=2, temperature=temperature).generate(["dark electro"])[0]
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("sampling", [{"top_k": 5}, {"top_k": 0}, {"top_p": 0.5}, {"temperature": 2.0}], ids=str)
+def test_sampling_is_audiocraft_s_own(tiny_checkpoint: TinyCheckpoint, sampling: dict[str, Any]) -> None:
+    checkpoint = tiny_checkpoint("text")
+    ours = generate(checkpoint, prompt="dark electro", duration=1, **sampling)
+    theirs = upstream(checkpoint, duration=1, **sampling).generate(["dark electro"])[0]
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_continuation_gives_audiocraft_s_own_samples(tiny_checkpoint: TinyCheckpoint, kind: Kind) -> None:
+    checkpoint = tiny_checkpoint(kind)
+    clip = noise(1, channels=2 if kind == "stereo" else 1)
+    ours = generate(checkpoint, clip, prompt="x", continuation=True, duration=3, temperature=0)
+    music_gen = upstream(checkpoint, duration=3, use_sampling=False)
+    theirs = music_gen.generate_continuation(clip.samples[None], SAMPLE_RATE, ["x"])[0]
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+def test_a_melody_gives_audiocraft_s_own_samples(tiny_checkpoint: TinyCheckpoint) -> None:
+    checkpoint = tiny_checkpoint("melody")
+    clip = noise(3)
+    ours = generate(checkpoint, clip, prompt="x", duration=2, temperature=0)
+    theirs = upstream(checkpoint, duration=2, use_sampling=False).generate_with_chroma(
+        ["x"], clip.samples[None], SAMPLE_RATE
+    )
+    torch.testing.assert_close(ours, theirs[0], rtol=0, atol=0)
+    other = generate(checkpoint, noise(3, seed=1), prompt="x", duration=2, temperature=0)
+    assert not torch.equal(ours, other), "the melody has no effect"
+
+
+@pytest.mark.parametrize("kind", ["text", "melody"])
+def test_a_clip_longer_than_the_window_gives_audiocraft_s_own_samples(
+    tiny_checkpoint: TinyCheckpoint, kind: Kind
+) -> None:
+    checkpoint = tiny_checkpoint(kind)
+    duration = WINDOW_S + 2
+    clip = noise(3) if kind == "melody" else None
+    ours = generate(checkpoint, clip, prompt="x", duration=duration, temperature=0)
+    music_gen = upstream(checkpoint, duration=duration, use_sampling=False)
+    if clip is None:
+        theirs = music_gen.generate(["x"])
+    else:
+        theirs = music_gen.generate_with_chroma(["x"], clip.samples[None], SAMPLE_RATE)
+    torch.testing.assert_close(ours, theirs[0], rtol=0, atol=0)
+    assert ours.shape[-1] == duration * SAMPLE_RATE
+
+
+@pytest.mark.parametrize("excerpt_s", [WINDOW_S - 0.01, WINDOW_S, WINDOW_S + 3.3])
+def test_an_excerpt_as_long_as_the_window_or_longer_keeps_its_head(
+    tiny_checkpoint: TinyCheckpoint, excerpt_s: float
+) -> None:
+    checkpoint = tiny_checkpoint("text")
+    clip = noise(excerpt_s)
+    duration = WINDOW_S + 4
+    ours = generate(checkpoint, clip, prompt="x", continuation=True, duration=duration, seed=1)
+    assert ours.shape == (1, duration * SAMPLE_RATE)
+    codes, _ = checkpoint.codec.encode(clip.samples[None])
+    heard = checkpoint.codec.decode(codes, None)[0]
+    n_head = heard.shape[-1] - SAMPLE_RATE // 10  # the decoder sees a few frames past the seam
+    torch.testing.assert_close(ours[:, :n_head], heard[:, :n_head], rtol=0, atol=1e-5)
+
+
+def test_an_excerpt_one_sample_short_of_the_duration_is_served(tiny_checkpoint: TinyCheckpoint) -> None:
+    clip = Clip(noise(2).samples[:, :-1], SAMPLE_RATE)
+    samples = generate(tiny_checkpoint("text"), clip, continuation=True, duration=2)
+    assert samples.shape[-1] == 2 * SAMPLE_RATE
+
+
+@pytest.mark.parametrize("n_samples", [1, 2, 640])
+def test_the_shortest_excerpts_are_continued_and_followed(tiny_checkpoint: TinyCheckpoint, n_samples: int) -> None:
+    clip = Clip(noise(1).samples[:, :n_samples], SAMPLE_RATE)
+    for continuation in (True, False):
+        samples = generate(tiny_checkpoint("melody"), clip, continuation=continuation, duration=1)
+        assert samples.shape[-1] == SAMPLE_RATE
+        assert samples.isfinite().all()
+
+
+@pytest.mark.parametrize(("kind", "channels"), [("text", 2), ("stereo", 1)])
+def test_mono_and_stereo_are_continued_by_either(tiny_checkpoint: TinyCheckpoint, kind: Kind, channels: int) -> None:
+    samples = generate(tiny_checkpoint(kind), noise(1, channels), continuation=True, duration=2)
+    assert samples.shape == (2 if kind == "stereo" else 1, 2 * SAMPLE_RATE)
+
+
+def test_a_melody_on_a_checkpoint_without_a_melody_conditioner_is_refused(tiny_checkpoint: TinyCheckpoint) -> None:
+    with pytest.raises(InputError, match="cannot follow a melody"):
+        generate(tiny_checkpoint("text"), noise(1))
+
+
+def test_diffusion_without_weights_for_the_codec_is_refused(tiny_checkpoint: TinyCheckpoint) -> None:
+    with pytest.raises(InputError, match="multi_band_diffusion: true"):
+        generate(tiny_checkpoint("text"), multi_band_diffusion=True)
+
+
+def test_the_global_generator_is_neither_read_nor_moved(tiny_checkpoint: TinyCheckpoint) -> None:
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = generate(tiny_checkpoint("text"), duration=1)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    assert torch.equal(generate(tiny_checkpoint("text"), duration=1), first)
+
+
+def test_requests_at_the_same_time_give_what_they_give_alone(tiny_checkpoint: TinyCheckpoint) -> None:
+    model = Model(tiny_checkpoint("melody"))
+    requests = [Request.checked(**{**DEFAULTS, "seed": seed, "duration": 1 + seed % 2}) for seed in range(6)]
+    alone = [model.generate(request, None, Progress()) for request in requests]
+    together: dict[int, Tensor] = {}
+
+    def ask(i: int) -> None:
+        together[i] = model.generate(requests[i], None, Progress())
+
+    threads = [threading.Thread(target=ask, args=(i,)) for i in range(len(requests))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(torch.equal(together[i], alone[i]) for i in range(len(requests)))
+
+
+def test_a_stopped_generation_ends_at_its_next_frame_and_the_next_one_is_right(tiny_checkpoint: TinyCheckpoint) -> None:
+    model = Model(tiny_checkpoint("text"))
+    request = Request.checked(**{**DEFAULTS, "seed": 1, "duration": 1})
+    right = model.generate(request, None, Progress())
+    progress = Progress()
+    threading.Timer(0.2, progress.stop).start()
+    start = time.monotonic()
+    with pytest.raises(Cancelled):
+        model.generate(Request.checked(**{**DEFAULTS, "duration": 300}), None, progress)
+    assert time.monotonic() - start < 2
+    assert torch.equal(model.generate(request, None, Progress()), right)
+
+
+def test_a_request_that_waits_for_its_turn_can_be_stopped(tiny_checkpoint: TinyCheckpoint) -> None:
+    model = Model(tiny_checkpoint("text"))
+    progress = Progress()
+    progress.stop()
+    with model._lock, pytest.raises(Cancelled):
+        model.generate(Request.checked(**DEFAULTS), None, progress)

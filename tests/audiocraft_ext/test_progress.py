@@ -1,0 +1,39 @@
+"""The progress line and the flag that stops a prediction."""
+
+import re
+
+import pytest
+
+from audiocraft_ext.errors import Cancelled
+from audiocraft_ext.progress import Progress
+
+# How Replicate's Python and JavaScript clients find the percentage in a prediction's logs.
+CLIENT_PATTERN = re.compile(r"^\s*(\d+)%\s*\|.+?\|\s*(\d+)\/(\d+)")
+
+
+def test_the_last_line_is_one_that_clients_parse(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = Progress()
+    for n_frames in range(1, 401):
+        progress.reach(n_frames, 400)
+    progress.close()
+    lines = capsys.readouterr().err.strip().split("\n")
+    found = CLIENT_PATTERN.match(lines[-1])
+    assert found is not None
+    assert found.groups() == ("100", "400", "400")
+
+
+def test_four_hundred_frames_in_a_moment_write_a_handful_of_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = Progress()
+    for n_frames in range(1, 401):
+        progress.reach(n_frames, 400)
+    progress.close()
+    assert len(capsys.readouterr().err.strip().split("\n")) <= 3
+
+
+def test_the_next_frame_after_a_stop_raises() -> None:
+    progress = Progress()
+    progress.reach(1, 400)
+    progress.stop()
+    with pytest.raises(Cancelled):
+        progress.reach(2, 400)
+    progress.close()

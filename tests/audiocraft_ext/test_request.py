@@ -1,0 +1,119 @@
+"""Every row of the input table that can be judged without audio or a model."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from audiocraft_ext.errors import InputError
+from audiocraft_ext.request import MAX_PROMPT_CHARACTERS, MAX_SEED, Request, Window
+
+DEFAULTS: dict[str, Any] = {
+    "prompt": "electro",
+    "input_audio": None,
+    "duration": 8,
+    "continuation": False,
+    "continuation_start": 0,
+    "continuation_end": None,
+    "multi_band_diffusion": False,
+    "normalization_strategy": "loudness",
+    "top_k": 250,
+    "top_p": 0.0,
+    "temperature": 1.0,
+    "classifier_free_guidance": 3,
+    "output_format": "wav",
+    "seed": None,
+}
+AUDIO = Path("clip.wav")
+
+
+def checked(**inputs: Any) -> Request:
+    return Request.checked(**{**DEFAULTS, **inputs})
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"prompt": None}, "prompt"),
+    ({"prompt": "x" * (MAX_PROMPT_CHARACTERS + 1)}, "prompt"),
+    ({"prompt": "half a letter \ud83d"}, "prompt"),
+    ({"continuation": True}, "continuation"),
+    ({"duration": 0}, "duration"),
+    ({"duration": -1}, "duration"),
+    ({"duration": 301}, "duration"),
+    ({"duration": 10**9}, "duration"),
+    ({"duration": 1e25}, "duration"),
+    ({"continuation_start": -1, "input_audio": AUDIO}, "continuation_start"),
+    ({"continuation_end": -2, "input_audio": AUDIO}, "continuation_end"),
+    ({"continuation_start": 5, "continuation_end": 2, "input_audio": AUDIO}, "continuation_start"),
+    ({"continuation_start": 2, "continuation_end": 2, "input_audio": AUDIO}, "continuation_start"),
+    ({"normalization_strategy": "loud"}, "normalization_strategy"),
+    ({"top_k": -1}, "top_k"),
+    ({"top_p": 1.5}, "top_p"),
+    ({"top_p": -0.1}, "top_p"),
+    ({"top_p": math.nan}, "top_p"),
+    ({"temperature": -1}, "temperature"),
+    ({"temperature": math.nan}, "temperature"),
+    ({"temperature": math.inf}, "temperature"),
+    ({"classifier_free_guidance": 10**9}, "classifier_free_guidance"),
+    ({"classifier_free_guidance": -101}, "classifier_free_guidance"),
+    ({"output_format": "flac"}, "output_format"),
+    ({"seed": -2}, "seed"),
+    ({"seed": 2**32}, "seed"),
+    ({"seed": 10**25}, "seed"),
+    ({"seed": 1e25}, "seed"),  # what 10**25 becomes on its way through JSON
+    ({"seed": math.inf}, "seed"),
+    ({"seed": 0.5}, "seed"),
+]
+
+
+@pytest.mark.parametrize(("inputs", "field"), REFUSED)
+def test_a_bad_input_is_refused_by_name_value_and_way_out(inputs: dict[str, Any], field: str) -> None:
+    with pytest.raises(InputError) as refusal:
+        checked(**inputs)
+    message = str(refusal.value)
+    assert refusal.value.field == field
+    assert message.startswith(f"{field}: ")
+    assert len(message.rstrip(".").split(". ")) >= 2, "the problem, then the way out"
+    assert len(message) < 300
+
+
+ACCEPTED: list[dict[str, Any]] = [
+    {"prompt": ""},
+    {"prompt": None, "input_audio": AUDIO},
+    {"duration": 1},
+    {"duration": 300},
+    {"top_k": 0},
+    {"top_k": 10**6},
+    {"top_p": 1},
+    {"temperature": 0},
+    {"classifier_free_guidance": -100},
+    {"classifier_free_guidance": 1},
+    {"seed": 0},
+    {"seed": MAX_SEED},
+    {"continuation": True, "input_audio": AUDIO, "continuation_start": 3, "continuation_end": 4},
+]
+
+
+@pytest.mark.parametrize("inputs", ACCEPTED)
+def test_an_extreme_but_valid_input_is_kept_as_it_is(inputs: dict[str, Any]) -> None:
+    request = checked(**inputs)
+    kept = {name: getattr(request, name) for name in inputs if not name.startswith("continuation_")}
+    assert kept == {name: value for name, value in inputs.items() if name in kept}
+
+
+def test_zero_is_a_seed_and_none_or_minus_one_draws_one() -> None:
+    assert checked(seed=0).seed == 0
+    drawn = {checked(seed=seed).seed for seed in (None, -1) for _ in range(20)}
+    assert len(drawn) > 30
+    assert all(0 <= seed <= MAX_SEED for seed in drawn)
+
+
+@pytest.mark.parametrize("end", [None, -1, 0])
+def test_no_continuation_end_means_the_end_of_the_clip(end: int | None) -> None:
+    assert checked(input_audio=AUDIO, continuation_start=2, continuation_end=end).window == Window(2, None)
+
+
+def test_the_longest_duration_is_a_setting() -> None:
+    assert checked(duration=900, max_duration_s=900).duration == 900
+    with pytest.raises(InputError, match="from 1 to 10"):
+        checked(duration=11, max_duration_s=10)

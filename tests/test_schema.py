@@ -1,0 +1,111 @@
+"""openapi.json against the contract, predict.py's signature and, where it is installed, cog's own generator."""
+
+import ast
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SPEC: dict[str, Any] = json.loads((ROOT / "openapi.json").read_text())
+SCHEMAS: dict[str, Any] = SPEC["components"]["schemas"]
+CONTRACT: dict[str, Any] = json.loads((ROOT / "tests/contract/input_schema.json").read_text())
+OPTIONAL = {"prompt", "input_audio", "continuation_end", "seed"}
+TYPES = {"str": "string", "Path": "string", "int": "integer", "float": "number", "bool": "boolean"}
+
+
+def resolved(field: dict[str, Any]) -> dict[str, Any]:
+    """One property as the contract writes it: an enumeration's allOf/$ref replaced by what it points to."""
+    flat = {key: value for key, value in field.items() if key != "allOf"}
+    for part in field.get("allOf", []):
+        target = SCHEMAS[part["$ref"].removeprefix("#/components/schemas/")]
+        flat |= {key: value for key, value in target.items() if key != "description"}
+    return flat
+
+
+def signature() -> dict[str, tuple[str, bool, dict[str, Any]]]:
+    """name → (type, optional, Input's keywords) of Predictor.predict, read as text, as cog does."""
+    tree = ast.parse((ROOT / "predict.py").read_text())
+    predictor = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Predictor")
+    predict = next(node for node in predictor.body if getattr(node, "name", None) == "predict")
+    assert isinstance(predict, ast.AsyncFunctionDef)
+    fields = {}
+    for argument, default in zip(predict.args.args[1:], predict.args.defaults, strict=True):
+        assert argument.annotation is not None
+        assert isinstance(default, ast.Call)
+        annotation = ast.unparse(argument.annotation)
+        keywords = {str(word.arg): ast.literal_eval(word.value) for word in default.keywords}
+        name = annotation.removeprefix("Optional[").removesuffix("]")
+        fields[argument.arg] = (name, annotation.startswith("Optional["), keywords)
+    return fields
+
+
+def cog_command() -> str:
+    found = ROOT / ".cache/bin/cog"
+    path = str(found) if found.exists() else shutil.which("cog")
+    if path is None:
+        pytest.skip("the cog command is not installed: script/install-cog")
+    return path
+
+
+def test_the_inputs_are_the_contracts_in_its_order() -> None:
+    fields = SCHEMAS["Input"]["properties"]
+    assert sorted(fields, key=lambda name: fields[name]["x-order"]) == list(CONTRACT["properties"])
+    assert SCHEMAS["Input"]["title"] == CONTRACT["title"]
+    assert SCHEMAS["Input"]["type"] == CONTRACT["type"]
+
+
+@pytest.mark.parametrize("name", CONTRACT["properties"])
+def test_every_property_is_the_contracts_and_only_an_optional_one_may_be_null(name: str) -> None:
+    field = resolved(SCHEMAS["Input"]["properties"][name])
+    if name in OPTIONAL:
+        assert field.pop("nullable", True) is True
+        assert field.pop("default", None) is None
+    assert field == CONTRACT["properties"][name]
+
+
+def test_no_input_is_required() -> None:
+    assert SCHEMAS["Input"].get("required", []) == []
+
+
+def test_the_output_is_the_contracts() -> None:
+    assert SCHEMAS["Output"] == json.loads((ROOT / "tests/contract/output_schema.json").read_text())
+
+
+def test_the_schema_has_the_inputs_of_the_signature_in_its_order() -> None:
+    fields = SCHEMAS["Input"]["properties"]
+    assert list(signature()) == sorted(fields, key=lambda name: fields[name]["x-order"])
+
+
+@pytest.mark.parametrize("name", CONTRACT["properties"])
+def test_every_property_says_what_the_signature_says(name: str) -> None:
+    annotation, optional, keywords = signature()[name]
+    field = resolved(SCHEMAS["Input"]["properties"][name])
+    assert field["type"] == TYPES[annotation]
+    assert field.get("format") == ("uri" if annotation == "Path" else None)
+    assert field.get("nullable", False) == optional == (name in OPTIONAL)
+    assert field["default"] == keywords.pop("default")
+    assert field["description"] == keywords.pop("description")
+    assert field.get("minimum") == keywords.pop("ge", None)
+    assert field.get("enum") == keywords.pop("choices", None)
+    assert keywords == {}
+
+
+def test_cogs_generator_writes_this_schema_byte_for_byte(tmp_path: Path) -> None:
+    cog_command()
+    written = tmp_path / "openapi.json"
+    subprocess.run([ROOT / "script/schema", written], check=True)
+    assert written.read_bytes() == (ROOT / "openapi.json").read_bytes()
+
+
+def test_cog_doctor_finds_no_error_but_a_missing_docker() -> None:
+    done = subprocess.run(
+        [cog_command(), "doctor"], cwd=ROOT, env={**os.environ, "NO_COLOR": "1"}, capture_output=True, text=True
+    )
+    report = done.stdout + done.stderr
+    without_docker = "Docker is not available" in report and "Found 1 error" in report
+    assert done.returncode == 0 or without_docker, report
