@@ -20,7 +20,7 @@ Kind = Literal["text", "melody", "stereo"]
 CARD = 64
 SAMPLE_RATE = 32000
 WINDOW_S = 20  # the shortest that audiocraft's own MusicGen takes is 18: its stride is fixed
-TEXT_ENCODER = Path("/tmp/te")
+TEXT_ENCODER = EMBEDDED / "text_encoder"
 
 _CODEC: dict[str, Any] = {
     "compression_model": "encodec",
