@@ -1,27 +1,34 @@
 """MultiBand Diffusion: tokens → samples by a diffusion decoder instead of the codec's own, mono and stereo."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import hf_hub_download
-from torch import Tensor
+from torch import Tensor, nn
 
 from audiocraft_ext.checkpoint import Checkpoint
 from audiocraft_ext.checkpoint.formats import load_pickle
 from audiocraft_ext.checkpoint.source import WEIGHTS_FOLDER
 from audiocraft_ext.errors import CheckpointError
-from audiocraft_ext.upstream import DiffusionProcess, MultiBandDiffusion, NoiseSchedule, builders
+from audiocraft_ext.progress import Progress
+from audiocraft_ext.upstream import CompressionModel, DiffusionProcess, MultiBandDiffusion, NoiseSchedule, builders
 
 _CODEC = "facebook/encodec_32khz"
 _HUB_ID = "facebook/multiband-diffusion"
 _FILE = "mbd_musicgen_32khz.th"
 
 
-class DiffusionDecoder:
-    """audiocraft's ``MultiBandDiffusion`` for one codec; stateless between calls."""
+Band = tuple[nn.Module, NoiseSchedule]
 
-    def __init__(self, diffusion: MultiBandDiffusion) -> None:
-        self._diffusion = diffusion
+
+class DiffusionDecoder:
+    """The diffusion models of one codec, a U-Net and a noise schedule a band; stateless between calls."""
+
+    def __init__(self, bands: list[Band], codec: CompressionModel) -> None:
+        self._bands = bands
+        self._codec = codec
 
     @staticmethod
     def is_available_for(checkpoint: Checkpoint) -> bool:
@@ -44,22 +51,30 @@ class DiffusionDecoder:
                 ) from error
         package = load_pickle(path)
         device = next(checkpoint.codec.parameters()).device
-        processes = [_process(package[band], package["sample_rate"], device) for band in range(package["n_bands"])]
-        return DiffusionDecoder(MultiBandDiffusion(processes, checkpoint.codec))
+        bands = [_band(package[band], package["sample_rate"], device) for band in range(package["n_bands"])]
+        return DiffusionDecoder(bands, checkpoint.codec)
 
-    def decode(self, tokens: Tensor) -> Tensor:
+    def decode(self, tokens: Tensor, progress: Progress) -> Tensor:
         """Samples [1, C, N] from tokens [1, K, T]; twice the codec's codebooks are left and right, interleaved.
 
         Left and right are decoded one after the other: the equaliser's statistics are taken over the whole batch.
-        Draws its noise from the ambient generator (``upstream.drawing_from``).
+        Draws its noise from the ambient generator (``upstream.drawing_from``). Raises ``Cancelled`` at the next of its
+        20 passes a band after ``progress.stop()``.
         """
-        n_channels = tokens.shape[1] // self._diffusion.codec_model.num_codebooks
-        channels = [self._decode_mono(tokens[:, channel::n_channels]) for channel in range(n_channels)]
-        return torch.cat(channels, dim=1)
-
-    def _decode_mono(self, tokens: Tensor) -> Tensor:
+        processes = [DiffusionProcess(_stoppable(model, progress), schedule) for model, schedule in self._bands]
+        diffusion = MultiBandDiffusion(processes, self._codec)
+        n_channels = tokens.shape[1] // self._codec.num_codebooks
+        channels = [diffusion.tokens_to_wav(tokens[:, channel::n_channels]) for channel in range(n_channels)]
         # The equaliser divides by each band's deviation, which is 0 in silence.
-        return torch.nan_to_num(self._diffusion.tokens_to_wav(tokens))
+        return torch.nan_to_num(torch.cat(channels, dim=1))
+
+
+def _stoppable(model: nn.Module, progress: Progress) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        progress.check()
+        return model(*args, **kwargs)
+
+    return call
 
 
 def _file_beside(checkpoint: Checkpoint) -> Path | None:
@@ -67,10 +82,10 @@ def _file_beside(checkpoint: Checkpoint) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _process(band: dict, sample_rate: int, device: torch.device) -> DiffusionProcess:
-    model = builders.get_diffusion_model(band["cfg"])
-    model.load_state_dict(band["model_state"])
-    processor = builders.get_processor(cfg=band["cfg"].processor, sample_rate=sample_rate)
-    processor.load_state_dict(band["processor_state"])
-    schedule = NoiseSchedule(**band["cfg"].schedule, sample_processor=processor.to(device), device=device)
-    return DiffusionProcess(model=model.to(device).eval(), noise_schedule=schedule)
+def _band(package: dict[str, Any], sample_rate: int, device: torch.device) -> Band:
+    model = builders.get_diffusion_model(package["cfg"])
+    model.load_state_dict(package["model_state"])
+    processor = builders.get_processor(cfg=package["cfg"].processor, sample_rate=sample_rate)
+    processor.load_state_dict(package["processor_state"])
+    schedule = NoiseSchedule(**package["cfg"].schedule, sample_processor=processor.to(device), device=device)
+    return model.to(device).eval(), schedule

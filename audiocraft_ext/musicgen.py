@@ -7,6 +7,7 @@ the tokens. Knows nothing of files, HTTP or cog.
 import math
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -53,7 +54,7 @@ class Model:
         generator = torch.Generator(next(codec.parameters()).device).manual_seed(request.seed)
         generation = _Generation(self.checkpoint, _RequestLM(self.checkpoint.lm, self._lock, progress))
         if request.multi_band_diffusion:
-            generation.decode_tokens = self._diffusion_decoder().decode
+            generation.decode_tokens = partial(self._diffusion_decoder().decode, progress=progress)
         generation.set_generation_params(
             use_sampling=request.temperature >= _GREEDY_BELOW,
             temperature=request.temperature,

@@ -47,15 +47,15 @@ def _stand_ins() -> dict[str, ModuleType]:
     }
 
 
+_STAND_INS = _stand_ins()
 # audiocraft's attention imports xformers.ops again at each forward pass, so these two stay.
 _LASTING = {"xformers", "xformers.ops"}
 
 
 @contextmanager
 def _standing_in() -> Iterator[None]:
-    stand_ins = _stand_ins()
-    displaced = {name: sys.modules.get(name) for name in stand_ins}
-    sys.modules.update(stand_ins)
+    displaced = {name: sys.modules.get(name) for name in _STAND_INS}
+    sys.modules.update(_STAND_INS)
     try:
         yield
     finally:

@@ -22,7 +22,7 @@ SAMPLE_RATE = 32000
 WINDOW_S = 20  # the shortest that audiocraft's own MusicGen takes is 18: its stride is fixed
 TEXT_ENCODER = EMBEDDED / "text_encoder"
 
-_CODEC: dict[str, Any] = {
+CODEC_CONFIG: dict[str, Any] = {
     "compression_model": "encodec",
     "device": "cpu",
     "encodec": {
@@ -106,9 +106,9 @@ def write(folder: Path, kind: Kind, seed: int = 0) -> Path:
     shutil.copytree(TEXT_ENCODER, folder / "text_encoder", dirs_exist_ok=True)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        codec = builders.get_compression_model(OmegaConf.create(_CODEC))
+        codec = builders.get_compression_model(OmegaConf.create(CODEC_CONFIG))
         lm = build.untrained_lm(OmegaConf.create(lm_config(kind)), folder, "cpu")
-    _export(folder / "compression_state_dict.bin", codec.state_dict(), _CODEC)
+    _export(folder / "compression_state_dict.bin", codec.state_dict(), CODEC_CONFIG)
     _export(folder / "state_dict.bin", lm.state_dict(), lm_config(kind))
     return folder
 

@@ -86,8 +86,8 @@ def load_pickle(file: Path) -> dict[Any, Any]:
         with torch.serialization.safe_globals(_CONFIG_CLASSES):
             payload = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except UnpicklingError as error:
-        refused = str(error).split("Unsupported global: GLOBAL ")[-1].split(" ")[0]
-        raise CheckpointError(f"{file.name} is refused: its pickle asks for {refused:.80}.") from error
+        wanted = ", ".join(torch.serialization.get_unsafe_globals_in_checkpoint(file)) or "more than data"
+        raise CheckpointError(f"{file.name} is refused: its pickle asks for {wanted:.200}.") from error
     except (RuntimeError, EOFError, ValueError) as error:
         raise CheckpointError(f"{file.name} is damaged or no torch file: {error}") from error
     return payload if isinstance(payload, dict) else {}

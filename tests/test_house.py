@@ -1,0 +1,73 @@
+"""The rules of the house: who may import what, and what importing may do."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "audiocraft_ext"
+FILES = sorted(PACKAGE.rglob("*.py"))
+# Data flows down: a file may import those that stand before it.
+ORDER = ["errors", "request", "progress", "sniff", "decode", "upstream", "conditioners", "audio", "checkpoint"]
+ORDER += ["diffusion", "musicgen"]
+
+
+def imports_of(path: Path) -> set[str]:
+    """Every module that the file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_nothing_imports_what_stands_above_it(path: Path) -> None:
+    room = room_of(path)
+    if room == "__init__":
+        assert imports_of(path) == set()
+        return
+    rooms = {name.split(".")[1] for name in imports_of(path) if name.startswith("audiocraft_ext.")}
+    above = rooms & set(ORDER[ORDER.index(room) + 1 :])
+    assert not above
+    assert rooms <= set(ORDER)
+
+
+@pytest.mark.parametrize("name", ["errors", "request"])
+def test_requests_and_errors_import_the_standard_library_alone(name: str) -> None:
+    tops = {module.split(".")[0] for module in imports_of(PACKAGE / f"{name}.py")}
+    assert tops <= sys.stdlib_module_names | {"audiocraft_ext"}
+
+
+def test_only_the_predictor_imports_cog_and_only_the_door_imports_audiocraft() -> None:
+    for path in FILES:
+        tops = {module.split(".")[0] for module in imports_of(path)}
+        assert "cog" not in tops, path
+        assert "audiocraft" not in tops or path.name == "upstream.py", path
+
+
+def test_importing_the_predictor_starts_no_thread_and_leaves_no_stand_in_but_xformers() -> None:
+    probe = """
+import sys, threading
+import predict
+assert threading.active_count() == 1, threading.enumerate()
+from audiocraft_ext.upstream import _STAND_INS
+standing = {name for name in _STAND_INS if sys.modules.get(name) is _STAND_INS[name]}
+assert standing == {"xformers", "xformers.ops"}, standing
+"""
+    done = subprocess.run([sys.executable, "-c", probe], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_no_file_is_longer_than_it_should_be() -> None:
+    for path in [*FILES, ROOT / "predict.py", *(ROOT / "weights").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]:
+        assert len(path.read_text().splitlines()) <= 320, path

@@ -1,0 +1,61 @@
+"""script/predict: the flags of ``cog predict``, without Docker or a server."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+import soundfile
+
+SCRIPT = Path(__file__).parents[1] / "script" / "predict"
+
+
+def run(folder: Path, *arguments: str, standard_input: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [SCRIPT, *arguments], cwd=folder, input=standard_input, capture_output=True, text=True, check=False
+    )
+
+
+def test_flags_and_json_make_the_same_file(tmp_path: Path) -> None:
+    flags = ["-i", "prompt=a = b", "-i", "duration=1", "-i", "seed=4", "-i", "continuation=no", "-i", "top_p=0.5"]
+    done = run(tmp_path, *flags, "-o", "flags.wav")
+    assert done.returncode == 0, done.stderr
+    assert "Using seed 4" in done.stdout
+    assert "Written output to: flags.wav" in done.stdout
+    (tmp_path / "inputs.json").write_text(json.dumps({"prompt": "a = b", "duration": 1, "top_p": 0.5}))
+    done = run(tmp_path, "--json", "@inputs.json", "-i", "seed=4")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "output.wav").read_bytes() == (tmp_path / "flags.wav").read_bytes()
+
+
+def test_a_file_is_passed_with_an_at_sign_and_an_mp3_is_called_one(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "riff.wav", [0.1, -0.1] * 16000, 32000)
+    flags = ["-i", "input_audio=@riff.wav", "-i", "continuation=true", "-i", "duration=2", "-i", "output_format=mp3"]
+    done = run(tmp_path, *flags)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "output.mp3").stat().st_size > 50_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-i", "prompt=x", "-i", "duration=long"], "duration: 'long'"),
+        (["-i", "prompt=x", "-i", "continuation=maybe"], "continuation: 'maybe'"),
+        (["-i", "prompt=x", "-i", "tempo=120"], "tempo: no such input"),
+        (["-i", "input_audio=@nothing.wav"], "input_audio: there is no file"),
+        (["-i", "prompt"], "name=value"),
+        (["--json", "[1]"], "--json"),
+    ],
+)
+def test_a_mistake_is_answered_by_a_sentence(tmp_path: Path, arguments: list[str], message: str) -> None:
+    done = run(tmp_path, *arguments)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_refused_input_is_answered_by_its_sentence(tmp_path: Path) -> None:
+    done = run(tmp_path, "-i", "prompt=x", "-i", "duration=0")
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("duration: 0 is outside its range.")
+    assert "Traceback" not in done.stderr
