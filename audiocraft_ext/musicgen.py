@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from audiocraft_ext import codec
 from audiocraft_ext.audio import Clip, resample
 from audiocraft_ext.checkpoint import Checkpoint
 from audiocraft_ext.diffusion import DiffusionDecoder
@@ -50,15 +51,13 @@ class Model:
         ``Cancelled`` at the next frame after ``progress.stop()``.
         """
         self._refuse_what_the_checkpoint_lacks(request, clip)
-        codec = self.checkpoint.codec
-        generator = torch.Generator(next(codec.parameters()).device).manual_seed(request.seed)
-        generation = _Generation(self.checkpoint, _RequestLM(self.checkpoint.lm, self._lock, progress))
-        if request.multi_band_diffusion:
-            generation.decode_tokens = partial(self._diffusion_decoder().decode, progress=progress)
+        generator = torch.Generator(next(self.checkpoint.lm.parameters()).device).manual_seed(request.seed)
+        decode = partial(self._diffusion_decoder().decode, progress=progress) if request.multi_band_diffusion else None
+        generation = _Generation(self.checkpoint, _RequestLM(self.checkpoint.lm, self._lock, progress), decode)
         generation.set_generation_params(
             use_sampling=request.temperature >= _GREEDY_BELOW,
             temperature=request.temperature,
-            top_k=min(request.top_k, codec.cardinality),
+            top_k=min(request.top_k, self.checkpoint.codec.cardinality),
             top_p=request.top_p,
             duration=request.duration,
             cfg_coef=request.classifier_free_guidance,
@@ -102,10 +101,10 @@ def _generate(generation: "_Generation", request: Request, clip: Clip | None) ->
 class _Generation(MusicGen):
     """audiocraft's ``MusicGen`` for one request: parameters set here are seen by no other."""
 
-    decode_tokens: Callable[[Tensor], Tensor] | None = None
-
-    def __init__(self, checkpoint: Checkpoint, lm: "_RequestLM") -> None:
+    def __init__(self, checkpoint: Checkpoint, lm: "_RequestLM", decode: Callable[[Tensor], Tensor] | None) -> None:
         super().__init__(str(checkpoint.folder), checkpoint.codec, lm)
+        # Not checkpoint.codec: for a stereo LM, the parent has wrapped it.
+        self._decode = decode or partial(codec.decode, self.compression_model, progress=lm.progress)
 
     def set_generation_params(self, **params: Any) -> None:
         """As upstream, with a stride that fits the checkpoint's window, in whole seconds so that lengths stay exact."""
@@ -132,7 +131,7 @@ class _Generation(MusicGen):
 
     def generate_audio(self, gen_tokens: Tensor) -> Tensor:
         """Samples [1, C, N] from tokens [1, K, T], by the codec or the diffusion decoder."""
-        return (self.decode_tokens or super().generate_audio)(gen_tokens)
+        return self._decode(gen_tokens)
 
 
 class _RequestLM:
@@ -141,7 +140,7 @@ class _RequestLM:
     def __init__(self, lm: LMModel, lock: threading.Lock, progress: Progress) -> None:
         self._lm = lm
         self._lock = lock
-        self._progress = progress
+        self.progress = progress
         self._n_frames_made = 0
         self.n_frames_to_make = 0
 
@@ -162,10 +161,10 @@ class _RequestLM:
             # The delay pattern's extra steps make no frame: the count reaches its total with the last one.
             n_new = sampling["max_gen_len"] - (0 if prompt is None else prompt.shape[-1])
             self._n_frames_made = made_before + max(0, step - (n_steps - n_new))
-            self._progress.reach(self._n_frames_made, self.n_frames_to_make)
+            self.progress.reach(self._n_frames_made, self.n_frames_to_make)
 
         while not self._lock.acquire(timeout=_LOCK_POLL_S):
-            self._progress.check()
+            self.progress.check()
         try:
             return self._lm.generate(prompt, conditions, callback=count, **sampling)
         finally:

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "audiocraft_ext"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # Data flows down: a file may import those that stand before it.
 ORDER = ["errors", "request", "progress", "sniff", "decode", "upstream", "conditioners", "audio", "checkpoint"]
-ORDER += ["diffusion", "musicgen"]
+ORDER += ["codec", "diffusion", "musicgen"]
 
 
 def imports_of(path: Path) -> set[str]:

@@ -4,6 +4,7 @@ Everything is built by audiocraft's builders, except the one conditioner that is
 """
 
 import json
+import warnings
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,9 @@ def build_codec(file: CodecFile, device: str) -> CompressionModel:
             ) from error
     assert file.config is not None
     assert file.state is not None
-    codec = builders.get_compression_model(OmegaConf.merge(file.config, {"device": device}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's, of the weight_norm that SEANet is built with
+        codec = builders.get_compression_model(OmegaConf.merge(file.config, {"device": device}))
     _load_strictly(codec, file.state, "codec")
     return codec.eval()
 
