@@ -37,3 +37,7 @@ bench: .venv/ready
 
 requirements: .venv/ready
 	script/requirements
+
+# On a CUDA machine as it is, without the set-up above: such machines bring their own torch.
+gpu-check:
+	$(PYTHON) -m pytest -m gpu

@@ -20,7 +20,8 @@ from audiocraft_ext import audio, checkpoint, musicgen
 from audiocraft_ext.progress import Progress
 from audiocraft_ext.request import DEFAULT_MAX_DURATION_S, Request, refuse_window_as_long_as_duration
 
-KEEP_OUTPUT_S = 60
+# cog reads a prediction's file as soon as predict returns, and never deletes it.
+KEEP_OUTPUT_S = 60.0
 
 
 class Predictor(BasePredictor):
@@ -30,6 +31,9 @@ class Predictor(BasePredictor):
         """Loads the checkpoint: ``weights`` (a path, https URL or hub id), or what the environment or folder name."""
         logging.basicConfig(format="%(message)s")
         start = time.perf_counter()
+        engine = os.environ.get("MUSICGEN_ENGINE", "upstream")
+        if engine != "upstream":
+            raise ValueError(f"MUSICGEN_ENGINE={engine}: the engine there is so far is 'upstream'.")
         self.max_duration_s = int(os.environ.get("MUSICGEN_MAX_DURATION", DEFAULT_MAX_DURATION_S))
         device = os.environ.get("MUSICGEN_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
         chosen = checkpoint.chosen_weights(str(weights) if weights else None)
@@ -130,7 +134,6 @@ class Predictor(BasePredictor):
         path = await self._in_thread(request, progress)
         self.record_metric("frames", progress.n_frames)
         self.record_metric("realtime_factor", round(request.duration / (time.perf_counter() - start), 3))
-        # cog reads the file after predict returns and leaves it where it is.
         asyncio.get_running_loop().call_later(KEEP_OUTPUT_S, Path(path).unlink, True)
         return Path(path)
 

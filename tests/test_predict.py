@@ -1,0 +1,77 @@
+"""The Predictor in this process: what it leaves behind, and its settings."""
+
+import asyncio
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import predict
+from predict import Predictor
+
+ROOT = Path(__file__).parents[1]
+SCHEMA = json.loads((ROOT / "openapi.json").read_text())["components"]["schemas"]["Input"]["properties"]
+DEFAULTS = {name: schema["default"] for name, schema in SCHEMA.items()}
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    predictor = Predictor()
+    predictor.setup("weights/demo")
+    return predictor
+
+
+def ask(predictor: Predictor, **inputs: Any) -> Any:
+    return predictor.predict(**{**DEFAULTS, "prompt": "kick", "duration": 1, **inputs})
+
+
+def files(predictor: Predictor) -> list[Path]:
+    return list(Path(predictor.outputs.name).iterdir())
+
+
+def test_an_output_is_deleted_after_cog_has_read_it(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predict, "KEEP_OUTPUT_S", 0.3)
+
+    async def life() -> None:
+        path = await ask(predictor)
+        assert path.stat().st_size > 60_000
+        await asyncio.sleep(0.5)
+        assert files(predictor) == []
+
+    asyncio.run(life())
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.3, 1.0])
+def test_a_cancelled_prediction_ends_within_a_second_and_leaves_no_file(predictor: Predictor, after_s: float) -> None:
+    async def life() -> None:
+        task = asyncio.create_task(ask(predictor, duration=300))
+        await asyncio.sleep(after_s)
+        start = time.monotonic()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert time.monotonic() - start < 1
+
+    asyncio.run(life())
+    assert files(predictor) == []
+
+
+def test_a_refused_prediction_leaves_no_file(predictor: Predictor, tmp_path: Path) -> None:
+    text = tmp_path / "text.wav"
+    text.write_text("no audio")
+    with pytest.raises(ValueError, match="input_audio"):
+        asyncio.run(ask(predictor, input_audio=text))
+    assert files(predictor) == []
+
+
+def test_the_longest_duration_and_the_engine_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MUSICGEN_MAX_DURATION", "2")
+    predictor = Predictor()
+    predictor.setup("weights/demo")
+    with pytest.raises(ValueError, match="from 1 to 2"):
+        asyncio.run(ask(predictor, duration=3))
+    monkeypatch.setenv("MUSICGEN_ENGINE", "warp")
+    with pytest.raises(ValueError, match="MUSICGEN_ENGINE=warp"):
+        Predictor().setup("weights/demo")
