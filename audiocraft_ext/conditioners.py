@@ -1,26 +1,52 @@
-"""A melody conditioner without stem separation: chroma of the band where melodies lie. Knows nothing of checkpoints.
-
-audiocraft's ``chroma_stem`` runs Demucs to take drums and bass away; here the bands below and above the melody are left
-out of the chroma filters instead, which costs nothing and needs no second model.
-"""
+"""Two of audiocraft's conditioners, built from what is at hand instead of downloads. Knows nothing of checkpoints."""
 
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
 from audiocraft_ext.upstream import (
+    BaseConditioner,
     ChromaExtractor,
     ChromaStemConditioner,
+    T5Conditioner,
     TorchAutocast,
     WaveformConditioner,
     convert_audio,
 )
 
 
+class TextConditioner(T5Conditioner):
+    """audiocraft's ``T5Conditioner`` around a given tokenizer and encoder, instead of a public T5's name.
+
+    ``finetune`` is a training that changed the encoder too: its weights are then part of the LM's.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, encoder: T5EncoderModel, output_dim: int, device: str, finetune: bool
+    ) -> None:
+        # Not the parent's __init__: that loads by name, from a list of public ones.
+        BaseConditioner.__init__(self, encoder.config.d_model, output_dim)
+        self.device = device
+        self.finetune = finetune
+        self.word_dropout = 0.0
+        self.normalize_text = False
+        # T5 overflows in half precision.
+        self.autocast = TorchAutocast(enabled=device != "cpu", device_type=device, dtype=torch.float32)
+        self.t5_tokenizer = tokenizer
+        if finetune:
+            self.t5 = encoder
+        else:
+            nn.Module.to(encoder, device).eval()
+            self.__dict__["t5"] = encoder  # beside the module, so that it is none of its weights
+
+
 class ChromaConditioner(ChromaStemConditioner):
     """Chroma [B, T', n_chroma] of a waveform, projected to [B, T', D]; T' is that of `duration` seconds.
 
+    audiocraft's ``chroma_stem`` runs Demucs to take drums and bass away; here the bands below and above the melody are
+    left out of the chroma filters instead, which costs nothing and needs no second model.
     `low_hz` and `high_hz` bound the band; further settings go to audiocraft's ``ChromaExtractor``.
     """
 

@@ -69,12 +69,17 @@ def _standing_in() -> Iterator[None]:
 with _standing_in():
     from audiocraft.data.audio_utils import convert_audio, normalize_audio
     from audiocraft.models import builders
-    from audiocraft.models.encodec import CompressionModel, InterleaveStereoCompressionModel
+    from audiocraft.models.encodec import (
+        CompressionModel,
+        HFEncodecCompressionModel,
+        InterleaveStereoCompressionModel,
+    )
     from audiocraft.models.lm import LMModel
     from audiocraft.models.multibanddiffusion import DiffusionProcess, MultiBandDiffusion
     from audiocraft.models.musicgen import MusicGen
     from audiocraft.modules.chroma import ChromaExtractor
     from audiocraft.modules.conditioners import (
+        BaseConditioner,
         ChromaStemConditioner,
         ConditioningAttributes,
         T5Conditioner,
@@ -84,11 +89,13 @@ with _standing_in():
     from audiocraft.utils.autocast import TorchAutocast
 
 __all__ = [
+    "BaseConditioner",
     "ChromaExtractor",
     "ChromaStemConditioner",
     "CompressionModel",
     "ConditioningAttributes",
     "DiffusionProcess",
+    "HFEncodecCompressionModel",
     "InterleaveStereoCompressionModel",
     "LMModel",
     "MultiBandDiffusion",

@@ -77,7 +77,7 @@ def lm_config(kind: Kind) -> dict[str, Any]:
         "transformer_lm": {
             "n_q": n_q,
             "card": CARD,
-            "dim": 32,
+            "dim": 128,
             "num_heads": 2,
             "num_layers": 2,
             "hidden_scale": 4,

@@ -37,11 +37,14 @@ def load(weights: str, device: str) -> Checkpoint:
     """
     path = source.fetch(weights)
     folder = path if path.is_dir() else path.parent
-    lm_file, codec_file = formats.read(path)
-    codec = build.build_codec(codec_file, device)
-    if codec.cardinality != lm_file.config.transformer_lm.card:
+    contents = formats.read(path)
+    codec = build.build_codec(contents.codec, device)
+    card = contents.lm.config.transformer_lm.card
+    if codec.cardinality != card:
         raise CheckpointError(
-            f"The codec's codebooks have {codec.cardinality} entries, the language model's "
-            f"{lm_file.config.transformer_lm.card}: they do not belong together."
+            f"The codec's codebooks have {codec.cardinality} entries, the language model's {card}: "
+            "they do not belong together."
         )
-    return Checkpoint(build.build_lm(lm_file, folder, device), codec, codec_file.pretrained, folder)
+    lm = build.build_lm(contents.lm, folder, device, contents.text_encoder)
+    codec_name = contents.codec.pretrained if isinstance(contents.codec, formats.CodecFile) else None
+    return Checkpoint(lm, codec, codec_name, folder)

@@ -1,22 +1,32 @@
 """(config, state dict) → audiocraft's own modules, on a device, ready to generate.
 
-Everything is built by audiocraft's builders, except the one conditioner that is ours.
+Everything is built by audiocraft's builders, except the conditioners that need no download here.
 """
 
-import json
 import warnings
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
+from transformers import (
+    AutoTokenizer,
+    EncodecConfig,
+    EncodecModel,
+    PreTrainedTokenizerBase,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
 from transformers.utils import logging as transformers_logging
 
-from audiocraft_ext.checkpoint.formats import CodecFile, LanguageModelFile, State
-from audiocraft_ext.conditioners import ChromaConditioner
+from audiocraft_ext.checkpoint.formats import CodecFile, LanguageModelFile, TransformersFile
+from audiocraft_ext.checkpoint.huggingface import State
+from audiocraft_ext.conditioners import ChromaConditioner, TextConditioner
 from audiocraft_ext.errors import CheckpointError
-from audiocraft_ext.upstream import CompressionModel, LMModel, T5Conditioner, builders
+from audiocraft_ext.upstream import BaseConditioner, CompressionModel, HFEncodecCompressionModel, LMModel, builders
 
 # Training-time keys that audiocraft's own loader drops too: builders would act on a cache path of the trainer's machine
 # or refuse the others.
@@ -27,31 +37,33 @@ _TRAINING_KEYS = (
 )
 
 
-def build_lm(file: LanguageModelFile, folder: Path, device: str) -> LMModel:
+def build_lm(
+    file: LanguageModelFile, folder: Path, device: str, text_encoder: TransformersFile | None = None
+) -> LMModel:
     """The file's LM in eval mode; ``lm.cfg`` is its config, as audiocraft's loader leaves it."""
-    lm = untrained_lm(file.config, folder, device)
+    lm = untrained_lm(file.config, folder, device, text_encoder)
     _load_strictly(lm, file.state, "language model")
     return lm.eval()
 
 
-def untrained_lm(config: DictConfig, folder: Path, device: str) -> LMModel:
+def untrained_lm(
+    config: DictConfig, folder: Path, device: str, text_encoder: TransformersFile | None = None
+) -> LMModel:
     """The LM that a solver config describes: fp32 on the CPU and fp16 on CUDA, as audiocraft loads it.
 
-    A text encoder that lies in ``folder`` under the config's name for it is used instead of the hub's.
+    The text encoder is the one given, else one that lies in ``folder`` under the config's name for it, else the public
+    one of that name, from the Hugging Face cache or hub.
     """
     config = deepcopy(config)
     OmegaConf.set_struct(config, False)
     config.device, config.dtype = device, "float32" if device == "cpu" else "float16"
     for key in _TRAINING_KEYS:
         _drop(config, key)
-    _point_to_local_text_encoder(config, folder)
-    own_chroma = _take_own_chroma(config)
-    transformers_logging.disable_progress_bar()
+    ours = {name: _take(config, name) for name in list(config.conditioners) if _is_ours(config.conditioners[name])}
     lm = builders.get_lm_model(config)
-    if own_chroma is not None:
-        lm.condition_provider.conditioners["self_wav"] = ChromaConditioner(
-            output_dim=config.transformer_lm.dim, duration=config.dataset.segment_duration, device=device, **own_chroma
-        ).to(device)
+    for name, settings in ours.items():
+        conditioner = _conditioner(settings, config, folder, device, text_encoder)
+        lm.condition_provider.conditioners[name] = conditioner.to(device)
     if "self_wav" in lm.condition_provider.conditioners:
         # MusicGen.get_pretrained does this; building without it silently changes the melody's prefix.
         lm.condition_provider.conditioners["self_wav"].match_len_on_eval = True
@@ -60,8 +72,11 @@ def untrained_lm(config: DictConfig, folder: Path, device: str) -> LMModel:
     return lm
 
 
-def build_codec(file: CodecFile, device: str) -> CompressionModel:
+def build_codec(file: CodecFile | TransformersFile, device: str) -> CompressionModel:
     """The mono codec in eval mode, fp32; a public one comes from the Hugging Face cache or hub."""
+    if isinstance(file, TransformersFile):
+        encodec = _from_transformers(EncodecModel, EncodecConfig(**file.config), file.state, "codec")
+        return HFEncodecCompressionModel(encodec).to(device).eval()
     if file.pretrained is not None:
         try:
             return CompressionModel.get_pretrained(file.pretrained, device=device).eval()
@@ -86,26 +101,57 @@ def _drop(config: DictConfig, key: str) -> None:
     node.pop(last, None)
 
 
-def _point_to_local_text_encoder(config: DictConfig, folder: Path) -> None:
-    for conditioner in (config.get("conditioners") or {}).values():
-        if not isinstance(conditioner, DictConfig) or conditioner.get("model") != "t5":
-            continue
-        local = folder / conditioner.t5.name
-        if local.is_dir():
-            conditioner.t5.name = str(local)
-            # audiocraft knows the public T5s by a list of names and widths.
-            T5Conditioner.MODELS_DIMS[str(local)] = json.loads((local / "config.json").read_text())["d_model"]
-            if str(local) not in T5Conditioner.MODELS:
-                T5Conditioner.MODELS.append(str(local))
+def _is_ours(settings: Any) -> bool:
+    return isinstance(settings, DictConfig) and settings.get("model") in ("t5", "chroma")
 
 
-def _take_own_chroma(config: DictConfig) -> dict[str, Any] | None:
-    """Removes a ``chroma`` conditioner from the config, since audiocraft's builders do not know it; its settings."""
-    melody = (config.get("conditioners") or {}).get("self_wav")
-    if melody is None or melody.model != "chroma":
-        return None
-    del config.conditioners["self_wav"]
-    return dict(melody.chroma)
+def _take(config: DictConfig, name: str) -> DictConfig:
+    """Removes a conditioner from the config, so that audiocraft's builders leave it to us; its settings."""
+    settings = config.conditioners[name]
+    del config.conditioners[name]
+    return settings
+
+
+def _conditioner(
+    settings: DictConfig, config: DictConfig, folder: Path, device: str, text_encoder: TransformersFile | None
+) -> BaseConditioner:
+    dim = config.transformer_lm.dim
+    if settings.model == "chroma":
+        return ChromaConditioner(
+            output_dim=dim, duration=config.dataset.segment_duration, device=device, **settings.chroma
+        )
+    encoder, tokenizer = _text_encoder(settings.t5.name, folder, text_encoder)
+    return TextConditioner(tokenizer, encoder, dim, device, finetune=settings.t5.get("finetune", False))
+
+
+def _text_encoder(
+    name: str, folder: Path, file: TransformersFile | None
+) -> tuple[T5EncoderModel, PreTrainedTokenizerBase]:
+    transformers_logging.disable_progress_bar()
+    if file is not None:
+        encoder = _from_transformers(T5EncoderModel, T5Config(**file.config), file.state, "text encoder")
+        return encoder, AutoTokenizer.from_pretrained(file.folder)
+    place = folder / name if (folder / name).is_dir() else name
+    try:
+        return (
+            T5EncoderModel.from_pretrained(place, dtype=torch.float32),
+            T5Tokenizer.from_pretrained(place),
+        )
+    except OSError as error:
+        raise CheckpointError(
+            f"The text encoder {name} is neither in the checkpoint's folder nor in the local Hugging Face cache, and "
+            "the hub cannot be reached."
+        ) from error
+
+
+def _from_transformers(kind: Any, config: Any, state: State, what: str) -> Any:
+    """A transformers model with all of its weights from ``state``, in fp32."""
+    model, report = kind.from_pretrained(
+        None, config=config, state_dict=state, dtype=torch.float32, output_loading_info=True
+    )
+    if report["missing_keys"]:
+        raise CheckpointError(f"The {what} lacks weights: {', '.join(sorted(report['missing_keys'])[:5])}.")
+    return model
 
 
 def _load_strictly(module: nn.Module, state: State, what: str) -> None:

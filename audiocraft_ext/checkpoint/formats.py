@@ -1,10 +1,19 @@
-"""What a checkpoint's files are, by their content, never by their name → (config, state dict).
+"""What a checkpoint's files are, by their content, never by their name → (config, state dict) of LM and codec.
 
-Read here: audiocraft's export (``best_state``), the fine-tuner's ``trained_model.tar`` (``model``; a pickle in spite of
-its name) and dora's ``checkpoint.th`` (``fsdp_best_state`` and ``best_state`` around ``model``). Nothing in a file can
-run code: pickles are loaded ``weights_only``, with the classes of an OmegaConf config let through one by one.
+| format | recognised by |
+| --- | --- |
+| audiocraft's export | ``best_state`` and ``xp.cfg``; a codec's may be ``pretrained`` alone |
+| the fine-tuner's ``trained_model.tar`` (a torch file, in spite of its name) | ``xp.cfg`` and ``model`` |
+| dora's ``checkpoint.th`` | ``fsdp_best_state``, ``best_state``, ``model``, in this order |
+| continue-from, Lightning, a bare state dict | an ``emb.0.weight`` somewhere; the config is inferred from shapes |
+| Hugging Face | ``config.json`` with the model type ``musicgen`` or ``musicgen_melody`` |
+| PEFT LoRA | ``adapter_config.json``; its base is loaded, and it is merged |
+
+Nothing in a file can run code: safetensors hold none, and pickles are loaded ``weights_only``, with the classes of an
+OmegaConf config let through one by one.
 """
 
+import json
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterator
@@ -17,11 +26,12 @@ import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.base import ContainerMetadata, Metadata
 from omegaconf.nodes import AnyNode
-from torch import Tensor
+from safetensors import safe_open
 
+from audiocraft_ext.checkpoint import huggingface, infer, source
+from audiocraft_ext.checkpoint.huggingface import State
 from audiocraft_ext.errors import CheckpointError
 
-State = dict[str, Tensor]
 _CONFIG_CLASSES: list[Any] = [
     DictConfig,
     ListConfig,
@@ -34,11 +44,16 @@ _CONFIG_CLASSES: list[Any] = [
     int,
     defaultdict,
 ]
+_LM_KEY = "emb.0.weight"
+_READABLE = (
+    "Readable are audiocraft's export (state_dict.bin), the fine-tuner's trained_model.tar, dora's checkpoint.th, a "
+    "bare or Lightning state dict, a Hugging Face MusicGen, and a LoRA adapter of one."
+)
 
 
 @dataclass(frozen=True)
 class LanguageModelFile:
-    """A MusicGen LM: its solver config and its state dict."""
+    """A MusicGen LM: its solver config and its state dict, under audiocraft's names."""
 
     config: DictConfig
     state: State
@@ -46,38 +61,121 @@ class LanguageModelFile:
 
 @dataclass(frozen=True)
 class CodecFile:
-    """A codec: either its own config and state dict, or the name of a public one."""
+    """A codec: its own config and state dict, or the name of a public one."""
 
     pretrained: str | None
     config: DictConfig | None
     state: State | None
 
 
-def read(path: Path) -> tuple[LanguageModelFile, CodecFile]:
-    """The LM and the codec in a file or folder; an LM file alone names its codec in its config.
+@dataclass(frozen=True)
+class TransformersFile:
+    """A model in transformers' own form: its config, its state dict, and the folder where a tokenizer is."""
+
+    config: dict[str, Any]
+    state: State
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Contents:
+    """All that one checkpoint holds; ``text_encoder`` None is one that the LM's config names."""
+
+    lm: LanguageModelFile
+    codec: CodecFile | TransformersFile
+    text_encoder: TransformersFile | None
+
+
+def read(path: Path) -> Contents:
+    """The models in a file or folder; an LM alone names its codec and its text encoder in its config.
 
     Raises ``CheckpointError`` where no LM is found, or what is found cannot be read.
     """
+    folder = path if path.is_dir() else path.parent
+    if (folder / "adapter_config.json").is_file():
+        base = json.loads((folder / "adapter_config.json").read_text()).get("base_model_name_or_path")
+        return _read_huggingface(_base_folder(str(base)), adapter=folder)
+    if _is_huggingface(folder):
+        return _read_huggingface(folder)
+    return _read_audiocraft(path)
+
+
+# --------------------------------------------------------------------------------------------------- Hugging Face
+
+
+def _is_huggingface(folder: Path) -> bool:
+    config = folder / "config.json"
+    return config.is_file() and json.loads(config.read_text()).get("model_type") in huggingface.MODEL_TYPES
+
+
+def _base_folder(base: str) -> Path:
+    try:
+        folder = source.fetch(base)
+    except CheckpointError as error:
+        raise CheckpointError(f"The adapter's base model cannot be had. {error}") from error
+    if not _is_huggingface(folder):
+        raise CheckpointError(f"The adapter's base, {base}, is no Hugging Face MusicGen.")
+    return folder
+
+
+def _read_huggingface(folder: Path, adapter: Path | None = None) -> Contents:
+    config = json.loads((folder / "config.json").read_text())
+    state = huggingface.read_weights(folder)
+    if adapter is not None:
+        state = huggingface.merge_adapter(state, adapter)
+    lm_state = huggingface.to_audiocraft(state)
+    if _LM_KEY not in lm_state:
+        raise CheckpointError(f"{folder} has the config of a MusicGen and no safetensors with its weights.")
+    return Contents(
+        LanguageModelFile(infer.config_of(lm_state, config["decoder"]["num_attention_heads"]), lm_state),
+        TransformersFile(config["audio_encoder"], huggingface.part(state, "audio_encoder."), folder),
+        TransformersFile(config["text_encoder"], huggingface.part(state, "text_encoder."), folder),
+    )
+
+
+# ------------------------------------------------------------------------------------------------------ audiocraft
+
+
+def _read_audiocraft(path: Path) -> Contents:
     models: list[LanguageModelFile] = []
     codecs: list[CodecFile] = []
-    for file in _torch_files(path):
-        match _recognise(load_pickle(file)):
-            case LanguageModelFile() as model:
-                models.append(model)
-            case CodecFile() as codec:
-                codecs.append(codec)
+    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+        for found in _recognise(file):
+            models += [found] if isinstance(found, LanguageModelFile) else []
+            codecs += [found] if isinstance(found, CodecFile) else []
     if len(models) != 1:
-        raise CheckpointError(
-            f"{path} holds {len(models)} MusicGen language models where one is expected. Readable are audiocraft's "
-            "export (state_dict.bin), the fine-tuner's trained_model.tar and dora's checkpoint.th."
-        )
-    return models[0], codecs[0] if codecs else _codec_named_in(models[0].config)
+        raise CheckpointError(f"{path} holds {len(models)} MusicGen language models where one is expected. {_READABLE}")
+    return Contents(models[0], codecs[0] if codecs else _codec_named_in(models[0].config), None)
 
 
-def _torch_files(path: Path) -> Iterator[Path]:
-    """The files that torch.save has written (zip archives since torch 1.6)."""
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
-    return (file for file in files if file.is_file() and zipfile.is_zipfile(file))
+def _recognise(file: Path) -> Iterator[LanguageModelFile | CodecFile]:
+    """The model in a file, if there is one."""
+    payload = _load(file) if file.is_file() else {}
+    if "pretrained" in payload:
+        yield CodecFile(payload["pretrained"], None, None)
+        return
+    state = _weights(payload)
+    if state is None:
+        if "xp.cfg" in payload:
+            raise CheckpointError(f"{file.name} holds a config but no weights; its entries are {', '.join(payload)}.")
+        return
+    config = OmegaConf.create(payload["xp.cfg"]) if "xp.cfg" in payload else None
+    assert config is None or isinstance(config, DictConfig)
+    if _LM_KEY in state:
+        yield LanguageModelFile(config or infer.config_of(state), state)
+    elif config is not None and "encodec" in config:
+        yield CodecFile(None, config, state)
+
+
+def _load(file: Path) -> dict[Any, Any]:
+    """A torch or safetensors file as a dict; empty for any other file."""
+    if zipfile.is_zipfile(file):
+        return load_pickle(file)
+    try:
+        with safe_open(file, "pt") as tensors:
+            return {key: tensors.get_tensor(key) for key in tensors.keys()}  # noqa: SIM118, it is no dict
+    except Exception:  # safetensors' own class of error is not public
+        return {}
 
 
 def load_pickle(file: Path) -> dict[Any, Any]:
@@ -93,29 +191,21 @@ def load_pickle(file: Path) -> dict[Any, Any]:
     return payload if isinstance(payload, dict) else {}
 
 
-def _recognise(payload: dict[str, Any]) -> LanguageModelFile | CodecFile | None:
-    if "pretrained" in payload:
-        return CodecFile(payload["pretrained"], None, None)
-    if "xp.cfg" not in payload:
-        return None
-    config = OmegaConf.create(payload["xp.cfg"])
-    assert isinstance(config, DictConfig)
-    state = _weights(payload)
-    if "transformer_lm" in config:
-        return LanguageModelFile(config, state)
-    return CodecFile(None, config, state)
+def _weights(payload: dict[Any, Any]) -> State | None:
+    """The best weights in a checkpoint, without the prefix of whatever module held the model at training."""
+    for name in ("fsdp_best_state", "best_state", "model", "state_dict", None):
+        found = payload if name is None else payload.get(name)
+        if isinstance(found, dict) and isinstance(found.get("model"), dict):
+            found = found["model"]
+        if isinstance(found, dict) and any(isinstance(value, torch.Tensor) for value in found.values()):
+            return _without_prefix(found)
+    return None
 
 
-def _weights(payload: dict[str, Any]) -> State:
-    """The best weights of an export (flat), of a dora checkpoint (averaged, if training kept any) or of a fine-tune."""
-    for name in ("fsdp_best_state", "best_state"):
-        best = payload.get(name) or {}
-        state = best.get("model", best)
-        if state:
-            return state
-    if payload.get("model"):
-        return payload["model"]
-    raise CheckpointError(f"The checkpoint holds no weights; its entries are {', '.join(sorted(payload))}.")
+def _without_prefix(state: State) -> State:
+    """Lightning and wrappers like DDP put ``model.`` or the like before an LM's names."""
+    prefix = next((key.removesuffix(_LM_KEY) for key in state if key.endswith(_LM_KEY)), "")
+    return huggingface.part(state, prefix) if prefix else state
 
 
 def _codec_named_in(config: DictConfig) -> CodecFile:

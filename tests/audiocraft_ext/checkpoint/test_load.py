@@ -8,12 +8,17 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import OmegaConf
+from safetensors.torch import save_file
 
 from audiocraft_ext import checkpoint
-from audiocraft_ext.checkpoint import source
+from audiocraft_ext.checkpoint import infer, source
 from audiocraft_ext.errors import CheckpointError
+from audiocraft_ext.musicgen import Model
+from audiocraft_ext.progress import Progress
+from audiocraft_ext.request import Request
 from audiocraft_ext.upstream import builders
 from tests import tiny
+from tests.audiocraft_ext.test_request import DEFAULTS
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +85,62 @@ def test_a_dora_checkpoint_loads_its_best_state(export: Path, rewrapped: Path, b
     config = OmegaConf.create(package["xp.cfg"])
     torch.save({"xp.cfg": config, "model": last, **states, "optimizer": {}}, rewrapped / "checkpoint.th")
     assert_same_weights(rewrapped, export)
+
+
+WITHOUT_CONFIG = {
+    "continue-from": lambda state: {"best_state": {"model": state}},
+    "bare": lambda state: state,
+    "lightning": lambda state: {"state_dict": {f"model.{key}": value for key, value in state.items()}, "epoch": 3},
+    "wrapped": lambda state: {"model": {f"module.lm.{key}": value for key, value in state.items()}},
+}
+
+
+@pytest.mark.parametrize("wrapping", WITHOUT_CONFIG)
+def test_a_checkpoint_without_a_config_has_it_inferred_from_its_shapes(
+    export: Path, rewrapped: Path, wrapping: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    package = lm_package(export)
+    torch.save(WITHOUT_CONFIG[wrapping](package["best_state"]), rewrapped / "last.ckpt")
+    assert_same_weights(rewrapped, export)
+    inferred = checkpoint.load(str(rewrapped), "cpu").lm.cfg
+    written = OmegaConf.create(package["xp.cfg"])
+    assert {**written.transformer_lm, **inferred.transformer_lm} == {
+        **inferred.transformer_lm,
+        **written.transformer_lm,
+    }
+    assert inferred.codebooks_pattern == written.codebooks_pattern
+    assert inferred.fuser == written.fuser
+    assert inferred.interleave_stereo_codebooks == written.interleave_stereo_codebooks
+    assert "4 codebooks of 64, 2 layers of 128, text" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["melody", "stereo"])
+def test_melody_and_stereo_are_told_from_the_shapes(tmp_path: Path, kind: tiny.Kind) -> None:
+    package = lm_package(tiny.write(tmp_path, kind))
+    inferred = infer.config_of(package["best_state"])
+    written = OmegaConf.create(package["xp.cfg"])
+    assert inferred.fuser == written.fuser
+    assert inferred.codebooks_pattern == written.codebooks_pattern
+    assert inferred.interleave_stereo_codebooks == written.interleave_stereo_codebooks
+    assert set(inferred.conditioners) == set(written.conditioners)
+
+
+def test_an_lm_in_safetensors_loads(export: Path, rewrapped: Path) -> None:
+    save_file(lm_package(export)["best_state"], rewrapped / "lm.safetensors")
+    assert_same_weights(rewrapped, export)
+
+
+def test_one_model_in_every_wrapping_makes_the_same_greedy_tokens(export: Path, rewrapped: Path) -> None:
+    state = lm_package(export)["best_state"]
+    config = OmegaConf.create(lm_package(export)["xp.cfg"])
+    packages = [lm_package(export), {"xp.cfg": config, "model": state}]
+    packages += [wrap(state) for wrap in WITHOUT_CONFIG.values()]
+    made = []
+    for package in packages:
+        torch.save(package, rewrapped / "lm.bin")
+        request = Request.checked(**{**DEFAULTS, "prompt": "bass", "duration": 1, "temperature": 0})
+        made.append(Model(checkpoint.load(str(rewrapped), "cpu")).generate(request, None, Progress()))
+    assert all(torch.equal(samples, made[0]) for samples in made)
 
 
 def test_training_keys_of_the_trainer_s_machine_are_dropped(export: Path, rewrapped: Path) -> None:

@@ -1,0 +1,124 @@
+"""Hugging Face's MusicGen and MusicGen-Melody, and LoRA adapters of them → weights under audiocraft's names.
+
+The folder of such a model holds three in one: the LM (``decoder.*``), its T5 (``text_encoder.*``) and its EnCodec
+(``audio_encoder.*``), in one safetensors file or several.
+"""
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from audiocraft_ext.errors import CheckpointError
+
+State = dict[str, Tensor]
+MODEL_TYPES = ("musicgen", "musicgen_melody")
+
+_LM = "decoder.model.decoder."
+_LAYER = r"decoder\.model\.decoder\.layers\.(\d+)\."
+# Their name for a weight → audiocraft's. Queries, keys and values, one matrix in audiocraft, are joined after.
+_RENAMES = [
+    (r"decoder\.model\.decoder\.embed_tokens\.(\d+)\.", r"emb.\1."),
+    (r"decoder\.lm_heads\.(\d+)\.", r"linears.\1."),
+    (r"decoder\.model\.decoder\.layer_norm\.", r"out_norm."),
+    (_LAYER + r"self_attn\.", r"transformer.layers.\1.self_attn."),
+    (_LAYER + r"encoder_attn\.", r"transformer.layers.\1.cross_attention."),
+    (_LAYER + r"self_attn_layer_norm\.", r"transformer.layers.\1.norm1."),
+    (_LAYER + r"encoder_attn_layer_norm\.", r"transformer.layers.\1.norm_cross."),
+    (_LAYER + r"final_layer_norm\.", r"transformer.layers.\1.norm2."),
+    (_LAYER + r"fc([12])\.", r"transformer.layers.\1.linear\2."),
+    (r"enc_to_dec_proj\.", r"condition_provider.conditioners.description.output_proj."),
+    (r"audio_enc_to_dec_proj\.", r"condition_provider.conditioners.self_wav.output_proj."),
+]
+
+
+def read_weights(folder: Path) -> State:
+    """All tensors of a folder's safetensors files, mapped, not copied."""
+    state: State = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            state |= {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is no dict
+    return state
+
+
+def part(state: State, prefix: str) -> State:
+    """The weights of one of the three models, without its prefix."""
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+
+
+def to_audiocraft(state: State) -> State:
+    """The LM's weights under audiocraft's names; raises ``CheckpointError`` for one that has none there."""
+    renamed: State = {}
+    for key, value in state.items():
+        # The sinusoids of the positions are computed, not learnt.
+        if key.startswith(("text_encoder.", "audio_encoder.")) or ".embed_positions." in key:
+            continue
+        renamed[_audiocraft_name(key)] = value
+    for key in [key for key in renamed if key.endswith(".q_proj.weight")]:
+        attention = key.removesuffix("q_proj.weight")
+        thirds = [renamed.pop(f"{attention}{name}_proj.weight") for name in "qkv"]
+        renamed[f"{attention}in_proj_weight"] = torch.cat(thirds)
+    return renamed
+
+
+def _audiocraft_name(key: str) -> str:
+    for theirs, ours in _RENAMES:
+        if re.match(theirs, key):
+            return re.sub(theirs, ours, key, count=1)
+    raise CheckpointError(f"A Hugging Face MusicGen with a weight that MusicGen does not have: {key}.")
+
+
+# ---------------------------------------------------------------------------------------------------- LoRA adapters
+
+_ADAPTED = re.compile(r"base_model\.model\.(.+)\.lora_(?:embedding_)?A(?:\.weight)?")
+
+
+def merge_adapter(base: State, folder: Path) -> State:
+    """``base`` with a PEFT LoRA adapter's changes added: W + alpha / r · B A, embeddings too, and whole saved modules.
+
+    Raises ``CheckpointError`` where the adapter fits no weight of the base at all, or one of its weights fits none.
+    """
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    adapter = read_weights(folder) if any(folder.glob("*.safetensors")) else _pickled(folder)
+    merged = dict(base)
+    used = set()
+    for key, down in adapter.items():
+        found = _ADAPTED.fullmatch(key)
+        if found is None:
+            continue
+        up_key = key.replace("_A", "_B") if "embedding" in key else key.replace("lora_A", "lora_B")
+        name = found[1] + ".weight"
+        if name not in base or up_key not in adapter:
+            raise CheckpointError(f"The adapter changes {name}, which its base model does not have.")
+        delta = adapter[up_key].float() @ down.float() * _scale(settings, found[1], rank=down.shape[0])
+        # An embedding's factors are those of its transpose.
+        merged[name] = base[name].float() + (delta.T if "embedding" in key else delta)
+        used |= {key, up_key}
+    for key in adapter.keys() - used:
+        name = key.removeprefix("base_model.model.").replace(".modules_to_save", "").replace(".default", "")
+        if name not in base:
+            raise CheckpointError(f"The adapter holds {key}, which fits no weight of its base model.")
+        merged[name] = adapter[key]
+        used.add(key)
+    if not used:
+        raise CheckpointError("The adapter changes no weight of its base model.")
+    return merged
+
+
+def _scale(settings: dict[str, Any], module: str, rank: int) -> float:
+    """alpha / r (or alpha / √r), with the exceptions that the adapter makes for single modules."""
+    patterns = settings.get("alpha_pattern") or {}
+    alpha = next((value for end, value in patterns.items() if module.endswith(end)), settings["lora_alpha"])
+    return alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
+
+
+def _pickled(folder: Path) -> State:
+    path = folder / "adapter_model.bin"
+    if not path.is_file():
+        raise CheckpointError("An adapter_config.json without adapter_model.safetensors or adapter_model.bin.")
+    return torch.load(path, map_location="cpu", weights_only=True)

@@ -1,0 +1,96 @@
+"""The shapes of an LM's weights → the solver config that builds it, for checkpoints that come without one.
+
+What shapes cannot tell is as in all of Meta's MusicGen: heads of 64, a window of 30 s, EnCodec at 32 kHz, the delay
+pattern.
+"""
+
+import logging
+
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from audiocraft_ext.errors import CheckpointError
+
+log = logging.getLogger(__name__)
+
+HEAD_DIM = 64
+_T5_OF_WIDTH = {512: "t5-small", 768: "t5-base", 1024: "t5-large"}
+_TEXT = "condition_provider.conditioners.description.output_proj.weight"
+_MELODY = "condition_provider.conditioners.self_wav.output_proj.weight"
+_FIRST_LAYER = "transformer.layers.0."
+
+
+def config_of(state: dict[str, Tensor], num_heads: int | None = None) -> DictConfig:
+    """The config of the LM whose weights, under audiocraft's names, are in ``state``.
+
+    ``num_heads`` is known where the checkpoint has a config of another kind; without it, all is inferred and logged.
+
+    Raises ``CheckpointError`` where a weight is missing that tells a size.
+    """
+    try:
+        n_q = sum(key.startswith("emb.") for key in state)
+        special_and_card, dim = state["emb.0.weight"].shape
+        num_layers = 1 + max(int(key.split(".")[2]) for key in state if key.startswith("transformer.layers."))
+        hidden = state[_FIRST_LAYER + "linear1.weight"].shape[0]
+        text_dim = state[_TEXT].shape[1]
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"A MusicGen without a config, and its sizes cannot be told: {error} is missing."
+        ) from error
+    melody = _MELODY in state
+    sizes = f"{n_q} codebooks of {special_and_card - 1}, {num_layers} layers of {dim}"
+    if num_heads is None:
+        log.warning("No config in the checkpoint; from its shapes: %s, %s.", sizes, "melody" if melody else "text")
+    return OmegaConf.create(
+        {
+            "lm_model": "transformer_lm",
+            "compression_model_checkpoint": "//pretrained/facebook/encodec_32khz",
+            "dataset": {"segment_duration": 30},
+            "interleave_stereo_codebooks": {"use": n_q == 8, "per_timestep": False},
+            "codebooks_pattern": {"modeling": "delay", "delay": {"delays": _delays(n_q), "flatten_first": 0}},
+            "classifier_free_guidance": {"training_dropout": 0.2, "inference_coef": 3.0},
+            "attribute_dropout": {},
+            "fuser": {
+                "cross_attention_pos_emb": False,
+                "sum": [],
+                "input_interpolate": [],
+                "cross": [] if melody else ["description"],
+                "prepend": ["self_wav", "description"] if melody else [],
+            },
+            "conditioners": _conditioners(text_dim, state[_MELODY].shape[1] if melody else None),
+            "transformer_lm": {
+                "n_q": n_q,
+                "card": special_and_card - 1,
+                "dim": dim,
+                "num_heads": num_heads or dim // HEAD_DIM,
+                "num_layers": num_layers,
+                "hidden_scale": hidden / dim,
+                "dropout": 0.0,
+                "causal": True,
+                "custom": False,
+                "memory_efficient": True,
+                "bias_proj": "linears.0.bias" in state,
+                "bias_ff": _FIRST_LAYER + "linear1.bias" in state,
+                "bias_attn": _FIRST_LAYER + "self_attn.in_proj_bias" in state,
+                "norm_first": "out_norm.weight" in state,
+                "norm": "layer_norm",
+                "activation": "gelu",
+                "positional_embedding": "sin",
+                "cross_attention": not melody,
+            },
+        }
+    )
+
+
+def _delays(n_q: int) -> list[int]:
+    """One frame more for each codebook; left and right of the stereo models' eight go together."""
+    return [k // 2 for k in range(n_q)] if n_q == 8 else list(range(n_q))
+
+
+def _conditioners(text_dim: int, n_chroma: int | None) -> dict[str, dict]:
+    t5 = {"name": _T5_OF_WIDTH.get(text_dim, "text_encoder"), "finetune": False, "word_dropout": 0.0}
+    conditioners: dict[str, dict] = {"description": {"model": "t5", "t5": {**t5, "normalize_text": False}}}
+    if n_chroma is not None:
+        chroma = {"sample_rate": 32000, "n_chroma": n_chroma, "radix2_exp": 14, "argmax": True}
+        conditioners["self_wav"] = {"model": "chroma_stem", "chroma_stem": {**chroma, "match_len_on_eval": False}}
+    return conditioners

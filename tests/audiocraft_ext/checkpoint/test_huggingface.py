@@ -1,0 +1,239 @@
+"""Hugging Face's MusicGen and its LoRA adapters, held to transformers' own model with small random weights."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import (
+    AutoTokenizer,
+    EncodecConfig,
+    MusicgenConfig,
+    MusicgenForConditionalGeneration,
+    MusicgenMelodyConfig,
+    MusicgenMelodyForConditionalGeneration,
+    T5Config,
+)
+from transformers.models.musicgen.configuration_musicgen import MusicgenDecoderConfig
+from transformers.models.musicgen_melody.configuration_musicgen_melody import MusicgenMelodyDecoderConfig
+
+from audiocraft_ext import checkpoint
+from audiocraft_ext.checkpoint import formats, huggingface
+from audiocraft_ext.errors import CheckpointError
+from audiocraft_ext.upstream import ConditioningAttributes
+from tests.tiny import CARD, TEXT_ENCODER
+
+DIM = 48
+PROMPT = "dark electro with a bass"
+_T5: dict[str, Any] = {"vocab_size": 1500, "d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_heads": 2}
+_ENCODEC: dict[str, Any] = {
+    "num_filters": 4,
+    "hidden_size": 16,
+    "codebook_size": CARD,
+    "codebook_dim": 16,
+    "sampling_rate": 32000,
+    "upsampling_ratios": [8, 5, 4, 4],
+    "target_bandwidths": [1.2],
+    "normalize": False,
+    "use_causal_conv": False,
+}
+_DECODER: dict[str, Any] = {
+    "vocab_size": CARD,
+    "hidden_size": DIM,
+    "num_hidden_layers": 2,
+    "ffn_dim": 4 * DIM,
+    "num_attention_heads": 3,
+    "num_codebooks": 4,
+    "pad_token_id": CARD,
+    "bos_token_id": CARD,
+}
+
+
+def _add_tokenizer(folder: Path) -> None:
+    for file in TEXT_ENCODER.glob("tokenizer*"):
+        shutil.copy(file, folder)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text MusicGen as ``save_pretrained`` writes it, in several safetensors files."""
+    folder = tmp_path_factory.mktemp("huggingface")
+    config = MusicgenConfig(
+        text_encoder=T5Config(**_T5).to_dict(),
+        audio_encoder=EncodecConfig(**_ENCODEC).to_dict(),
+        decoder=MusicgenDecoderConfig(**_DECODER).to_dict(),
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = MusicgenForConditionalGeneration(config)
+        # Initialisation leaves them at zero, where a lost one would not show.
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                torch.nn.init.normal_(parameter, std=0.5)
+    model.save_pretrained(folder, max_shard_size="200KB")
+    assert len(list(folder.glob("*.safetensors"))) > 1
+    _add_tokenizer(folder)
+    return folder
+
+
+def codes(n_frames: int = 20) -> Tensor:
+    return torch.randint(CARD, (1, 4, n_frames), generator=torch.Generator().manual_seed(0))
+
+
+@torch.inference_mode()
+def our_logits(loaded: checkpoint.Checkpoint) -> Tensor:
+    provider = loaded.lm.condition_provider
+    tensors = provider(provider.tokenize([ConditioningAttributes(text={"description": PROMPT})]))
+    logits: Tensor = loaded.lm(codes(), conditions=[], condition_tensors=tensors)
+    return logits[0]
+
+
+@torch.inference_mode()
+def their_logits(model: MusicgenForConditionalGeneration, folder: Path) -> Tensor:
+    prompt = AutoTokenizer.from_pretrained(folder)([PROMPT], return_tensors="pt")
+    text = model.enc_to_dec_proj(model.text_encoder(**prompt).last_hidden_state)
+    logits: Tensor = model.decoder(input_ids=codes()[0], encoder_hidden_states=text).logits
+    return logits
+
+
+# The largest difference measured is 9e-8, at logits of up to 0.3.
+def test_logits_are_those_of_transformers(folder: Path) -> None:
+    theirs = their_logits(MusicgenForConditionalGeneration.from_pretrained(folder).eval(), folder)
+    torch.testing.assert_close(our_logits(checkpoint.load(str(folder), "cpu")), theirs, rtol=0, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_the_codec_is_the_one_in_the_checkpoint(folder: Path) -> None:
+    model = MusicgenForConditionalGeneration.from_pretrained(folder).eval()
+    theirs = model.audio_encoder.decode(codes()[None], [None]).audio_values
+    ours = checkpoint.load(str(folder), "cpu").codec.decode(codes(), None)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+
+
+def test_a_melody_checkpoint_keeps_every_weight_and_is_told_apart(tmp_path: Path) -> None:
+    config = MusicgenMelodyConfig(
+        text_encoder=T5Config(**_T5).to_dict(),
+        audio_encoder=EncodecConfig(**_ENCODEC).to_dict(),
+        decoder=MusicgenMelodyDecoderConfig(**_DECODER).to_dict(),
+    )
+    MusicgenMelodyForConditionalGeneration(config).save_pretrained(tmp_path)
+    lm = formats.read(tmp_path).lm
+    assert lm.config.fuser.prepend == ["self_wav", "description"]
+    assert lm.config.conditioners.self_wav.chroma_stem.n_chroma == 12
+    assert lm.config.transformer_lm.num_heads == 3
+    assert lm.state["condition_provider.conditioners.self_wav.output_proj.weight"].shape == (DIM, 12)
+
+
+def test_a_folder_without_its_weights_is_refused(folder: Path, tmp_path: Path) -> None:
+    shutil.copy(folder / "config.json", tmp_path)
+    with pytest.raises(CheckpointError, match="no safetensors"):
+        checkpoint.load(str(tmp_path), "cpu")
+
+
+def test_an_unknown_weight_is_named() -> None:
+    with pytest.raises(CheckpointError, match=r"decoder\.extra"):
+        huggingface.to_audiocraft({"decoder.extra": torch.zeros(1)})
+
+
+# ---------------------------------------------------------------------------------------------------- LoRA adapters
+
+RANK = 4
+ADAPTED = {
+    "decoder.model.decoder.layers.0.self_attn.q_proj": (DIM, DIM),
+    "decoder.model.decoder.layers.1.encoder_attn.out_proj": (DIM, DIM),
+    "decoder.model.decoder.layers.1.fc1": (4 * DIM, DIM),
+    "decoder.lm_heads.2": (CARD, DIM),
+    "enc_to_dec_proj": (DIM, 32),
+}
+
+
+def write_adapter(folder: Path, base: Path, weights: dict[str, Tensor], **settings: Any) -> Path:
+    folder.mkdir(exist_ok=True)
+    config = {"peft_type": "LORA", "base_model_name_or_path": str(base), "r": RANK, "lora_alpha": 8, **settings}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    save_file(weights, folder / "adapter_model.safetensors")
+    return folder
+
+
+def factors(seed: int = 0) -> dict[str, Tensor]:
+    """LoRA factors as PEFT names them, for linear layers and one embedding."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = {}
+    for name, (n_out, n_in) in ADAPTED.items():
+        weights[f"base_model.model.{name}.lora_A.weight"] = torch.randn(RANK, n_in, generator=generator)
+        weights[f"base_model.model.{name}.lora_B.weight"] = torch.randn(n_out, RANK, generator=generator)
+    embedding = "base_model.model.decoder.model.decoder.embed_tokens.1"
+    weights[f"{embedding}.lora_embedding_A"] = torch.randn(RANK, CARD + 1, generator=generator)
+    weights[f"{embedding}.lora_embedding_B"] = torch.randn(DIM, RANK, generator=generator)
+    return weights
+
+
+@pytest.mark.parametrize(("settings", "scale"), [({}, 8 / RANK), ({"use_rslora": True}, 8 / RANK**0.5)])
+def test_an_adapter_is_merged_into_its_base(
+    folder: Path, tmp_path: Path, settings: dict[str, Any], scale: float
+) -> None:
+    weights = factors()
+    write_adapter(tmp_path / "adapter", folder, weights, **settings)
+    model = MusicgenForConditionalGeneration.from_pretrained(folder).eval()
+    state = model.state_dict()
+    for name in ADAPTED:
+        up, down = (weights[f"base_model.model.{name}.lora_{side}.weight"] for side in "BA")
+        state[f"{name}.weight"] += scale * up @ down
+    embedding = "decoder.model.decoder.embed_tokens.1"
+    up, down = (weights[f"base_model.model.{embedding}.lora_embedding_{side}"] for side in "BA")
+    state[f"{embedding}.weight"] += scale * (up @ down).T
+    merged = our_logits(checkpoint.load(str(tmp_path / "adapter"), "cpu"))
+    torch.testing.assert_close(merged, their_logits(model, folder), rtol=1e-4, atol=1e-3)
+    plain = our_logits(checkpoint.load(str(folder), "cpu"))
+    assert (merged - plain).abs().max() > 0.1
+
+
+def test_a_module_s_own_alpha_and_whole_saved_modules_are_respected(folder: Path, tmp_path: Path) -> None:
+    name = "decoder.model.decoder.layers.1.fc1"
+    weights = {key: value for key, value in factors().items() if name in key}
+    whole = torch.ones(DIM)
+    weights["base_model.model.decoder.model.decoder.layer_norm.weight"] = whole
+    write_adapter(tmp_path / "adapter", folder, weights, alpha_pattern={"layers.1.fc1": 2})
+    base = huggingface.read_weights(folder)
+    merged = huggingface.merge_adapter(base, tmp_path / "adapter")
+    up, down = (weights[f"base_model.model.{name}.lora_{side}.weight"] for side in "BA")
+    torch.testing.assert_close(merged[f"{name}.weight"], base[f"{name}.weight"] + 2 / RANK * up @ down)
+    assert torch.equal(merged["decoder.model.decoder.layer_norm.weight"], whole)
+
+
+WRONG: list[tuple[dict[str, Tensor], str]] = [
+    ({}, "changes no weight"),
+    ({"base_model.model.lm_head.lora_A.weight": torch.zeros(4, 8)}, "lm_head"),
+    ({"something.else": torch.zeros(1)}, "something.else"),
+]
+
+
+@pytest.mark.parametrize(("weights", "message"), WRONG, ids=["empty", "another model's", "no adapter's"])
+def test_an_adapter_that_fits_nothing_is_refused(
+    folder: Path, tmp_path: Path, weights: dict[str, Tensor], message: str
+) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        checkpoint.load(str(write_adapter(tmp_path, folder, weights)), "cpu")
+
+
+def test_an_adapter_without_its_base_says_so(tmp_path: Path) -> None:
+    write_adapter(tmp_path, tmp_path / "nowhere", factors())
+    with pytest.raises(CheckpointError, match="adapter's base model cannot be had"):
+        checkpoint.load(str(tmp_path), "cpu")
+
+
+def test_an_adapter_of_another_kind_of_model_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "config.json").write_text('{"model_type": "llama"}')
+    write_adapter(tmp_path / "adapter", tmp_path / "base", factors())
+    with pytest.raises(CheckpointError, match="no Hugging Face MusicGen"):
+        checkpoint.load(str(tmp_path / "adapter"), "cpu")
+
+
+def test_reading_maps_every_tensor_of_every_shard(folder: Path) -> None:
+    files = [load_file(path) for path in folder.glob("*.safetensors")]
+    assert set(huggingface.read_weights(folder)) == set().union(*files)
