@@ -7,6 +7,9 @@ import subprocess
 import threading
 import time
 import zipfile
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -293,6 +296,29 @@ def test_a_compressed_file_is_continued(server: httpx.Client, format: str, tmp_p
     subprocess.run([ffmpeg_path(), "-v", "error", "-i", wav, "-f", format, out], check=True)
     answer = predict(server, input_audio=data_url(out.read_bytes()), duration=3, continuation=True)
     assert samples_of(answer).shape[0] == 3 * SAMPLE_RATE
+
+
+@pytest.fixture
+def file_server(tmp_path: Path) -> Iterator[str]:
+    """The URL of a folder served over HTTP, which holds ``riff.wav``."""
+    (tmp_path / "riff.wav").write_bytes(base64.b64decode(tone(2).split(",")[1]))
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{http.server_port}"
+        http.shutdown()
+
+
+def test_audio_is_fetched_from_a_url(server: httpx.Client, file_server: str) -> None:
+    answer = predict(server, input_audio=f"{file_server}/riff.wav", duration=3, continuation=True)
+    assert samples_of(answer).shape[0] == 3 * SAMPLE_RATE
+
+
+def test_a_url_that_answers_404_fails_the_prediction_alone(server: httpx.Client, file_server: str) -> None:
+    answer = predict(server, input_audio=f"{file_server}/none.wav")
+    assert answer["status"] == "failed"
+    assert "404" in answer["error"]
+    assert_still_serving(server)
 
 
 def _free_slots(server: httpx.Client) -> int:

@@ -40,34 +40,45 @@ _TRAINING_KEYS = (
 def build_lm(
     file: LanguageModelFile, folder: Path, device: str, text_encoder: TransformersFile | None = None
 ) -> LMModel:
-    """The file's LM in eval mode; ``lm.cfg`` is its config, as audiocraft's loader leaves it."""
-    lm = untrained_lm(file.config, folder, device, text_encoder)
-    _load_strictly(lm, file.state, "language model")
+    """The file's LM in eval mode: fp32 on the CPU; on CUDA, as audiocraft loads it, its transformer in fp16.
+
+    The text encoder is the one given, else one that lies in ``folder`` under the config's name for it, else the public
+    one of that name, from the Hugging Face cache or hub. ``lm.cfg`` is the config, as audiocraft's loader leaves it.
+    """
+    # Built without memory, then given the file's own tensors: no random initialisation, no second copy.
+    lm = _assemble(file.config, folder, device, text_encoder, skeleton_device="meta")
+    _give(lm, file.state, device, "language model")
     return lm.eval()
 
 
-def untrained_lm(
-    config: DictConfig, folder: Path, device: str, text_encoder: TransformersFile | None = None
-) -> LMModel:
-    """The LM that a solver config describes: fp32 on the CPU and fp16 on CUDA, as audiocraft loads it.
+def untrained_lm(config: DictConfig, folder: Path, device: str) -> LMModel:
+    """The LM that a solver config describes, with weights drawn as audiocraft draws them."""
+    return _assemble(config, folder, device, None, skeleton_device=device)
 
-    The text encoder is the one given, else one that lies in ``folder`` under the config's name for it, else the public
-    one of that name, from the Hugging Face cache or hub.
-    """
+
+def _assemble(
+    config: DictConfig, folder: Path, device: str, text_encoder: TransformersFile | None, skeleton_device: str
+) -> LMModel:
+    """The LM with its transformer on ``skeleton_device`` and its conditioners on ``device``."""
     config = deepcopy(config)
     OmegaConf.set_struct(config, False)
     config.device, config.dtype = device, "float32" if device == "cpu" else "float16"
     for key in _TRAINING_KEYS:
         _drop(config, key)
-    ours = {name: _take(config, name) for name in list(config.conditioners) if _is_ours(config.conditioners[name])}
-    lm = builders.get_lm_model(config)
-    for name, settings in ours.items():
-        conditioner = _conditioner(settings, config, folder, device, text_encoder)
-        lm.condition_provider.conditioners[name] = conditioner.to(device)
-    if "self_wav" in lm.condition_provider.conditioners:
+    OmegaConf.resolve(config.conditioners)  # while its references to the rest of the config still reach it
+    dim, settings = config.transformer_lm.dim, config.conditioners
+    config.conditioners = {"args": settings.pop("args", {})}
+    ours = {name: settings.pop(name) for name in list(settings) if settings[name].model in ("t5", "chroma")}
+    provider = builders.get_conditioner_provider(dim, OmegaConf.merge(config, {"conditioners": settings}))
+    for name, own in ours.items():
+        provider.conditioners[name] = _conditioner(own, config, folder, device, text_encoder).to(device)
+    if "self_wav" in provider.conditioners:
         # MusicGen.get_pretrained does this; building without it silently changes the melody's prefix.
-        lm.condition_provider.conditioners["self_wav"].match_len_on_eval = True
-        lm.condition_provider.conditioners["self_wav"]._use_masking = False
+        provider.conditioners["self_wav"].match_len_on_eval = True
+        provider.conditioners["self_wav"]._use_masking = False
+    with torch.device(skeleton_device):
+        lm = builders.get_lm_model(OmegaConf.merge(config, {"device": skeleton_device}))
+    lm.condition_provider = provider
     lm.cfg = config
     return lm
 
@@ -89,7 +100,7 @@ def build_codec(file: CodecFile | TransformersFile, device: str) -> CompressionM
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch's, of the weight_norm that SEANet is built with
         codec = builders.get_compression_model(OmegaConf.merge(file.config, {"device": device}))
-    _load_strictly(codec, file.state, "codec")
+    _give(codec, file.state, device, "codec")
     return codec.eval()
 
 
@@ -99,17 +110,6 @@ def _drop(config: DictConfig, key: str) -> None:
     for parent in parents:
         node = node.get(parent) or {}
     node.pop(last, None)
-
-
-def _is_ours(settings: Any) -> bool:
-    return isinstance(settings, DictConfig) and settings.get("model") in ("t5", "chroma")
-
-
-def _take(config: DictConfig, name: str) -> DictConfig:
-    """Removes a conditioner from the config, so that audiocraft's builders leave it to us; its settings."""
-    settings = config.conditioners[name]
-    del config.conditioners[name]
-    return settings
 
 
 def _conditioner(
@@ -154,8 +154,11 @@ def _from_transformers(kind: Any, config: Any, state: State, what: str) -> Any:
     return model
 
 
-def _load_strictly(module: nn.Module, state: State, what: str) -> None:
+def _give(module: nn.Module, state: State, device: str, what: str) -> None:
+    """Puts ``state`` in the place of the module's own weights, in their dtypes; all must fit, and none be left over."""
+    dtypes = {key: value.dtype for key, value in module.state_dict().items()}
+    state = {key: value.to(device, dtypes.get(key, value.dtype)) for key, value in state.items()}
     try:
-        module.load_state_dict(state)
+        module.load_state_dict(state, assign=True)
     except RuntimeError as error:
         raise CheckpointError(f"The {what}'s weights do not fit its config: {error}") from error

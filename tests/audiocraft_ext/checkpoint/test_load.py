@@ -151,6 +151,15 @@ def test_training_keys_of_the_trainer_s_machine_are_dropped(export: Path, rewrap
     assert_same_weights(rewrapped, export)
 
 
+def test_a_reference_within_the_config_is_followed(export: Path, rewrapped: Path) -> None:
+    package = lm_package(export)
+    config = OmegaConf.create(package["xp.cfg"])
+    config.encoder = "text_encoder"
+    config.conditioners.description.t5.name = "${encoder}"
+    torch.save({**package, "xp.cfg": OmegaConf.to_yaml(config)}, rewrapped / "lm.bin")
+    assert_same_weights(rewrapped, export)
+
+
 def test_an_lm_alone_asks_for_the_public_codec_that_its_config_names(export: Path) -> None:
     config = OmegaConf.create({"compression_model_checkpoint": "//pretrained/facebook/encodec_32khz"})
     assert checkpoint.formats._codec_named_in(config).pretrained == "facebook/encodec_32khz"
