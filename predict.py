@@ -40,7 +40,7 @@ class Predictor(BasePredictor):
         self.outputs = tempfile.TemporaryDirectory(prefix="musicgen-")
         self.model = musicgen.Model(checkpoint.load(chosen, device))
         self.load_s: float | None = time.perf_counter() - start
-        print(f"Loaded {chosen} on {device} in {self.load_s:.1f} s")
+        print(f"Loaded {checkpoint.shown(chosen)} on {device} in {self.load_s:.1f} s")
 
     @cog.concurrent(max=4)
     async def predict(

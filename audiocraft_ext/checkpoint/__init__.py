@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from audiocraft_ext.checkpoint import build, formats, source
+from audiocraft_ext.checkpoint.download import shown
 from audiocraft_ext.checkpoint.source import chosen_weights
 from audiocraft_ext.errors import CheckpointError
 from audiocraft_ext.upstream import CompressionModel, LMModel
 
-__all__ = ["Checkpoint", "chosen_weights", "load"]
+__all__ = ["Checkpoint", "chosen_weights", "load", "shown"]
 
 
 @dataclass(frozen=True)

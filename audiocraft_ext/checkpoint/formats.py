@@ -14,7 +14,6 @@ OmegaConf config let through one by one.
 """
 
 import json
-import zipfile
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -169,8 +168,9 @@ def _recognise(file: Path) -> Iterator[LanguageModelFile | CodecFile]:
 
 def _load(file: Path) -> dict[Any, Any]:
     """A torch or safetensors file as a dict; empty for any other file."""
-    if zipfile.is_zipfile(file):
-        return load_pickle(file)
+    with file.open("rb") as opened:
+        if opened.read(4) == b"PK\x03\x04":  # torch.save writes a zip
+            return load_pickle(file)
     try:
         with safe_open(file, "pt") as tensors:
             return {key: tensors.get_tensor(key) for key in tensors.keys()}  # noqa: SIM118, it is no dict

@@ -1,71 +1,129 @@
 """Where a checkpoint's bytes are: a local file or folder, an https URL, or a Hugging Face hub id → a local path.
 
-Downloads are cached by their full identity: two people's ``trained_model.tar`` never meet. What the bytes mean is
-``formats.py``'s affair.
+A tar or zip archive, wherever it comes from, is unpacked. What is fetched or unpacked lies in ``musicgen/`` below
+``XDG_CACHE_HOME`` (``~/.cache``), what comes from the hub in the hub's own cache; all of it can be deleted at any time.
+What the bytes mean is ``formats.py``'s affair.
 """
 
-import hashlib
+import errno
 import os
 import re
 from pathlib import Path
 
-import torch
+import httpx2
+from huggingface_hub import errors as hub
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
+from audiocraft_ext.checkpoint.archive import is_archive, unpack
+from audiocraft_ext.checkpoint.download import download, shown
 from audiocraft_ext.errors import CheckpointError
 
 WEIGHTS_FOLDER = Path(__file__).parents[2] / "weights"
 EMBEDDED = WEIGHTS_FOLDER / "demo"
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_HUB_FILES = ["*.bin", "*.safetensors", "*.json", "*.th", "*.pt", "*.tar", "*.model"]
+
+_HUB_ID = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:@([\w./-]+))?")
+_SMALL_FILES = ["*.json", "*.model", "*.txt", "*.yaml", "*/*.safetensors", "*/*.bin"]
+# Many repositories hold one model in several wrappings. The first that there is, by a file to know it by, is fetched;
+# no look at the repository's list of files decides, since there is none offline.
+_HUB_WRAPPINGS = (
+    ("state_dict.bin", [*_SMALL_FILES, "state_dict.bin", "compression_state_dict.bin", "mbd*.th"]),
+    ("*.safetensors", [*_SMALL_FILES, "*.safetensors", "mbd*.th"]),
+    ("*", [*_SMALL_FILES, "*.bin", "*.th", "*.pt", "*.pth", "*.ckpt", "*.tar", "*.tar.*", "*.tgz", "*.zip"]),
+)
+_TRAINERS_FILES = ["checkpoint-*/*", "*optimizer*", "*scheduler.*", "*rng_state*", "*training_args.bin"]
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def chosen_weights(weights: str | None) -> str:
     """The first of: the one asked for, ``MUSICGEN_WEIGHTS``, what lies in ``weights/``, the embedded checkpoint."""
     if chosen := weights or os.environ.get("MUSICGEN_WEIGHTS"):
         return chosen
-    own = [path for path in WEIGHTS_FOLDER.iterdir() if path.is_file() and path.suffix not in (".md", "")]
-    return str(WEIGHTS_FOLDER if own else EMBEDDED)
+    return str(WEIGHTS_FOLDER if _own_files(WEIGHTS_FOLDER) else EMBEDDED)
 
 
 def fetch(weights: str) -> Path:
-    """The local file or folder that ``weights`` names, downloaded if it is a URL or a hub id."""
-    local = Path(weights).expanduser()
+    """The local file or folder that ``weights`` names: downloaded if it is a URL or a hub id, unpacked if an archive.
+
+    A folder with an archive and nothing else to load is that archive. Raises ``CheckpointError`` with what was tried,
+    what is wrong, and the way out.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "musicgen"
+    try:
+        path = _locate(weights, cache)
+        files = _own_files(path) if path.is_dir() else [path]
+        return unpack(files[0], cache / "archives") if len(files) == 1 and is_archive(files[0]) else path
+    except OSError as error:
+        if error.errno in _DISK_FULL:
+            raise CheckpointError(
+                f"The disk is full: there is no room for {shown(weights)}. Free some, or name a folder on a larger "
+                f"disk in XDG_CACHE_HOME instead of {cache.parent} (in HF_HOME for hub ids)."
+            ) from error
+        problem = error.strerror or type(error).__name__
+        raise CheckpointError(
+            f"{shown(weights)} cannot be read, or not be kept in {cache}: {problem}"
+            f"{f' ({error.filename})' if error.filename else ''}. XDG_CACHE_HOME names another folder for it."
+        ) from error
+
+
+def _locate(weights: str, cache: Path) -> Path:
+    if "://" in weights:
+        return download(weights, cache / "downloads")
+    local = Path(os.path.expanduser(weights))
     if local.exists():
         return local
-    if weights.startswith("https://"):
-        return _download(weights)
-    if _HUB_ID.fullmatch(weights):
-        return _from_hub(weights)
+    if match := _HUB_ID.fullmatch(weights):
+        return _from_hub(match[1], match[2])
     raise CheckpointError(
         f"There is no checkpoint at {weights!r}: it is neither an existing file or folder, nor an https URL, "
-        "nor a Hugging Face id like facebook/musicgen-small."
+        "nor a Hugging Face id like facebook/musicgen-small or owner/name@revision."
     )
 
 
-def _download(url: str) -> Path:
-    """The file behind ``url``, kept under the hash of the whole URL; a broken download leaves nothing behind."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "musicgen"
-    path = cache / hashlib.sha256(url.encode()).hexdigest()
-    if not path.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(url, str(path), progress=False)
-        except OSError as error:
-            raise CheckpointError(f"The checkpoint at {url} could not be downloaded: {error}.") from error
-    return path
+def _own_files(folder: Path) -> list[Path]:
+    """The files in a folder that may be weights: not its README, .gitignore or LICENSE."""
+    return [path for path in folder.iterdir() if path.is_file() and path.suffix not in (".md", "")]
 
 
-def _from_hub(name: str) -> Path:
+def _from_hub(name: str, revision: str | None) -> Path:
+    """The snapshot of a hub repository, from the hub's cache where the hub cannot be reached or is not to be asked."""
     try:
-        return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
-    except RepositoryNotFoundError as error:
-        raise CheckpointError(
-            f"{name!r} is no local file or folder, and the Hugging Face hub has no such public model. "
-            "For a private one set HF_TOKEN."
-        ) from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise CheckpointError(
-            f"{name!r} is not in the local Hugging Face cache and the hub cannot be reached: {type(error).__name__}."
-        ) from error
+        for known_by, patterns in _HUB_WRAPPINGS:
+            folder = snapshot_download(
+                name, revision=revision, allow_patterns=patterns, ignore_patterns=_TRAINERS_FILES
+            )
+            if any(Path(folder).glob(known_by)):
+                return Path(folder)
+    except (OSError, httpx2.HTTPError, hub.HFValidationError) as error:
+        if isinstance(error, OSError) and error.errno in _DISK_FULL:
+            raise
+        raise CheckpointError(_hub_problem(name, revision, error)) from None
+    raise CheckpointError(f"{name} on the Hugging Face hub holds no weights, but for formats that are not read.")
+
+
+def _hub_problem(name: str, revision: str | None, error: Exception) -> str:
+    match error:
+        case hub.GatedRepoError():
+            return (
+                f"{name} is gated on the Hugging Face hub: accept its terms at https://huggingface.co/{name}, and set "
+                "HF_TOKEN to a token of that account."
+            )
+        case hub.RepositoryNotFoundError() | hub.HFValidationError():
+            return (
+                f"{name!r} is no local file or folder, and the Hugging Face hub has no such public model. "
+                "For a private one set HF_TOKEN to a token that may read it."
+            )
+        case hub.RevisionNotFoundError():
+            return (
+                f"{name} on the Hugging Face hub has no revision {revision!r}: name a branch, a tag or a commit of it."
+            )
+        case hub.LocalEntryNotFoundError():
+            return (
+                f"{name!r} is no local file or folder, nor all of it in the local Hugging Face cache, and the hub "
+                "cannot be reached, or is not to be asked (HF_HUB_OFFLINE). Load it once with a network."
+            )
+        case hub.HfHubHTTPError() if error.response.status_code in (401, 403):
+            return f"The Hugging Face hub does not let the token in HF_TOKEN read {name}: set it to one that may."
+        case hub.HfHubHTTPError():
+            return f"{name} could not be fetched: the Hugging Face hub answers {error.response.status_code}. Try later."
+        case _:
+            return f"{name} could not be fetched from the Hugging Face hub: {type(error).__name__}. Try again."

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
 from audiocraft_ext import checkpoint
-from audiocraft_ext.checkpoint import infer, source
+from audiocraft_ext.checkpoint import infer
 from audiocraft_ext.errors import CheckpointError
 from audiocraft_ext.musicgen import Model
 from audiocraft_ext.progress import Progress
@@ -224,23 +224,3 @@ def test_a_codec_of_other_codebooks_is_refused(export: Path, rewrapped: Path) ->
     (rewrapped / "lm.bin").symlink_to(export / "state_dict.bin")
     with pytest.raises(CheckpointError, match="do not belong together"):
         checkpoint.load(str(rewrapped), "cpu")
-
-
-def test_weights_are_chosen_by_argument_then_environment_then_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(source, "WEIGHTS_FOLDER", tmp_path)
-    monkeypatch.delenv("MUSICGEN_WEIGHTS", raising=False)
-    (tmp_path / "README.md").touch()
-    assert source.chosen_weights(None) == str(source.EMBEDDED)
-    (tmp_path / "trained_model.tar").touch()
-    assert source.chosen_weights(None) == str(tmp_path)
-    monkeypatch.setenv("MUSICGEN_WEIGHTS", "someone/their-model")
-    assert source.chosen_weights(None) == "someone/their-model"
-    assert source.chosen_weights("mine") == "mine"
-
-
-@pytest.mark.parametrize("weights", ["no/such/folder", "nowhere", "http://insecure/model.tar"])
-def test_a_place_that_is_none_is_refused_in_a_sentence(weights: str) -> None:
-    with pytest.raises(CheckpointError, match="neither an existing file"):
-        source.fetch(weights)

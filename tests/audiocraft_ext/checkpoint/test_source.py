@@ -1,0 +1,208 @@
+"""Every way to name a checkpoint, fetched; the hub's client is the real one, against a hub on this machine."""
+
+import errno
+import os
+import re
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from audiocraft_ext.checkpoint import download, source
+from audiocraft_ext.errors import CheckpointError
+from tests.audiocraft_ext.checkpoint.loopback import File, HubHandler, Server, serving
+
+ROOT = Path(__file__).parents[3]
+
+# fetch of each argument, a line each, in a process of its own: the hub's client reads its environment when it is
+# imported. The package's __init__ is stepped over, which imports audiocraft.
+PROBE = """
+import resource, sys, types
+package = types.ModuleType("audiocraft_ext.checkpoint")
+package.__path__ = ["audiocraft_ext/checkpoint"]
+sys.modules[package.__name__] = package
+from audiocraft_ext.checkpoint import download, source
+from audiocraft_ext.errors import CheckpointError
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), int(sys.argv[1])))
+for weights in sys.argv[2:]:
+    try:
+        print(source.fetch(weights))
+    except CheckpointError as error:
+        print("REFUSED", str(error).replace(chr(10), " "))
+"""
+
+
+def fetched(environment: dict[str, str], *weights: str, largest_file_bytes: int = -1) -> list[str]:
+    """What a fresh process makes of each of ``weights``: its path, or "REFUSED" and why."""
+    command = [sys.executable, "-c", PROBE, str(largest_file_bytes), *weights]
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "MUSICGEN_"))}
+    quiet = {"NO_PROXY": "127.0.0.1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    done = subprocess.run(
+        command, cwd=ROOT, env={**inherited, **quiet, **environment}, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    return tmp_path / "cache" / "musicgen"
+
+
+@pytest.fixture
+def hub() -> Iterator[Server]:
+    with serving(HubHandler) as server:
+        exported = ["state_dict.bin", "compression_state_dict.bin", "model.safetensors", "pytorch_model.bin"]
+        transformers = ["config.json", "model-1-of-2.safetensors", "model-2-of-2.safetensors", "pytorch_model.bin"]
+        repositories = {
+            "someone/exported": [*exported, "config.json", "text_encoder/model.safetensors", "sample.wav"],
+            "someone/transformers": [*transformers, "checkpoint-500/model.safetensors", "optimizer.pt"],
+            "someone/tuned": ["trained_model.tar", "README.md"],
+            "someone/gated": ["state_dict.bin"],
+            "someone/sounds": ["README.md", "sample.wav"],
+        }
+        for name, paths in repositories.items():
+            server.files |= {f"{name}/{path}": File(f"{name}/{path}".encode()) for path in paths}
+        yield server
+
+
+def files_in(folder: str) -> set[str]:
+    return {str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.is_file()}
+
+
+def test_weights_are_chosen_by_argument_then_environment_then_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source, "WEIGHTS_FOLDER", tmp_path)
+    monkeypatch.delenv("MUSICGEN_WEIGHTS", raising=False)
+    (tmp_path / "README.md").touch()
+    assert source.chosen_weights(None) == str(source.EMBEDDED)
+    (tmp_path / "trained_model.tar").touch()
+    assert source.chosen_weights(None) == str(tmp_path)
+    monkeypatch.setenv("MUSICGEN_WEIGHTS", "someone/their-model")
+    assert source.chosen_weights(None) == "someone/their-model"
+    assert source.chosen_weights("mine") == "mine"
+
+
+@pytest.mark.parametrize("weights", ["no/such/folder", "nowhere", "../no/where", "/nowhere", "~/nowhere", "~nobody/x"])
+def test_a_place_that_is_none_is_refused_in_a_sentence(weights: str) -> None:
+    with pytest.raises(CheckpointError, match="neither an existing file"):
+        source.fetch(weights)
+
+
+def test_local_files_and_folders_are_taken_where_they_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    model = tmp_path / "my model" / "trained_model.tar"
+    model.parent.mkdir()
+    torch.save({"model": torch.zeros(3)}, model)
+    assert source.fetch(str(model)) == model
+    assert source.fetch(str(model.parent)) == model.parent
+    assert source.fetch("~/my model") == model.parent
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    """What hosted trainers hand out: a real tar with the fine-tuner's file in it."""
+    (tmp_path / "trained_model.tar").write_bytes(os.urandom(100_000))
+    path = tmp_path / "weights" / "trained_model.tar"
+    path.parent.mkdir()
+    with tarfile.open(path, "w:gz") as tar:
+        tar.add(tmp_path / "trained_model.tar", "trained_model.tar")
+    return path
+
+
+def test_an_archive_is_unpacked_from_a_file_a_folder_and_a_url(archive: Path, cache: Path) -> None:
+    (archive.parent / "README.md").touch()
+    with serving() as server:
+        server.files["/model"] = File(archive.read_bytes())
+        for weights in (str(archive), str(archive.parent), server.url("/model")):
+            folder = source.fetch(weights)
+            assert folder.is_relative_to(cache / "archives")
+            assert (folder / "trained_model.tar").stat().st_size == 100_000
+
+
+def test_a_signed_url_may_be_longer_than_a_file_s_name() -> None:
+    with serving() as server:
+        server.files["/model.tar"] = File(b"weights")
+        assert source.fetch(server.url("/model.tar?signature=" + "x" * 5000)).read_bytes() == b"weights"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
+def test_a_full_disk_is_told_and_the_download_can_go_on(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "_PAUSES_S", (0.0,))
+    with serving() as server:
+        url = server.url("/model.tar")
+        server.files["/model.tar"] = File(bytes(200_000), knows_ranges=False, stops_after=10, n_stops=99)
+        with pytest.raises(CheckpointError, match="broke off"):
+            source.fetch(url)
+        (part,) = cache.rglob("*.part")
+        begun = part.rename(part.with_suffix(".begun"))
+        part.symlink_to("/dev/full")
+        server.files["/model.tar"] = File(bytes(200_000))
+        with pytest.raises(CheckpointError, match=r"disk is full.*XDG_CACHE_HOME") as caught:
+            source.fetch(url)
+        assert isinstance(caught.value.__cause__, OSError)
+        assert caught.value.__cause__.errno == errno.ENOSPC
+        begun.replace(part)
+        assert source.fetch(url).read_bytes() == bytes(200_000)
+        assert server.ranges()[-1] == "bytes=10-"
+
+
+def test_a_disk_that_is_full_for_an_archive_or_the_hub_is_told(archive: Path, hub: Server, tmp_path: Path) -> None:
+    hub.files["someone/tuned/trained_model.tar"].content = bytes(200_000)
+    places = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "HF_HOME": str(tmp_path / "hub"), "HF_ENDPOINT": hub.url()}
+    told = fetched(places, str(archive), "someone/tuned", largest_file_bytes=50_000)
+    assert [bool(re.match(r"REFUSED The disk is full.*HF_HOME", line)) for line in told] == [True, True], told
+    assert not list((tmp_path / "cache" / "musicgen" / "archives").glob("*/"))
+
+
+def test_a_cache_that_is_no_folder_is_told(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(CheckpointError, match=r"Not a directory.*XDG_CACHE_HOME"):
+        source.fetch(str(archive))
+
+
+def test_of_a_hub_repository_one_wrapping_is_fetched_and_serves_offline(hub: Server, tmp_path: Path) -> None:
+    place = {"HF_HOME": str(tmp_path / "hub"), "HF_ENDPOINT": hub.url()}
+    names = ["someone/exported", "someone/exported@v1", "someone/transformers", "someone/tuned"]
+    first = fetched(place, *names)
+    assert [files_in(folder) for folder in first] == [
+        {"state_dict.bin", "compression_state_dict.bin", "config.json", "text_encoder/model.safetensors"},
+        {"state_dict.bin", "compression_state_dict.bin", "config.json", "text_encoder/model.safetensors"},
+        {"config.json", "model-1-of-2.safetensors", "model-2-of-2.safetensors"},
+        {"trained_model.tar"},
+    ]
+    assert Path(first[0], "state_dict.bin").read_bytes() == b"someone/exported/state_dict.bin"
+    hub.asked.clear()
+    assert fetched({**place, "HF_HUB_OFFLINE": "1"}, *names) == first
+    assert not hub.asked
+    assert fetched({**place, "HF_ENDPOINT": "http://127.0.0.1:1"}, *names) == first
+
+
+def test_what_the_hub_refuses_is_told_in_a_sentence(hub: Server, tmp_path: Path) -> None:
+    place = {"HF_HOME": str(tmp_path / "hub"), "HF_ENDPOINT": hub.url()}
+    asked = ["someone/unknown", "someone/tuned@v2", "someone/gated", "some--one/x..y", "someone/sounds"]
+    unknown, revision, gated, invalid, weightless = fetched(place, *asked)
+    assert re.match("REFUSED 'someone/unknown' is no local .* no such public model.* HF_TOKEN", unknown)
+    assert re.match("REFUSED someone/tuned .* has no revision 'v2'", revision)
+    assert re.match("REFUSED someone/gated is gated .* accept its terms .* HF_TOKEN", gated)
+    assert re.match("REFUSED 'some--one/x..y' is no local .* no such public model", invalid)
+    assert re.match("REFUSED someone/sounds .* holds no weights", weightless)
+    (opened,) = fetched({**place, "HF_TOKEN": "good"}, "someone/gated")
+    assert files_in(opened) == {"state_dict.bin"}
+    (refused,) = fetched({**place, "HF_TOKEN": "bad"}, "someone/exported")
+    assert re.match("REFUSED .* token in HF_TOKEN", refused)
+
+
+def test_what_is_not_cached_and_cannot_be_reached_is_told_in_a_sentence(tmp_path: Path) -> None:
+    place = {"HF_HOME": str(tmp_path / "hub"), "HF_ENDPOINT": "http://127.0.0.1:1"}
+    for offline in ("0", "1"):
+        (told,) = fetched({**place, "HF_HUB_OFFLINE": offline}, "someone/exported")
+        assert re.match("REFUSED 'someone/exported' is no local .* cannot be reached.*HF_HUB_OFFLINE", told)
