@@ -31,6 +31,8 @@ lint: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy .
+	$(BIN)/mypy script/predict
+	$(BIN)/mypy script/spectrogram
 
 bench: .venv/ready
 	$(BIN)/python -m benchmarks.demo_quality
