@@ -1,0 +1,284 @@
+"""Trains the LM of the melody kind on codes, chroma and embedded captions. Knows nothing of audio.
+
+    python -m weights.demo.train.lm --minutes 55
+
+audiocraft builds and runs it; only the conditions are put together here, because text and chroma were embedded once, in
+advance. What is dropped becomes exactly what audiocraft gives for an absent condition: zeros for text, the projection
+of silence for chroma.
+"""
+
+import argparse
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from audiocraft_ext.conditioners import ChromaConditioner
+from audiocraft_ext.upstream import LMModel, T5Conditioner, builders
+from weights.demo.train import codec
+from weights.demo.train.synth import FRAME_RATE
+from weights.demo.train.text_encoder import TextSettings
+from weights.demo.train.tokens import CHROMA, CLIP_FRAMES
+
+LM_CONFIG: dict[str, Any] = {
+    "solver": "musicgen",
+    "lm_model": "transformer_lm",
+    "sample_rate": codec.CODEC_CONFIG["sample_rate"],
+    "channels": 1,
+    "dataset": {"segment_duration": CLIP_FRAMES // FRAME_RATE},
+    "interleave_stereo_codebooks": {"use": False},
+    "codebooks_pattern": {
+        "modeling": "delay",
+        "delay": {"delays": [0, 1, 2, 3], "flatten_first": 0, "empty_initial": 0},
+    },
+    "transformer_lm": {
+        "dim": 256,
+        "num_heads": 4,
+        "num_layers": 6,
+        "hidden_scale": 4,
+        "n_q": 4,
+        "card": 512,
+        "dropout": 0.0,
+        "emb_lr": None,
+        "activation": "gelu",
+        "norm_first": True,
+        "bias_ff": False,
+        "bias_attn": False,
+        "bias_proj": False,
+        "past_context": None,
+        "causal": True,
+        "custom": False,
+        "memory_efficient": True,
+        "attention_as_float32": False,
+        "layer_scale": None,
+        "positional_embedding": "sin",
+        "xpos": False,
+        "checkpointing": "none",
+        "weight_init": "gaussian",
+        "depthwise_init": "current",
+        "zero_bias_init": True,
+        "norm": "layer_norm",
+        "cross_attention": False,
+        "qk_layer_norm": False,
+        "qk_layer_norm_cross": False,
+        "attention_dropout": None,
+        "kv_repeat": 1,
+        "two_step_cfg": False,
+    },
+    "fuser": {
+        "cross_attention_pos_emb": False,
+        "cross_attention_pos_emb_scale": 1.0,
+        "sum": [],
+        "cross": [],
+        "prepend": ["self_wav", "description"],
+        "input_interpolate": [],
+    },
+    "conditioners": {
+        "args": {},
+        "self_wav": {"model": "chroma", "chroma": CHROMA},
+        "description": {
+            "model": "t5",
+            "t5": {"name": "text_encoder", "finetune": False, "word_dropout": 0.0, "normalize_text": False},
+        },
+    },
+    "classifier_free_guidance": {"training_dropout": 0.12, "inference_coef": 3.0},
+    "attribute_dropout": {},
+}
+
+
+@dataclass(frozen=True)
+class LMSettings:
+    """How the LM is trained."""
+
+    minutes: float = 55.0
+    seed: int = 0
+    batch: int = 8
+    learning_rate: float = 2e-3
+    warmup_s: float = 30.0
+    weight_decay: float = 0.05
+    # Four-second crops teach sounds, tempo and instruments at half the price; whole clips come after.
+    short_until: float = 0.35
+    short_frames: int = 200
+    null_p: float = LM_CONFIG["classifier_free_guidance"]["training_dropout"]
+    no_text_p: float = 0.1
+    melody_p: float = 0.4
+    codebook_weights: tuple[float, ...] = (3.0, 1.0, 0.4, 0.25)
+    save_every_s: float = 120.0
+
+
+def build_lm(text_folder: Path) -> LMModel:
+    """The untrained LM on the CPU, with the text encoder that lies in `text_folder`."""
+    config = OmegaConf.create({**LM_CONFIG, "device": "cpu", "dtype": "float32"})
+    chroma = dict(config.conditioners.pop("self_wav").chroma)
+    config.conditioners.description.t5.name = str(text_folder)
+    T5Conditioner.MODELS_DIMS[str(text_folder)] = TextSettings.width
+    T5Conditioner.MODELS.append(str(text_folder))
+    lm = builders.get_lm_model(config)
+    lm.condition_provider.conditioners["self_wav"] = ChromaConditioner(
+        output_dim=lm.dim, duration=config.dataset.segment_duration, **chroma
+    )
+    return lm
+
+
+@dataclass(frozen=True)
+class Batch:
+    """codes [B, K, T]; chroma [B, T', 12], zeros where dropped; text [B, tokens, W] and its mask; loss_from [B]."""
+
+    codes: Tensor
+    chroma: Tensor
+    text: Tensor
+    text_mask: Tensor
+    loss_from: Tensor
+
+
+def pad_texts(embeddings: list[Tensor | None], n_padding: int) -> tuple[Tensor, Tensor]:
+    """([B, tokens, W], mask [B, tokens]); None is an absent text, and all rows get at least one token."""
+    longest = max([len(states) for states in embeddings if states is not None], default=1) + n_padding
+    text = torch.zeros(len(embeddings), longest, TextSettings.width)
+    mask = torch.zeros(len(embeddings), longest)
+    for row, states in enumerate(embeddings):
+        if states is not None:
+            text[row, : len(states)] = states.float()
+            mask[row, : len(states)] = 1
+    return text, mask
+
+
+def draw_batch(data: dict[str, Any], rows: list[int], rng: np.random.Generator, n_frames: int, s: LMSettings) -> Batch:
+    """The captions `rows` (numbered through all clips) with their clips, conditions dropped at random."""
+    n_captions = len(data["embeddings"]) // len(data["codes"])
+    clips = torch.tensor(rows) // n_captions
+    null = rng.random(len(rows)) < s.null_p
+    no_text = null | (rng.random(len(rows)) < s.no_text_p)
+    melody = torch.from_numpy(~null & (rng.random(len(rows)) < s.melody_p))
+    texts = [None if no_text[i] else data["embeddings"][row] for i, row in enumerate(rows)]
+    text, text_mask = pad_texts(texts, int(rng.integers(4)))
+    chroma = data["chroma"][clips].float() * melody[:, None, None]
+    return Batch(data["codes"][clips, :, :n_frames].long(), chroma, text, text_mask, data["loss_from"][clips])
+
+
+def conditions(lm: LMModel, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
+    """Condition tensors in audiocraft's order: text first, since what is prepended last stands first."""
+    conditioners = lm.condition_provider.conditioners
+    text = conditioners["description"].output_proj(batch.text) * batch.text_mask[..., None]
+    chroma = conditioners["self_wav"].output_proj(batch.chroma)
+    return {"description": (text, batch.text_mask), "self_wav": (chroma, torch.ones(chroma.shape[:2]))}
+
+
+def codebook_losses(lm: LMModel, batch: Batch) -> Tensor:
+    """Mean cross-entropy in nats of each codebook [K] over the frames that count."""
+    output = lm.compute_predictions(batch.codes, [], conditions(lm, batch))
+    frames = torch.arange(batch.codes.shape[-1])
+    keep = output.mask & (frames >= batch.loss_from[:, None])[:, None]
+    losses = []
+    for k in range(batch.codes.shape[1]):
+        losses.append(cross_entropy(output.logits[:, k][keep[:, k]].float(), batch.codes[:, k][keep[:, k]]))
+    return torch.stack(losses)
+
+
+def epochs(data: dict[str, Any], s: LMSettings, first_step: int) -> Iterator[tuple[int, list[int]]]:
+    """(step, caption numbers) for ever; a batch's captions are alike in length, so that every prefix length is seen."""
+    lengths = np.array([len(states) for states in data["embeddings"]])
+    step = 0
+    for epoch in range(10**6):
+        rng = np.random.default_rng((s.seed, 11, epoch))
+        order = rng.permutation(len(lengths))
+        pools = [order[i : i + 64 * s.batch] for i in range(0, len(order), 64 * s.batch)]
+        for pool in pools:
+            pool = pool[np.argsort(lengths[pool], kind="stable")]
+            batches = [pool[i : i + s.batch] for i in range(0, len(pool), s.batch)]
+            for i in rng.permutation(len(batches)):
+                if step >= first_step:
+                    yield step, batches[i].tolist()
+                step += 1
+
+
+def make_optimisers(lm: LMModel, s: LMSettings) -> list[torch.optim.Optimizer]:
+    """Muon for the transformer's matrices, AdamW for embeddings, heads, norms and projections."""
+    matrices = [p for p in lm.transformer.parameters() if p.ndim == 2]
+    chosen = {id(p) for p in matrices}
+    others = [p for p in lm.parameters() if id(p) not in chosen]
+    return [
+        torch.optim.Muon(
+            matrices, s.learning_rate, weight_decay=s.weight_decay, momentum=0.95, adjust_lr_fn="match_rms_adamw"
+        ),
+        torch.optim.AdamW(others, s.learning_rate, betas=(0.9, 0.95), weight_decay=0.0),
+    ]
+
+
+def set_learning_rate(optimisers: list[torch.optim.Optimizer], s: LMSettings, elapsed_s: float) -> None:
+    """Warm-up, then a cosine to zero, over wall time."""
+    done = min(elapsed_s / (s.minutes * 60), 1.0)
+    rate = s.learning_rate * min(elapsed_s / s.warmup_s + 0.01, 1.0) * 0.5 * (1 + math.cos(math.pi * done))
+    for optimiser in optimisers:
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+
+
+def train_step(
+    lm: LMModel, optimisers: list[torch.optim.Optimizer], batch: Batch, codebook_weights: tuple[float, ...]
+) -> Tensor:
+    """One step; the losses in nats [K] before it."""
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = codebook_losses(lm, batch)
+    lm.zero_grad(set_to_none=True)
+    (losses * torch.tensor(codebook_weights)).sum().backward()
+    torch.nn.utils.clip_grad_norm_(lm.parameters(), 1.0)
+    for optimiser in optimisers:
+        optimiser.step()
+    return losses.detach()
+
+
+def resume(path: Path, lm: LMModel, optimisers: list[torch.optim.Optimizer]) -> tuple[int, float]:
+    """Loads what a former run left at `path`, if anything; its (steps, seconds)."""
+    if not path.exists():
+        return 0, 0.0
+    saved = torch.load(path, weights_only=True)
+    lm.load_state_dict(saved["lm"])
+    for optimiser, state in zip(optimisers, saved["optimisers"], strict=True):
+        optimiser.load_state_dict(state)
+    return saved["step"], saved["elapsed_s"]
+
+
+def train(s: LMSettings, work: Path) -> None:
+    """Trains for `s.minutes` in all, resuming from `work`/lm.pt if it is there."""
+    torch.manual_seed(s.seed)
+    data = torch.load(work / "tokens.pt", weights_only=True)
+    lm, path = build_lm(work / "text_encoder").train(), work / "lm.pt"
+    optimisers = make_optimisers(lm, s)
+    first_step, elapsed_s = resume(path, lm, optimisers)
+    started, saved_at, recent = time.monotonic() - elapsed_s, elapsed_s, list[Tensor]()
+    for step, rows in epochs(data, s, first_step):
+        n_frames = s.short_frames if elapsed_s < s.short_until * s.minutes * 60 else CLIP_FRAMES
+        set_learning_rate(optimisers, s, elapsed_s)
+        batch = draw_batch(data, rows, np.random.default_rng((s.seed, 12, step)), n_frames, s)
+        recent.append(train_step(lm, optimisers, batch, s.codebook_weights))
+        elapsed_s = time.monotonic() - started
+        if elapsed_s - saved_at > s.save_every_s or elapsed_s >= s.minutes * 60:
+            saved_at = elapsed_s
+            state = {"lm": lm.state_dict(), "optimisers": [optimiser.state_dict() for optimiser in optimisers]}
+            torch.save({**state, "step": step + 1, "elapsed_s": elapsed_s}, path)
+            nats = " ".join(f"{loss:.3f}" for loss in torch.stack(recent).mean(0).tolist())
+            print(f"step {step + 1} {elapsed_s:.0f} s, {n_frames} frames, nats {nats}", flush=True)
+            recent.clear()
+        if elapsed_s >= s.minutes * 60:
+            return
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--work", type=Path, default=Path(".train"))
+    parser.add_argument("--minutes", type=float, default=LMSettings.minutes)
+    args = parser.parse_args()
+    train(LMSettings(minutes=args.minutes), args.work)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""Turns songs into what the LM learns from: codes, chroma and embedded captions. Knows nothing of the LM.
+
+python -m weights.demo.train.tokens
+"""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import T5EncoderModel, T5Tokenizer
+
+from audiocraft_ext.conditioners import ChromaConditioner
+from audiocraft_ext.upstream import CompressionModel
+from weights.demo.train import captions, codec, synth
+
+CLIP_FRAMES = 400
+CHROMA: dict[str, Any] = {
+    "sample_rate": synth.SAMPLE_RATE,
+    "n_chroma": 12,
+    "radix2_exp": 14,
+    "match_len_on_eval": True,
+    "argmax": False,
+    "low_hz": 180.0,
+    "high_hz": 2500.0,
+}
+
+
+@dataclass(frozen=True)
+class TokenSettings:
+    """How many clips are made, and how many captions each is given."""
+
+    n_clips: int = 20_000
+    n_captions: int = 3
+    seed: int = 0
+    batch: int = 16
+    # The first frames of a clip that starts within a bar are given, never asked for: music starts on a bar.
+    given_frames: tuple[int, int] = (40, 160)
+
+
+def draw_clip(rng: np.random.Generator, s: TokenSettings) -> tuple[synth.Samples, synth.Song, int]:
+    """(samples of eight seconds, their song, the frame from which the loss counts); half start on a bar."""
+    song = synth.draw_song(rng)
+    score = synth.draw_score(song, rng)
+    if rng.random() < 0.5:
+        return synth.render(song, score, CLIP_FRAMES), song, 0
+    offset = int(rng.integers(1, 4 * song.bar_frames))
+    return synth.render(song, score, CLIP_FRAMES, offset), song, int(rng.integers(*s.given_frames))
+
+
+@torch.no_grad()
+def make_clips(model: CompressionModel, s: TokenSettings) -> dict[str, Any]:
+    """codes [N, K, T] int16, chroma [N, T', 12] fp16, loss_from [N], texts: N lists of captions."""
+    conditioner = ChromaConditioner(output_dim=1, duration=CLIP_FRAMES / synth.FRAME_RATE, **CHROMA)
+    rng = np.random.default_rng((s.seed, 7))
+    codes, chroma, loss_from, texts = [], [], [], []
+    for start in range(0, s.n_clips, s.batch):
+        clips = [draw_clip(rng, s) for _ in range(min(s.batch, s.n_clips - start))]
+        wav = torch.from_numpy(np.stack([samples for samples, _, _ in clips]))[:, None]
+        codes.append(model.encode(wav)[0].to(torch.int16))
+        chroma.append(conditioner.chroma(wav)[:, : conditioner.chroma_len].half())
+        loss_from += [first for _, _, first in clips]
+        for _, song, _ in clips:
+            mentions = [captions.draw_mention(song, rng) for _ in range(s.n_captions)]
+            texts.append([captions.write_caption(mention, rng) for mention in mentions])
+        if start % (64 * s.batch) == 0:
+            print(f"{start} of {s.n_clips} clips", flush=True)
+    return {
+        "codes": torch.cat(codes),
+        "chroma": torch.cat(chroma),
+        "loss_from": torch.tensor(loss_from),
+        "texts": texts,
+    }
+
+
+@torch.no_grad()
+def embed(texts: list[str], folder: Path) -> list[Tensor]:
+    """The encoder's hidden states [tokens, 128] of each text, fp16."""
+    tokenizer, encoder = T5Tokenizer.from_pretrained(folder), T5EncoderModel.from_pretrained(folder)
+    out: list[Tensor] = [torch.empty(0)] * len(texts)
+    by_length = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    for start in range(0, len(texts), 256):
+        rows = by_length[start : start + 256]
+        batch = tokenizer([texts[i] for i in rows], return_tensors="pt", padding=True)
+        hidden = encoder(**batch).last_hidden_state.half()
+        for i, states, mask in zip(rows, hidden, batch["attention_mask"], strict=True):
+            out[i] = states[: int(mask.sum())].clone()
+    return out
+
+
+def load_codec(path: Path) -> CompressionModel:
+    """The codec that training left at `path`, in eval mode."""
+    model = codec.build_codec()
+    model.load_state_dict(torch.load(path, weights_only=True)["codec"])
+    return model.eval()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--work", type=Path, default=Path(".train"))
+    parser.add_argument("--clips", type=int, default=TokenSettings.n_clips)
+    args = parser.parse_args()
+    clips = make_clips(load_codec(args.work / "codec.pt"), TokenSettings(n_clips=args.clips))
+    texts = [text for group in clips.pop("texts") for text in group]
+    clips["embeddings"] = embed(texts, args.work / "text_encoder")
+    torch.save(clips, args.work / "tokens.pt")
+
+
+if __name__ == "__main__":
+    main()
