@@ -52,7 +52,6 @@ class Clip:
 
     samples: Tensor
     sample_rate: int
-    clamped: bool = False  # the end asked for was past the end of the file
 
     @property
     def duration_s(self) -> float:
@@ -91,8 +90,8 @@ def decode(
 ) -> Clip:
     """The window [start_s, end_s) of any audio file, exact to the sample, at the file's own sample rate.
 
-    More than two channels are mixed down to stereo. `end_s` None is the end of the clip; one past it is clamped, logged
-    and marked on the clip. A file that is cut off is read as far as it goes. Raises `InputError` that names `field`;
+    More than two channels are mixed down to stereo. `end_s` None is the end of the clip; one past it is clamped, and
+    logged. A file that is cut off is read as far as it goes. Raises `InputError` that names `field`;
     `continuation_start` when the window begins past the end of the clip, `continuation_end` when it ends by its start.
     """
     if not (path.is_file() and os.access(path, os.R_OK)):  # a pipe or a device would block, or never end
@@ -222,10 +221,9 @@ def _window(
     if first >= seen:
         problem = f"{start_s:g} s is not before the end of the clip, which lasts {clip_s:.2f} s."
         raise InputError("continuation_start", problem, "Choose an earlier start.")
-    clamped = end_s is not None and seen < last
-    if clamped:
+    if end_s is not None and seen < last:
         log.warning("continuation_end, %g s, is past the end of the clip: using its end, %.2f s.", end_s, clip_s)
-    return Clip(_samples(window, n_channels, field, limits), sample_rate, clamped)
+    return Clip(_samples(window, n_channels, field, limits), sample_rate)
 
 
 def _samples(window: bytearray, n_channels: int, field: str, limits: Limits) -> Tensor:

@@ -21,8 +21,8 @@ from omegaconf import OmegaConf
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from audiocraft_ext.conditioners import ChromaConditioner
-from audiocraft_ext.upstream import LMModel, T5Conditioner, builders
+from audiocraft_ext.checkpoint.build import untrained_lm
+from audiocraft_ext.upstream import LMModel
 from weights.demo.train import codec
 from weights.demo.train.synth import FRAME_RATE
 from weights.demo.train.text_encoder import TextSettings
@@ -116,16 +116,9 @@ class LMSettings:
 
 def build_lm(text_folder: Path) -> LMModel:
     """The untrained LM on the CPU, with the text encoder that lies in `text_folder`."""
-    config = OmegaConf.create({**LM_CONFIG, "device": "cpu", "dtype": "float32"})
-    chroma = dict(config.conditioners.pop("self_wav").chroma)
-    config.conditioners.description.t5.name = str(text_folder)
-    T5Conditioner.MODELS_DIMS[str(text_folder)] = TextSettings.width
-    T5Conditioner.MODELS.append(str(text_folder))
-    lm = builders.get_lm_model(config)
-    lm.condition_provider.conditioners["self_wav"] = ChromaConditioner(
-        output_dim=lm.dim, duration=config.dataset.segment_duration, **chroma
-    )
-    return lm
+    config = OmegaConf.create(LM_CONFIG)
+    config.conditioners.description.t5.name = text_folder.name
+    return untrained_lm(config, text_folder.parent, "cpu")
 
 
 @dataclass(frozen=True)
