@@ -4,7 +4,8 @@
 
 audiocraft builds and runs it; only the conditions are put together here, because text and chroma were embedded once, in
 advance. What is dropped becomes exactly what audiocraft gives for an absent condition: zeros for text, the projection
-of silence for chroma.
+of silence for chroma. Text is cross-attended to and chroma prepended, so every frame has one position of its own,
+whatever the prompt: bars can be counted from the start.
 """
 
 import argparse
@@ -66,7 +67,7 @@ LM_CONFIG: dict[str, Any] = {
         "depthwise_init": "current",
         "zero_bias_init": True,
         "norm": "layer_norm",
-        "cross_attention": False,
+        "cross_attention": True,
         "qk_layer_norm": False,
         "qk_layer_norm_cross": False,
         "attention_dropout": None,
@@ -77,8 +78,8 @@ LM_CONFIG: dict[str, Any] = {
         "cross_attention_pos_emb": False,
         "cross_attention_pos_emb_scale": 1.0,
         "sum": [],
-        "cross": [],
-        "prepend": ["self_wav", "description"],
+        "cross": ["description"],
+        "prepend": ["self_wav"],
         "input_interpolate": [],
     },
     "conditioners": {
@@ -98,7 +99,7 @@ LM_CONFIG: dict[str, Any] = {
 class LMSettings:
     """How the LM is trained."""
 
-    minutes: float = 55.0
+    minutes: float = 70.0
     seed: int = 0
     batch: int = 8
     learning_rate: float = 2e-3
@@ -111,6 +112,7 @@ class LMSettings:
     no_text_p: float = 0.1
     melody_p: float = 0.4
     codebook_weights: tuple[float, ...] = (3.0, 1.0, 0.4, 0.25)
+    n_held_out: int = 64
     save_every_s: float = 120.0
 
 
@@ -158,7 +160,7 @@ def draw_batch(data: dict[str, Any], rows: list[int], rng: np.random.Generator, 
 
 
 def conditions(lm: LMModel, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
-    """Condition tensors in audiocraft's order: text first, since what is prepended last stands first."""
+    """Condition tensors and their masks, as audiocraft's conditioners give them."""
     conditioners = lm.condition_provider.conditioners
     text = conditioners["description"].output_proj(batch.text) * batch.text_mask[..., None]
     chroma = conditioners["self_wav"].output_proj(batch.chroma)
@@ -240,10 +242,40 @@ def resume(path: Path, lm: LMModel, optimisers: list[torch.optim.Optimizer]) -> 
     return saved["step"], saved["elapsed_s"]
 
 
+@torch.no_grad()
+def held_out_losses(lm: LMModel, data: dict[str, Any], s: LMSettings) -> Tensor:
+    """Losses in nats [K] on clips that training does not see: they tell learning by heart from learning."""
+    n_captions = len(data["embeddings"]) // len(data["codes"])
+    rows = [clip * n_captions for clip in range(s.n_held_out)]
+    rng = np.random.default_rng(s.seed)
+    batches = [
+        draw_batch(data, rows[i : i + s.batch], rng, CLIP_FRAMES, s) for i in range(0, s.n_held_out, s.batch)
+    ]
+    with torch.autocast("cpu", torch.bfloat16):
+        return torch.stack([codebook_losses(lm, batch) for batch in batches]).mean(0)
+
+
+def split(data: dict[str, Any], s: LMSettings) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What to train on, and the last `s.n_held_out` clips."""
+    n_captions = len(data["embeddings"]) // len(data["codes"])
+    parts = []
+    for clips in (slice(None, -s.n_held_out), slice(-s.n_held_out, None)):
+        part = {name: data[name][clips] for name in ("codes", "chroma", "loss_from")}
+        start, stop, _ = clips.indices(len(data["codes"]))
+        part["embeddings"] = data["embeddings"][start * n_captions : stop * n_captions]
+        parts.append(part)
+    return parts[0], parts[1]
+
+
+def in_words(losses: Tensor) -> str:
+    """Losses [K] to print."""
+    return " ".join(f"{loss:.3f}" for loss in losses.tolist())
+
+
 def train(s: LMSettings, work: Path) -> None:
     """Trains for `s.minutes` in all, resuming from `work`/lm.pt if it is there."""
     torch.manual_seed(s.seed)
-    data = torch.load(work / "tokens.pt", weights_only=True)
+    data, held_out = split(torch.load(work / "tokens.pt", weights_only=True), s)
     lm, path = build_lm(work / "text_encoder").train(), work / "lm.pt"
     optimisers = make_optimisers(lm, s)
     first_step, elapsed_s = resume(path, lm, optimisers)
@@ -258,8 +290,9 @@ def train(s: LMSettings, work: Path) -> None:
             saved_at = elapsed_s
             state = {"lm": lm.state_dict(), "optimisers": [optimiser.state_dict() for optimiser in optimisers]}
             torch.save({**state, "step": step + 1, "elapsed_s": elapsed_s}, path)
-            nats = " ".join(f"{loss:.3f}" for loss in torch.stack(recent).mean(0).tolist())
-            print(f"step {step + 1} {elapsed_s:.0f} s, {n_frames} frames, nats {nats}", flush=True)
+            nats = in_words(torch.stack(recent).mean(0))
+            unseen = in_words(held_out_losses(lm, held_out, s))
+            print(f"step {step + 1} {elapsed_s:.0f} s, {n_frames} frames, nats {nats}, unseen {unseen}", flush=True)
             recent.clear()
         if elapsed_s >= s.minutes * 60:
             return

@@ -4,7 +4,10 @@ python -m weights.demo.train.tokens
 """
 
 import argparse
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -33,47 +36,58 @@ CHROMA: dict[str, Any] = {
 class TokenSettings:
     """How many clips are made, and how many captions each is given."""
 
-    n_clips: int = 20_000
+    n_clips: int = 24_000
     n_captions: int = 3
     seed: int = 0
-    batch: int = 16
+    chunk: int = 200
+    batch: int = 4
+    # Music starts on a bar; what a caller wants continued may start anywhere.
+    on_a_bar_p: float = 0.6
     # The first frames of a clip that starts within a bar are given, never asked for: music starts on a bar.
     given_frames: tuple[int, int] = (40, 160)
 
 
 def draw_clip(rng: np.random.Generator, s: TokenSettings) -> tuple[synth.Samples, synth.Song, int]:
-    """(samples of eight seconds, their song, the frame from which the loss counts); half start on a bar."""
+    """(samples of eight seconds, their song, the frame from which the loss counts); most start on a bar."""
     song = synth.draw_song(rng)
     score = synth.draw_score(song, rng)
-    if rng.random() < 0.5:
+    if rng.random() < s.on_a_bar_p:
         return synth.render(song, score, CLIP_FRAMES), song, 0
     offset = int(rng.integers(1, 4 * song.bar_frames))
     return synth.render(song, score, CLIP_FRAMES, offset), song, int(rng.integers(*s.given_frames))
 
 
 @torch.no_grad()
-def make_clips(model: CompressionModel, s: TokenSettings) -> dict[str, Any]:
-    """codes [N, K, T] int16, chroma [N, T', 12] fp16, loss_from [N], texts: N lists of captions."""
+def make_chunk(codec_path: Path, s: TokenSettings, chunk: int) -> dict[str, Any]:
+    """codes [N, K, T] int16, chroma [N, T', 12] fp16, loss_from [N], texts: N lists of captions; N is `s.chunk`."""
+    torch.set_num_threads(1)
+    model = load_codec(codec_path)
     conditioner = ChromaConditioner(output_dim=1, duration=CLIP_FRAMES / synth.FRAME_RATE, **CHROMA)
-    rng = np.random.default_rng((s.seed, 7))
-    codes, chroma, loss_from, texts = [], [], [], []
-    for start in range(0, s.n_clips, s.batch):
-        clips = [draw_clip(rng, s) for _ in range(min(s.batch, s.n_clips - start))]
-        wav = torch.from_numpy(np.stack([samples for samples, _, _ in clips]))[:, None]
-        codes.append(model.encode(wav)[0].to(torch.int16))
-        chroma.append(conditioner.chroma(wav)[:, : conditioner.chroma_len].half())
-        loss_from += [first for _, _, first in clips]
-        for _, song, _ in clips:
-            mentions = [captions.draw_mention(song, rng) for _ in range(s.n_captions)]
-            texts.append([captions.write_caption(mention, rng) for mention in mentions])
-        if start % (64 * s.batch) == 0:
-            print(f"{start} of {s.n_clips} clips", flush=True)
+    rng = np.random.default_rng((s.seed, 7, chunk))
+    clips = [draw_clip(rng, s) for _ in range(s.chunk)]
+    wavs = torch.from_numpy(np.stack([samples for samples, _, _ in clips]))[:, None].split(s.batch)
+    texts = []
+    for _, song, _ in clips:
+        mentions = [captions.draw_mention(song, rng) for _ in range(s.n_captions)]
+        texts.append([captions.write_caption(mention, rng) for mention in mentions])
     return {
-        "codes": torch.cat(codes),
-        "chroma": torch.cat(chroma),
-        "loss_from": torch.tensor(loss_from),
+        "codes": torch.cat([model.encode(wav)[0].to(torch.int16) for wav in wavs]),
+        "chroma": torch.cat([conditioner.chroma(wav)[:, : conditioner.chroma_len].half() for wav in wavs]),
+        "loss_from": torch.tensor([first for _, _, first in clips]),
         "texts": texts,
     }
+
+
+def make_clips(codec_path: Path, s: TokenSettings) -> dict[str, Any]:
+    """What `make_chunk` gives, for `s.n_clips` clips, made on all cores; the same on any number of them."""
+    chunks = []
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        for chunk in pool.map(partial(make_chunk, codec_path, s), range(s.n_clips // s.chunk)):
+            chunks.append(chunk)
+            if len(chunks) % 10 == 0:
+                print(f"{len(chunks) * s.chunk} of {s.n_clips} clips", flush=True)
+    tensors = {name: torch.cat([chunk[name] for chunk in chunks]) for name in ("codes", "chroma", "loss_from")}
+    return {**tensors, "texts": [texts for chunk in chunks for texts in chunk["texts"]]}
 
 
 @torch.no_grad()
@@ -103,7 +117,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path(".train"))
     parser.add_argument("--clips", type=int, default=TokenSettings.n_clips)
     args = parser.parse_args()
-    clips = make_clips(load_codec(args.work / "codec.pt"), TokenSettings(n_clips=args.clips))
+    clips = make_clips(args.work / "codec.pt", TokenSettings(n_clips=args.clips))
     texts = [text for group in clips.pop("texts") for text in group]
     clips["embeddings"] = embed(texts, args.work / "text_encoder")
     torch.save(clips, args.work / "tokens.pt")
