@@ -10,18 +10,23 @@ import os
 import tempfile
 import time
 from dataclasses import asdict
-from typing import Optional
+from typing import Any, Optional, get_args
 
 import cog
 import torch
 from cog import BasePredictor, Input, Path
 
 from audiocraft_ext import audio, checkpoint, musicgen
+from audiocraft_ext.language_model import EngineName, Quantize, Settings
 from audiocraft_ext.progress import Progress
 from audiocraft_ext.request import DEFAULT_MAX_DURATION_S, Request, refuse_window_as_long_as_duration
 
+# cog reads the number of @cog.concurrent as text: it has to stand there as a literal too.
+MAX_CONCURRENCY = 16
 # cog reads a prediction's file as soon as predict returns, and never deletes it.
 KEEP_OUTPUT_S = 60.0
+# Less is the time until the decoder's next step, not a wait in line.
+NOTABLE_QUEUE_S = 0.5
 
 
 class Predictor(BasePredictor):
@@ -31,18 +36,20 @@ class Predictor(BasePredictor):
         """Loads the checkpoint: ``weights`` (a path, https URL or hub id), or what the environment or folder name."""
         logging.basicConfig(format="%(message)s")
         start = time.perf_counter()
-        engine = os.environ.get("MUSICGEN_ENGINE", "upstream")
-        if engine != "upstream":
-            raise ValueError(f"MUSICGEN_ENGINE={engine}: the engine there is so far is 'upstream'.")
+        settings = Settings(
+            engine=_chosen("MUSICGEN_ENGINE", get_args(EngineName)),
+            quantize=_chosen("MUSICGEN_QUANTIZE", get_args(Quantize)),
+            n_slots=int(os.environ.get("COG_MAX_CONCURRENCY", MAX_CONCURRENCY)),
+        )
         self.max_duration_s = int(os.environ.get("MUSICGEN_MAX_DURATION", DEFAULT_MAX_DURATION_S))
         device = os.environ.get("MUSICGEN_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
         chosen = checkpoint.chosen_weights(str(weights) if weights else None)
         self.outputs = tempfile.TemporaryDirectory(prefix="musicgen-")
-        self.model = musicgen.Model(checkpoint.load(chosen, device))
+        self.model = musicgen.Model(checkpoint.load(chosen, device), settings)
         self.load_s: float | None = time.perf_counter() - start
         print(f"Loaded {checkpoint.shown(chosen)} on {device} in {self.load_s:.1f} s")
 
-    @cog.concurrent(max=4)
+    @cog.concurrent(max=16)
     async def predict(
         self,
         prompt: Optional[str] = Input(
@@ -133,6 +140,8 @@ class Predictor(BasePredictor):
         start = time.perf_counter()
         path = await self._in_thread(request, progress)
         self.record_metric("frames", progress.n_frames)
+        if progress.queue_s > NOTABLE_QUEUE_S:
+            self.record_metric("queue_s", round(progress.queue_s, 3))
         self.record_metric("realtime_factor", round(request.duration / (time.perf_counter() - start), 3))
         asyncio.get_running_loop().call_later(KEEP_OUTPUT_S, Path(path).unlink, True)
         return Path(path)
@@ -170,6 +179,14 @@ class Predictor(BasePredictor):
             os.unlink(name)
             raise
         return name
+
+
+def _chosen(variable: str, choices: tuple[str, ...]) -> Any:
+    """The environment's choice, else the first."""
+    value = os.environ.get(variable) or choices[0]
+    if value not in choices:
+        raise ValueError(f"{variable}={value}: one of {', '.join(choices)} is known.")
+    return value
 
 
 def _tags(request: Request) -> dict[str, str]:

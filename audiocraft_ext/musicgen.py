@@ -14,28 +14,29 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from audiocraft_ext import codec
+from audiocraft_ext import codec, language_model
 from audiocraft_ext.audio import Clip, resample
 from audiocraft_ext.checkpoint import Checkpoint
 from audiocraft_ext.diffusion import DiffusionDecoder
 from audiocraft_ext.errors import InputError
+from audiocraft_ext.language_model import RequestLM, Settings
 from audiocraft_ext.progress import Progress
 from audiocraft_ext.request import Request
-from audiocraft_ext.upstream import ConditioningAttributes, LMModel, MusicGen, drawing_from
+from audiocraft_ext.upstream import ConditioningAttributes, MusicGen, drawing_from
 
 # Below this, logits divided by the temperature overflow, and sampling is greedy long before.
 _GREEDY_BELOW = 1e-4
 # The share of its window by which audiocraft moves on when it generates more: 18 of 30 s.
 _STRIDE_SHARE = 0.6
-_LOCK_POLL_S = 0.1
 
 
 class Model:
     """A checkpoint that can be asked for music, by several threads at once."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, settings: Settings) -> None:
         self.checkpoint = checkpoint
-        self._lock = threading.Lock()  # audiocraft's LM keeps its key/value cache on the module: one request at a time
+        n_frames = int(checkpoint.lm.cfg.dataset.segment_duration * checkpoint.codec.frame_rate)
+        self._lm = language_model.make(checkpoint.lm, n_frames, settings)
         self._diffusion: DiffusionDecoder | None = None
         self._diffusion_lock = threading.Lock()
 
@@ -53,7 +54,7 @@ class Model:
         self._refuse_what_the_checkpoint_lacks(request, clip)
         generator = torch.Generator(next(self.checkpoint.lm.parameters()).device).manual_seed(request.seed)
         decode = partial(self._diffusion_decoder().decode, progress=progress) if request.multi_band_diffusion else None
-        generation = _Generation(self.checkpoint, _RequestLM(self.checkpoint.lm, self._lock, progress), decode)
+        generation = _Generation(self.checkpoint, self._lm.for_request(request.seed, progress), decode)
         generation.set_generation_params(
             use_sampling=request.temperature >= _GREEDY_BELOW,
             temperature=request.temperature,
@@ -101,7 +102,7 @@ def _generate(generation: "_Generation", request: Request, clip: Clip | None) ->
 class _Generation(MusicGen):
     """audiocraft's ``MusicGen`` for one request: parameters set here are seen by no other."""
 
-    def __init__(self, checkpoint: Checkpoint, lm: "_RequestLM", decode: Callable[[Tensor], Tensor] | None) -> None:
+    def __init__(self, checkpoint: Checkpoint, lm: RequestLM, decode: Callable[[Tensor], Tensor] | None) -> None:
         super().__init__(str(checkpoint.folder), checkpoint.codec, lm)
         # Not checkpoint.codec: for a stereo LM, the parent has wrapped it.
         self._decode = decode or partial(codec.decode, self.compression_model, progress=lm.progress)
@@ -132,40 +133,3 @@ class _Generation(MusicGen):
     def generate_audio(self, gen_tokens: Tensor) -> Tensor:
         """Samples [1, C, N] from tokens [1, K, T], by the codec or the diffusion decoder."""
         return self._decode(gen_tokens)
-
-
-class _RequestLM:
-    """The shared LM as one request sees it: its turn is waited for, its frames are counted, and it can be stopped."""
-
-    def __init__(self, lm: LMModel, lock: threading.Lock, progress: Progress) -> None:
-        self._lm = lm
-        self._lock = lock
-        self.progress = progress
-        self._n_frames_made = 0
-        self.n_frames_to_make = 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._lm, name)
-
-    def generate(
-        self,
-        prompt: Tensor | None,
-        conditions: list[ConditioningAttributes],
-        callback: Callable[[int, int], None] | None = None,
-        **sampling: Any,
-    ) -> Tensor:
-        """Tokens [B, K, T] of one window by audiocraft's own ``lm.generate``, whose arguments these are."""
-        made_before = self._n_frames_made
-
-        def count(step: int, n_steps: int) -> None:
-            # The delay pattern's extra steps make no frame: the count reaches its total with the last one.
-            n_new = sampling["max_gen_len"] - (0 if prompt is None else prompt.shape[-1])
-            self._n_frames_made = made_before + max(0, step - (n_steps - n_new))
-            self.progress.reach(self._n_frames_made, self.n_frames_to_make)
-
-        while not self._lock.acquire(timeout=_LOCK_POLL_S):
-            self.progress.check()
-        try:
-            return self._lm.generate(prompt, conditions, callback=count, **sampling)
-        finally:
-            self._lock.release()

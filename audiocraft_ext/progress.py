@@ -23,12 +23,16 @@ class _Line(tqdm):
 
 
 class Progress:
-    """The frames of one prediction, counted by the thread that makes them and stopped from any other."""
+    """The frames of one prediction, counted by the thread that makes them and stopped from any other.
+
+    ``queue_s`` is how long it waited in line for the decoder.
+    """
 
     def __init__(self) -> None:
         self._stopped = threading.Event()
         self._line: _Line | None = None
         self.n_frames = 0
+        self.queue_s = 0.0
 
     def stop(self) -> None:
         """Makes the next ``check`` raise."""

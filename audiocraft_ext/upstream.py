@@ -78,22 +78,27 @@ with _standing_in():
     from audiocraft.models.multibanddiffusion import DiffusionProcess, MultiBandDiffusion
     from audiocraft.models.musicgen import MusicGen
     from audiocraft.modules.chroma import ChromaExtractor
+    from audiocraft.modules.codebooks_patterns import DelayedPatternProvider
     from audiocraft.modules.conditioners import (
         BaseConditioner,
         ChromaStemConditioner,
+        ClassifierFreeGuidanceDropout,
         ConditioningAttributes,
         T5Conditioner,
         WaveformConditioner,
     )
     from audiocraft.modules.diffusion_schedule import NoiseSchedule
     from audiocraft.utils.autocast import TorchAutocast
+    from audiocraft.utils.utils import sample_top_k, sample_top_p
 
 __all__ = [
     "BaseConditioner",
     "ChromaExtractor",
     "ChromaStemConditioner",
+    "ClassifierFreeGuidanceDropout",
     "CompressionModel",
     "ConditioningAttributes",
+    "DelayedPatternProvider",
     "DiffusionProcess",
     "HFEncodecCompressionModel",
     "InterleaveStereoCompressionModel",
@@ -108,6 +113,8 @@ __all__ = [
     "convert_audio",
     "drawing_from",
     "normalize_audio",
+    "sample_top_k",
+    "sample_top_p",
 ]
 
 

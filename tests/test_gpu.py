@@ -6,6 +6,7 @@ import torch
 from audiocraft_ext import checkpoint
 from audiocraft_ext.audio import Clip
 from audiocraft_ext.checkpoint.source import EMBEDDED
+from audiocraft_ext.language_model import Settings
 from audiocraft_ext.musicgen import Model
 from audiocraft_ext.progress import Progress
 from audiocraft_ext.request import Request
@@ -16,7 +17,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    return Model(checkpoint.load(str(EMBEDDED), "cuda"))
+    return Model(checkpoint.load(str(EMBEDDED), "cuda"), Settings(consume=False))
 
 
 def test_the_lm_is_half_precision_and_the_codec_single(model: Model) -> None:

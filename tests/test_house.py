@@ -11,8 +11,19 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "audiocraft_ext"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # Data flows down: a file may import those that stand before it.
-ORDER = ["errors", "request", "progress", "sniff", "decode", "upstream", "conditioners", "audio", "checkpoint"]
-ORDER += ["codec", "diffusion", "musicgen"]
+ORDER = [
+    "errors",
+    "request",
+    "progress",
+    "sniff",
+    "decode",
+    "engine",
+    "upstream",
+    "conditioners",
+    "audio",
+    "checkpoint",
+]
+ORDER += ["codec", "diffusion", "lm_weights", "language_model", "musicgen"]
 
 
 def imports_of(path: Path) -> set[str]:
@@ -46,6 +57,14 @@ def test_nothing_imports_what_stands_above_it(path: Path) -> None:
 def test_requests_and_errors_import_the_standard_library_alone(name: str) -> None:
     tops = {module.split(".")[0] for module in imports_of(PACKAGE / f"{name}.py")}
     assert tops <= sys.stdlib_module_names | {"audiocraft_ext"}
+
+
+def test_the_engine_needs_torch_and_nothing_else_of_ours() -> None:
+    for path in (PACKAGE / "engine").glob("*.py"):
+        tops = {module.split(".")[0] for module in imports_of(path)}
+        assert tops <= sys.stdlib_module_names | {"audiocraft_ext", "torch", "triton"}, path
+        ours = {module for module in imports_of(path) if module.startswith("audiocraft_ext.")}
+        assert all(module.startswith("audiocraft_ext.engine") for module in ours), path
 
 
 def test_only_the_predictor_imports_cog_and_only_the_door_imports_audiocraft() -> None:

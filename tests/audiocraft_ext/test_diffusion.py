@@ -12,6 +12,7 @@ from torch import Tensor
 from audiocraft_ext.checkpoint import Checkpoint, load
 from audiocraft_ext.diffusion import _FILE, DiffusionDecoder
 from audiocraft_ext.errors import Cancelled
+from audiocraft_ext.language_model import Settings
 from audiocraft_ext.musicgen import Model
 from audiocraft_ext.progress import Progress
 from audiocraft_ext.request import Request
@@ -86,7 +87,7 @@ def test_stereo_tokens_are_left_and_right_each_decoded_on_its_own(with_diffusion
 
 @pytest.mark.parametrize("kind", ["text", "stereo"])
 def test_a_request_decodes_by_diffusion_and_repeats(with_diffusion: TinyCheckpoint, kind: Kind) -> None:
-    model = Model(with_diffusion(kind))
+    model = Model(with_diffusion(kind), Settings(consume=False))
     request = Request.checked(**{**DEFAULTS, "duration": 1, "seed": 4, "multi_band_diffusion": True})
     first, again = (model.generate(request, None, Progress()) for _ in range(2))
     plain = model.generate(Request.checked(**{**DEFAULTS, "duration": 1, "seed": 4}), None, Progress())

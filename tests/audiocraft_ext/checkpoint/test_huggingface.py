@@ -24,6 +24,8 @@ from transformers.models.musicgen_melody.configuration_musicgen_melody import Mu
 from audiocraft_ext import checkpoint
 from audiocraft_ext.checkpoint import formats, huggingface
 from audiocraft_ext.errors import CheckpointError
+from audiocraft_ext.language_model import EngineLanguageModel, Settings, make
+from audiocraft_ext.progress import Progress
 from audiocraft_ext.upstream import ConditioningAttributes
 from tests.tiny import CARD, TEXT_ENCODER
 
@@ -104,6 +106,32 @@ def their_logits(model: MusicgenForConditionalGeneration, folder: Path) -> Tenso
 def test_logits_are_those_of_transformers(folder: Path) -> None:
     theirs = their_logits(MusicgenForConditionalGeneration.from_pretrained(folder).eval(), folder)
     torch.testing.assert_close(our_logits(checkpoint.load(str(folder), "cpu")), theirs, rtol=0, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_the_engine_s_greedy_tokens_are_those_of_transformers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = MusicgenForConditionalGeneration.from_pretrained(folder).eval()
+    made: list[Tensor] = []
+    decode = model.audio_encoder.decode
+
+    def watched(audio_codes: Tensor, **arguments: Any) -> Any:
+        made.append(audio_codes)
+        return decode(audio_codes, **arguments)
+
+    monkeypatch.setattr(model.audio_encoder, "decode", watched)
+    prompt = AutoTokenizer.from_pretrained(folder)([PROMPT], return_tensors="pt")
+    model.generate(**prompt, do_sample=False, guidance_scale=3.0, max_new_tokens=60)
+    theirs = made[0][0]
+    lm = make(checkpoint.load(str(folder), "cpu").lm, 100, Settings())
+    assert isinstance(lm, EngineLanguageModel)
+    arguments: dict[str, Any] = {"use_sampling": False, "temp": 1.0, "top_k": 0, "top_p": 0.0, "cfg_coef": 3.0}
+    request = lm.for_request(0, Progress())
+    request.n_frames_to_make = theirs.shape[-1]
+    conditions = [ConditioningAttributes(text={"description": PROMPT})]
+    ours = request.generate(None, conditions, max_gen_len=theirs.shape[-1], **arguments)
+    assert theirs.shape[-1] > 50
+    assert torch.equal(ours, theirs)
+    lm.engine.close()
 
 
 @torch.inference_mode()

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from audiocraft_ext import checkpoint
 from audiocraft_ext.checkpoint import infer
 from audiocraft_ext.errors import CheckpointError
+from audiocraft_ext.language_model import Settings
 from audiocraft_ext.musicgen import Model
 from audiocraft_ext.progress import Progress
 from audiocraft_ext.request import Request
@@ -139,7 +140,7 @@ def test_one_model_in_every_wrapping_makes_the_same_greedy_tokens(export: Path, 
     for package in packages:
         torch.save(package, rewrapped / "lm.bin")
         request = Request.checked(**{**DEFAULTS, "prompt": "bass", "duration": 1, "temperature": 0})
-        made.append(Model(checkpoint.load(str(rewrapped), "cpu")).generate(request, None, Progress()))
+        made.append(Model(checkpoint.load(str(rewrapped), "cpu"), Settings()).generate(request, None, Progress()))
     assert all(torch.equal(samples, made[0]) for samples in made)
 
 

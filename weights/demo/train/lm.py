@@ -243,14 +243,12 @@ def resume(path: Path, lm: LMModel, optimisers: list[torch.optim.Optimizer]) -> 
 
 
 @torch.no_grad()
-def held_out_losses(lm: LMModel, data: dict[str, Any], s: LMSettings) -> Tensor:
+def held_out_losses(lm: LMModel, data: dict[str, Any], n_frames: int, s: LMSettings) -> Tensor:
     """Losses in nats [K] on clips that training does not see: they tell learning by heart from learning."""
     n_captions = len(data["embeddings"]) // len(data["codes"])
     rows = [clip * n_captions for clip in range(s.n_held_out)]
     rng = np.random.default_rng(s.seed)
-    batches = [
-        draw_batch(data, rows[i : i + s.batch], rng, CLIP_FRAMES, s) for i in range(0, s.n_held_out, s.batch)
-    ]
+    batches = [draw_batch(data, rows[i : i + s.batch], rng, n_frames, s) for i in range(0, s.n_held_out, s.batch)]
     with torch.autocast("cpu", torch.bfloat16):
         return torch.stack([codebook_losses(lm, batch) for batch in batches]).mean(0)
 
@@ -291,7 +289,7 @@ def train(s: LMSettings, work: Path) -> None:
             state = {"lm": lm.state_dict(), "optimisers": [optimiser.state_dict() for optimiser in optimisers]}
             torch.save({**state, "step": step + 1, "elapsed_s": elapsed_s}, path)
             nats = in_words(torch.stack(recent).mean(0))
-            unseen = in_words(held_out_losses(lm, held_out, s))
+            unseen = in_words(held_out_losses(lm, held_out, n_frames, s))
             print(f"step {step + 1} {elapsed_s:.0f} s, {n_frames} frames, nats {nats}, unseen {unseen}", flush=True)
             recent.clear()
         if elapsed_s >= s.minutes * 60:

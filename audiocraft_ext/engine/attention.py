@@ -1,0 +1,125 @@
+"""Attention over the cache: which keys and values the inputs of a pass write, and which they read.
+
+Three layouts of the inputs: ``Prefill``, consecutive positions of one request's rows; ``Sliced``, one position of
+each row, read slice by slice at lengths that the host knows (the CPU's); ``Masked``, the same at lengths that only the
+device knows, for CUDA graphs.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from audiocraft_ext.engine.cache import Cache
+
+
+class Attention(Protocol):
+    """What a decoder's pass asks, layer by layer."""
+
+    def to_self(self, layer: int, qkv: Tensor) -> Tensor:
+        """[M, H Dh] from [M, 3, H, Dh]; keys and values go to the cache first."""
+
+    def to_cross(self, layer: int, query: Tensor) -> Tensor:
+        """[M, H Dh] from [M, H, Dh]."""
+
+
+class Prefill:
+    """Positions start .. start + C of rows first .. first + R; M = R C, position by position within a row."""
+
+    def __init__(self, cache: Cache, first_row: int, n_rows: int, start: int, n_positions: int) -> None:
+        self.cache = cache
+        self.rows = slice(first_row, first_row + n_rows)
+        self.n_rows = n_rows
+        self.start, self.stop = start, start + n_positions
+        self.cross_length = int(cache.cross_lengths[first_row])
+        reach = torch.arange(self.stop, device=cache.keys[0].device)
+        self.mask = reach <= reach[start:, None]
+
+    def to_self(self, layer: int, qkv: Tensor) -> Tensor:
+        keys, values = self.cache.keys[layer], self.cache.values[layer]
+        query, new_keys, new_values = qkv.view(self.n_rows, -1, *qkv.shape[1:]).permute(2, 0, 3, 1, 4)
+        keys[self.rows, :, self.start : self.stop] = new_keys
+        values[self.rows, :, self.start : self.stop] = new_values
+        out = scaled_dot_product_attention(
+            query.to(keys.dtype), keys[self.rows, :, : self.stop], values[self.rows, :, : self.stop], self.mask
+        )
+        return out.transpose(1, 2).reshape(len(qkv), -1).to(qkv.dtype)
+
+    def to_cross(self, layer: int, query: Tensor) -> Tensor:
+        keys = self.cache.cross_keys[layer][self.rows, :, : self.cross_length]
+        values = self.cache.cross_values[layer][self.rows, :, : self.cross_length]
+        heads = query.view(self.n_rows, -1, *query.shape[1:]).transpose(1, 2).to(keys.dtype)
+        out = scaled_dot_product_attention(heads, keys, values)
+        return out.transpose(1, 2).reshape(len(query), -1).to(query.dtype)
+
+
+@dataclass(frozen=True)
+class Span:
+    """The rows of one job in a decoding step: inputs first .. first + n, cache rows from `row` on, and lengths."""
+
+    first: int
+    n_rows: int
+    row: int
+    position: int
+    cross_length: int
+
+
+class Sliced:
+    """One new position of each row, job by job: a job's shapes are the same whoever its neighbours are."""
+
+    def __init__(self, cache: Cache, spans: list[Span]) -> None:
+        self.cache = cache
+        self.spans = spans
+
+    def to_self(self, layer: int, qkv: Tensor) -> Tensor:
+        out = torch.empty_like(qkv[:, 0])
+        for span in self.spans:
+            inputs, rows = slice(span.first, span.first + span.n_rows), slice(span.row, span.row + span.n_rows)
+            keys, values = self.cache.keys[layer][rows], self.cache.values[layer][rows]
+            keys[:, :, span.position] = qkv[inputs, 1]
+            values[:, :, span.position] = qkv[inputs, 2]
+            length = span.position + 1
+            out[inputs] = _attend(qkv[inputs, 0], keys[:, :, :length], values[:, :, :length])
+        return out.flatten(1)
+
+    def to_cross(self, layer: int, query: Tensor) -> Tensor:
+        out = torch.empty_like(query)
+        for span in self.spans:
+            inputs, rows = slice(span.first, span.first + span.n_rows), slice(span.row, span.row + span.n_rows)
+            keys = self.cache.cross_keys[layer][rows, :, : span.cross_length]
+            values = self.cache.cross_values[layer][rows, :, : span.cross_length]
+            out[inputs] = _attend(query[inputs], keys, values)
+        return out.flatten(1)
+
+
+def _attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """[n, H, Dh] from query [n, H, Dh], keys and values [n, H, S, Dh] and mask [n, 1, 1, S]."""
+    return scaled_dot_product_attention(query[:, :, None].to(keys.dtype), keys, values, mask)[:, :, 0].to(query.dtype)
+
+
+class Masked:
+    """One new position of each of all rows; position [R] and cross lengths [R] stay on the device.
+
+    Reads the whole cache, whatever is in use: the plain twin of the kernel that reads only the valid part.
+    """
+
+    def __init__(self, cache: Cache, position: Tensor) -> None:
+        self.cache = cache
+        self.rows = torch.arange(len(position), device=position.device)
+        self.position = position
+        self.mask = torch.arange(cache.n_positions, device=position.device) <= position[:, None]
+        reach = torch.arange(max(cache.cross_capacity, 1), device=position.device)
+        # A row that has no request reads position 0: a row with nothing to read would give NaN.
+        self.cross_mask = reach < cache.cross_lengths.clamp(min=1)[:, None]
+
+    def to_self(self, layer: int, qkv: Tensor) -> Tensor:
+        keys, values = self.cache.keys[layer], self.cache.values[layer]
+        keys[self.rows, :, self.position] = qkv[:, 1].to(keys.dtype)
+        values[self.rows, :, self.position] = qkv[:, 2].to(values.dtype)
+        return _attend(qkv[:, 0], keys, values, self.mask[:, None, None]).flatten(1)
+
+    def to_cross(self, layer: int, query: Tensor) -> Tensor:
+        keys, values = self.cache.cross_keys[layer], self.cache.cross_values[layer]
+        return _attend(query, keys, values, self.cross_mask[:, None, None]).flatten(1)

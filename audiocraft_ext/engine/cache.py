@@ -1,0 +1,63 @@
+"""Keys and values of every row, allocated once: a new request writes over what the last one left.
+
+A row is one stream through the transformer: a request has one, or two with guidance. Rows of a slot are neighbours.
+"""
+
+import torch
+from torch import Tensor
+
+
+class Cache:
+    """Self-attention keys and values [R, H, S, Dh] and cross-attention ones [R, H, T', Dh], one of each a layer."""
+
+    def __init__(
+        self,
+        n_layers: int,
+        n_rows: int,
+        n_heads: int,
+        head_width: int,
+        n_positions: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        shape = (n_rows, n_heads, n_positions, head_width)
+        # Zeros, since what is masked out is multiplied by 0, and 0 times what lay there before could be NaN. On the CPU
+        # such memory is not taken before it is written: the length costs nothing until it is used.
+        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(n_layers)]
+        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(n_layers)]
+        self.cross_keys: list[Tensor] = []
+        self.cross_values: list[Tensor] = []
+        self.cross_lengths = torch.zeros(n_rows, dtype=torch.int64, device=device)
+
+    @property
+    def n_positions(self) -> int:
+        """Positions S that a row can hold."""
+        return self.keys[0].shape[2]
+
+    @property
+    def cross_capacity(self) -> int:
+        """Positions T' of cross-attention that a row can hold."""
+        return self.cross_keys[0].shape[2] if self.cross_keys else 0
+
+    def clear(self, rows: slice) -> None:
+        """Forgets rows that may hold NaN."""
+        for part in (self.keys, self.values, self.cross_keys, self.cross_values):
+            for tensor in part:
+                tensor[rows] = 0
+
+    def reserve_cross(self, length: int) -> bool:
+        """Makes room for `length` cross-attention positions, keeping what is there; whether anything moved."""
+        if length <= self.cross_capacity:
+            return False
+        n_rows, n_heads, _, head_width = self.keys[0].shape
+        shape = (n_rows, n_heads, max(64, 1 << (length - 1).bit_length()), head_width)
+        for grown, old in ((self.cross_keys, self.cross_keys[:]), (self.cross_values, self.cross_values[:])):
+            grown[:] = [self.keys[0].new_zeros(shape) for _ in self.keys]
+            for new, kept in zip(grown, old, strict=False):
+                new[:, :, : kept.shape[2]] = kept
+        return True
+
+
+def row_bytes(n_layers: int, width: int, n_positions: int, dtype: torch.dtype) -> int:
+    """Bytes of self-attention that one row takes."""
+    return 2 * n_layers * width * n_positions * dtype.itemsize

@@ -1,0 +1,140 @@
+"""The transformer over a cache: inputs of some rows → logits. Knows nothing of requests, patterns or sampling.
+
+The arithmetic is that of audiocraft's ``StreamingTransformer`` with pre-normalised layers (its ``norm_first``), sine
+positions and GELU. Cross-attention keys and values are computed once a request, not once a step.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from audiocraft_ext.engine.attention import Attention
+from audiocraft_ext.engine.cache import Cache
+from audiocraft_ext.engine.linear import Linear, Quantize, make_linear
+
+_NORM_EPS = 1e-5
+
+
+@dataclass(frozen=True)
+class Affine:
+    """A checkpoint's weight [out, in] of a matrix or [D] of a norm, and its bias [out], if it has one."""
+
+    weight: Tensor
+    bias: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """One layer; q, k and v are stacked [3 D, D]. The cross-attention parts are there in all layers or in none."""
+
+    norm_self: Affine
+    qkv: Affine
+    out: Affine
+    norm_feed: Affine
+    up: Affine
+    down: Affine
+    norm_cross: Affine | None = None
+    cross_query: Affine | None = None
+    cross_key_value: Affine | None = None
+    cross_out: Affine | None = None
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A language model. `layers` may be a generator: each is dropped when its fast form is made."""
+
+    embeddings: Tensor  # [K, V + 1, D]
+    layers: Iterable[LayerWeights]
+    out_norm: Affine
+    heads: Affine  # [K V, D]
+    n_heads: int
+    max_period: float = 10_000.0
+    positional_scale: float = 1.0
+
+
+class _Norm:
+    def __init__(self, affine: Affine) -> None:
+        self.weight, self.bias = affine.weight.float(), None if affine.bias is None else affine.bias.float()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return functional.layer_norm(x, x.shape[-1:], self.weight, self.bias, _NORM_EPS)
+
+
+class _Layer:
+    """A layer's weights in their fast forms."""
+
+    def __init__(self, weights: LayerWeights, fast: Callable[[Affine], Linear]) -> None:
+        self.norm_self, self.qkv, self.out = _Norm(weights.norm_self), fast(weights.qkv), fast(weights.out)
+        self.norm_feed, self.up, self.down = _Norm(weights.norm_feed), fast(weights.up), fast(weights.down)
+        self.has_cross = weights.norm_cross is not None
+        if self.has_cross:
+            assert weights.norm_cross is not None
+            assert weights.cross_query is not None
+            assert weights.cross_key_value is not None
+            assert weights.cross_out is not None
+            self.norm_cross, self.cross_query = _Norm(weights.norm_cross), fast(weights.cross_query)
+            self.cross_key_value, self.cross_out = fast(weights.cross_key_value), fast(weights.cross_out)
+
+
+def positions(n: int, width: int, max_period: float) -> Tensor:
+    """Sine embeddings [n, D], cosines first; fp32, since audiocraft's in fp16 blur beyond position 1024."""
+    half = torch.arange(width // 2, dtype=torch.float32)
+    phase = torch.arange(n, dtype=torch.float32)[:, None] / max_period ** (half / (width // 2 - 1))
+    return torch.cat([phase.cos(), phase.sin()], dim=-1)
+
+
+class Decoder:
+    """A language model over the cache of `n_rows` rows of `n_positions` positions each."""
+
+    def __init__(self, weights: Weights, n_rows: int, n_positions: int, quantize: Quantize = "none") -> None:
+        self.device, self.dtype = weights.embeddings.device, weights.embeddings.dtype
+        self.n_codebooks, n_tokens, self.width = weights.embeddings.shape
+        self.cardinality = n_tokens - 1
+        self.n_heads = weights.n_heads
+        self._fast = lambda affine: make_linear(affine.weight, affine.bias, quantize)
+        self.layers = [_Layer(layer, self._fast) for layer in weights.layers]
+        self.has_cross = self.layers[0].has_cross
+        self.out_norm, self.heads = _Norm(weights.out_norm), self._fast(weights.heads)
+        # One table for all codebooks, so that an input is one gather and one sum.
+        self.embeddings = weights.embeddings.reshape(-1, self.width)
+        self._offsets = torch.arange(self.n_codebooks, device=self.device) * n_tokens
+        table = positions(n_positions, self.width, weights.max_period) * weights.positional_scale
+        self.positions = table.to(self.device)
+        head_width = self.width // self.n_heads
+        kept_in = torch.bfloat16 if quantize == "int8" and self.device.type == "cpu" else self.dtype
+        self.cache = Cache(len(self.layers), n_rows, self.n_heads, head_width, n_positions, kept_in, self.device)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Summed embeddings [..., D] in fp32 of tokens [..., K]."""
+        return self.embeddings[tokens + self._offsets].float().sum(-2)
+
+    def give_cross(self, first_row: int, states: Tensor) -> bool:
+        """Computes the cross-attention of rows from `first_row` on to `states` [R', T', D]; whether the cache moved."""
+        n_rows, length, _ = states.shape
+        moved = self.cache.reserve_cross(length)
+        rows = slice(first_row, first_row + n_rows)
+        self.cache.cross_lengths[rows] = length
+        for i, layer in enumerate(self.layers):
+            both = layer.cross_key_value(states.reshape(-1, self.width).to(self.dtype))
+            keys, values = both.view(n_rows, length, 2, self.n_heads, -1).permute(2, 0, 3, 1, 4)
+            self.cache.cross_keys[i][rows, :, :length] = keys
+            self.cache.cross_values[i][rows, :, :length] = values
+        return moved
+
+    def forward(self, x: Tensor, attention: Attention) -> Tensor:
+        """Hidden states [M, D] of inputs [M, D], which `attention` lays out in rows and positions."""
+        for i, layer in enumerate(self.layers):
+            qkv = layer.qkv(layer.norm_self(x).to(self.dtype)).view(-1, 3, self.n_heads, self.width // self.n_heads)
+            x = x + layer.out(attention.to_self(i, qkv))
+            if layer.has_cross:
+                query = layer.cross_query(layer.norm_cross(x).to(self.dtype))
+                x = x + layer.cross_out(attention.to_cross(i, query.view(len(x), self.n_heads, -1)))
+            x = x + layer.down(functional.gelu(layer.up(layer.norm_feed(x).to(self.dtype))))
+        return x
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits [M, K, V] in fp32 of hidden states [M, D]."""
+        return self.heads(self.out_norm(hidden).to(self.dtype)).float().view(-1, self.n_codebooks, self.cardinality)

@@ -1,0 +1,274 @@
+"""Tokens for many jobs at once: continuous batching of the decoder over slots. Torch only.
+
+It knows nothing of audiocraft, audio, text or cog. A thread of the engine's own admits jobs, feeds their prompts piece
+by piece between the steps of the others, and advances all of them together, one pattern step at a time.
+"""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from audiocraft_ext.engine import sampling
+from audiocraft_ext.engine.attention import Attention, Masked, Prefill, Sliced, Span
+from audiocraft_ext.engine.decoder import Decoder
+from audiocraft_ext.engine.graph import Graph
+from audiocraft_ext.engine.pattern import UNKNOWN, DelayPattern
+from audiocraft_ext.engine.scheduler import Job, Running, Scheduler
+
+# Positions of a prompt that are fed between two steps of the others, so that a newcomer never holds them up for long.
+PREFILL_POSITIONS = {"cpu": 128, "cuda": 1024}
+ROWS_PER_SLOT = 2
+
+
+class NotFiniteError(RuntimeError):
+    """The model gave NaN or infinity where logits should be."""
+
+
+class ClosedError(RuntimeError):
+    """The engine was closed before the job was done."""
+
+
+@dataclass
+class _State:
+    """What the device knows of each slot [N]; sequence [N, K, S] is what has been generated and what is to be."""
+
+    sequence: Tensor
+    noise: Tensor
+    step: Tensor
+    prefix_length: Tensor
+    active: Tensor
+    not_finite: Tensor
+    guidance: Tensor
+    temperature: Tensor
+    top_k: Tensor
+    top_p: Tensor
+
+    @classmethod
+    def of(cls, n_slots: int, n_codebooks: int, n_steps: int, device: torch.device) -> "_State":
+        def zeros(*shape: int, dtype: torch.dtype = torch.int64) -> Tensor:
+            return torch.zeros(shape, dtype=dtype, device=device)
+
+        # A finished slot's step is one past its last, so there is one column more than steps.
+        return cls(
+            sequence=zeros(n_slots, n_codebooks, n_steps + 1),
+            noise=zeros(n_slots, n_steps + 1, n_codebooks),
+            step=zeros(n_slots) + 1,
+            prefix_length=zeros(n_slots),
+            active=zeros(n_slots, dtype=torch.bool),
+            not_finite=zeros(n_slots, dtype=torch.bool),
+            guidance=zeros(n_slots, dtype=torch.float32),
+            temperature=zeros(n_slots, dtype=torch.float32),
+            top_k=zeros(n_slots),
+            top_p=zeros(n_slots, dtype=torch.float32),
+        )
+
+
+class Engine:
+    """A decoder that serves up to `n_slots` jobs at once, each exactly as if it were alone."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        pattern: DelayPattern,
+        n_slots: int,
+        n_steps: int,
+        fixed_shapes: bool | None = None,
+        use_graph: bool = True,
+    ) -> None:
+        """`n_steps` S is the longest sequence; the decoder has two rows a slot and a position to spare beyond S.
+
+        With `fixed_shapes` (CUDA's way) a step runs all slots, idle ones too, at lengths that only the device knows;
+        else the busy ones alone.
+        """
+        self.decoder = decoder
+        self.pattern = pattern
+        self.device = decoder.device
+        self.n_steps = n_steps
+        self._fixed_shapes = self.device.type == "cuda" if fixed_shapes is None else fixed_shapes
+        self._use_graph = use_graph and self.device.type == "cuda"
+        self._graph: Graph | None = None
+        self._last_step: torch.cuda.Event | None = None
+        self._state = _State.of(n_slots, decoder.n_codebooks, n_steps, self.device)
+        self._slots = torch.arange(n_slots, device=self.device)
+        self._scheduler = Scheduler(n_slots)
+        self._thread: threading.Thread | None = None
+        self._start_lock = threading.Lock()
+
+    def submit(self, job: Job) -> Future[Tensor]:
+        """The job's frames [K, T] on the CPU, prompt included, by a future; the thread starts with the first job."""
+        n_positions = job.prefix.shape[1] + self.pattern.n_steps(job.n_frames)
+        if self.pattern.n_steps(job.n_frames) > self.n_steps or n_positions >= self.decoder.cache.n_positions:
+            raise ValueError(f"a job of {n_positions} positions in a cache of {self.decoder.cache.n_positions}")
+        with self._start_lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+                self._thread.start()
+        return self._scheduler.submit(job)
+
+    def close(self) -> None:
+        """Ends the thread; jobs that are not done fail with ``ClosedError``."""
+        self._scheduler.close()
+        if self._thread is not None:
+            self._thread.join()
+
+    @torch.inference_mode()
+    def _run(self) -> None:
+        while self._scheduler.wait():
+            self.step()
+        for entry in [*filter(None, self._scheduler.slots), *self._scheduler.waiting()]:
+            self._finish(entry, ClosedError("the engine was closed"))
+
+    def step(self) -> None:
+        """One turn: newcomers take slots, one of them is fed a piece of its prompt, all others advance by a step."""
+        for entry in self._scheduler.waiting():
+            self._guarded(Running.report, entry)
+        for entry in self._scheduler.admit():
+            self._guarded(self._place, entry)
+        newcomer = self._scheduler.prefilling()
+        if newcomer is not None:
+            self._guarded(self._feed, newcomer)
+        decoding = self._scheduler.decoding()
+        if decoding and self._decode(decoding):
+            for entry in decoding:
+                self._guarded(self._after_step, entry)
+
+    def _guarded(self, work: Callable[[Running], None], entry: Running) -> None:
+        """Runs one job's part of a turn; what it raises is that job's end and no other's."""
+        try:
+            work(entry)
+        except Exception as error:  # handed to whoever waits for this job
+            self._finish(entry, error)
+
+    def _finish(self, entry: Running, outcome: Tensor | Exception) -> None:
+        if entry.slot >= 0:
+            self._state.active[entry.slot] = False
+            if self._fixed_shapes and isinstance(outcome, Exception):
+                first = ROWS_PER_SLOT * entry.slot
+                self.decoder.cache.clear(slice(first, first + ROWS_PER_SLOT))
+        self._scheduler.finish(entry, outcome)
+
+    def _place(self, entry: Running) -> None:
+        """Writes a job into its slot and computes what the transformer is fed before the first sampled step."""
+        job, state, slot = entry.job, self._state, entry.slot
+        sequence = self.pattern.sequence(job.prompt, job.n_frames)
+        first, stop = self.pattern.first_step(job.prompt.shape[-1]), sequence.shape[-1]
+        entry.first_step, entry.step, entry.stop = first, first, stop
+        noise = sampling.noise(job.seed, job.noise_step, stop - first, len(sequence))
+        sequence = sequence.to(self.device)
+        state.sequence[slot, :, :stop] = sequence
+        state.noise[slot, first:stop] = noise.to(self.device)
+        state.step[slot], state.prefix_length[slot] = first, job.prefix.shape[1]
+        state.not_finite[slot] = False
+        state.guidance[slot], state.temperature[slot] = job.guidance, job.temperature
+        state.top_k[slot], state.top_p[slot] = job.top_k, job.top_p
+        given = self.decoder.embed(sequence[:, :first].T).expand(job.n_rows, -1, -1)
+        inputs = torch.cat([job.prefix.float(), given], dim=1)
+        entry.inputs = inputs + self.decoder.positions[: inputs.shape[1]]
+        if job.cross is not None and self.decoder.give_cross(ROWS_PER_SLOT * slot, job.cross):
+            self._graph = None
+
+    def _feed(self, entry: Running) -> None:
+        """Feeds the next piece of a prompt; the last one gives the first sampled step."""
+        entry.report()
+        assert entry.inputs is not None
+        piece = entry.inputs[:, entry.n_fed : entry.n_fed + PREFILL_POSITIONS[self.device.type]]
+        n_rows, n_positions, _ = piece.shape
+        attention = Prefill(self.decoder.cache, ROWS_PER_SLOT * entry.slot, n_rows, entry.n_fed, n_positions)
+        hidden = self.decoder.forward(piece.flatten(0, 1), attention)
+        entry.n_fed += n_positions
+        if entry.n_fed < entry.inputs.shape[1]:
+            return
+        entry.inputs = None
+        self._state.active[entry.slot] = True
+        logits = self.decoder.logits(hidden.view(n_rows, n_positions, -1)[:, -1])
+        self._emit(self._slots[entry.slot : entry.slot + 1], logits[:1], logits[-1:])
+        self._after_step(entry)
+
+    def _after_step(self, entry: Running) -> None:
+        """Counts a sampled step; a job that has made its last one is finished."""
+        entry.step += 1
+        entry.report()
+        # On the device, the flag is read once, with the tokens: reading it waits for every step before.
+        is_done = entry.step == entry.stop
+        if (is_done or self.device.type == "cpu") and bool(self._state.not_finite[entry.slot]):
+            raise NotFiniteError("the model's logits are not finite")
+        if is_done:
+            sequence = self._state.sequence[entry.slot, :, : entry.stop].cpu()
+            self._finish(entry, self.pattern.frames(sequence, entry.job.n_frames))
+
+    def _decode(self, entries: list[Running]) -> bool:
+        """One step of all jobs whose prompts have been fed; whether it went well."""
+        try:
+            if self._fixed_shapes:
+                self._step_of_all()
+            else:
+                self._step_of(entries)
+        except Exception as error:  # nobody's in particular, so everybody's
+            for entry in entries:
+                self._finish(entry, error)
+            return False
+        return True
+
+    def _step_of(self, entries: list[Running]) -> None:
+        """A step of some slots, at lengths that the host knows."""
+        spans, slots, conditional, unconditional = [], list[int](), list[int](), list[int]()
+        for entry in entries:
+            n_rows, row = entry.job.n_rows, ROWS_PER_SLOT * entry.slot
+            position = entry.job.prefix.shape[1] + entry.step - 1
+            cross_length = 0 if entry.job.cross is None else entry.job.cross.shape[1]
+            spans.append(Span(len(slots), n_rows, row, position, cross_length))
+            conditional.append(len(slots))
+            slots += [entry.slot] * n_rows
+            unconditional.append(len(slots) - 1)
+        logits = self._logits(torch.tensor(slots), Sliced(self.decoder.cache, spans))
+        self._emit(torch.tensor([entry.slot for entry in entries]), logits[conditional], logits[unconditional])
+
+    def _step_of_all(self) -> None:
+        """A step of every slot at once, idle ones too, so that shapes never change: what the graph records."""
+        if not self._use_graph:
+            self._run_all_slots()
+            return
+        if self._graph is None:
+            active = self._state.active.clone()
+            self._state.active.zero_()
+            self._graph = Graph(self._run_all_slots)
+            self._state.active.copy_(active)
+        self._graph.replay()
+        # The host stays one step ahead: enough to keep the device busy, little enough to stop a cancelled job at once.
+        if self._last_step is not None:
+            self._last_step.synchronize()
+        self._last_step = torch.cuda.Event()
+        self._last_step.record()
+
+    def _run_all_slots(self) -> None:
+        state = self._state
+        slots = self._slots.repeat_interleave(ROWS_PER_SLOT)
+        spare = self.decoder.cache.n_positions - 1
+        position = torch.where(state.active, state.prefix_length + state.step - 1, spare)[slots]
+        logits = self._logits(slots, Masked(self.decoder.cache, position))
+        self._emit(self._slots, logits[0::ROWS_PER_SLOT], logits[1::ROWS_PER_SLOT])
+
+    def _logits(self, slots: Tensor, attention: Attention) -> Tensor:
+        """Logits [M, K, V] of the step that each row's slot [M] is at."""
+        state = self._state
+        last = state.step[slots] - 1
+        x = self.decoder.embed(state.sequence[slots, :, last])
+        x = x + self.decoder.positions[state.prefix_length[slots] + last]
+        return self.decoder.logits(self.decoder.forward(x, attention))
+
+    def _emit(self, slots: Tensor, conditional: Tensor, unconditional: Tensor) -> None:
+        """Draws the current step of slots [J] from logits [J, K, V] and moves active slots on to the next."""
+        state = self._state
+        step, active = state.step[slots], state.active[slots]
+        logits = sampling.guided(conditional, unconditional, state.guidance[slots])
+        how = sampling.Sampling(state.temperature[slots], state.top_k[slots], state.top_p[slots])
+        drawn = sampling.sample(logits, state.noise[slots, step], how)
+        given = state.sequence[slots, :, step]
+        is_open = active[:, None] & (given == UNKNOWN)
+        state.sequence[slots, :, step] = torch.where(is_open, drawn, given)
+        state.not_finite[slots] |= ~logits.isfinite().flatten(1).all(1)
+        state.step[slots] = step + active

@@ -1,0 +1,254 @@
+"""The seam: audiocraft's ``lm.generate`` as one request sees it, answered by the engine or by audiocraft itself.
+
+The engine takes conditions as tensors: here they come out of audiocraft's own conditioners, job by job. Knows nothing
+of audio, files or cog.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from audiocraft_ext.engine.cache import row_bytes
+from audiocraft_ext.engine.decoder import Decoder
+from audiocraft_ext.engine.engine import ROWS_PER_SLOT, Engine
+from audiocraft_ext.engine.linear import MAX_ROWS, Quantize
+from audiocraft_ext.engine.pattern import DelayPattern
+from audiocraft_ext.engine.scheduler import Job
+from audiocraft_ext.errors import InputError
+from audiocraft_ext.lm_weights import engine_weights, unsupported
+from audiocraft_ext.progress import Progress
+from audiocraft_ext.upstream import (
+    ClassifierFreeGuidanceDropout,
+    ConditioningAttributes,
+    LMModel,
+)
+
+EngineName = Literal["fast", "upstream"]
+
+_log = logging.getLogger(__name__)
+
+# What conditions may add before the codes, beside a melody of the window's length: a prompt of some 400 words.
+_TEXT_POSITIONS = 512
+_LOCK_POLL_S = 0.1
+# The rest is for the codec, the text encoder and what a long prompt takes.
+_MEMORY_SHARE = 0.6
+
+
+class LanguageModel(Protocol):
+    """Makes tokens for the requests of one checkpoint."""
+
+    def for_request(self, seed: int, progress: Progress) -> "RequestLM":
+        """What stands in for the LM in one request's ``MusicGen``."""
+
+
+class RequestLM:
+    """The shared LM as one request sees it: its frames are counted, and it can be stopped.
+
+    All but ``generate`` is audiocraft's LM's own. ``n_frames_to_make`` is set by who knows it, before the first call.
+    """
+
+    # (prompt, conditions, count, and audiocraft's sampling arguments by name) → tokens [1, K, T]
+    _make: Callable[..., Tensor]
+
+    def __init__(self, lm: LMModel, progress: Progress) -> None:
+        self._lm = lm
+        self.progress = progress
+        self._n_frames_made = 0
+        self.n_frames_to_make = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._lm, name)
+
+    def generate(
+        self,
+        prompt: Tensor | None,
+        conditions: list[ConditioningAttributes],
+        callback: Callable[[int, int], None] | None = None,
+        **sampling: Any,
+    ) -> Tensor:
+        """Tokens [1, K, T] of one window, prompt included; the arguments are those of audiocraft's ``lm.generate``."""
+        made_before = self._n_frames_made
+        n_new = sampling["max_gen_len"] - (0 if prompt is None else prompt.shape[-1])
+
+        def count(step: int, n_steps: int) -> None:
+            # The delay pattern's extra steps make no frame: the count reaches its total with the last one.
+            self._n_frames_made = made_before + max(0, step - max(0, n_steps - n_new))
+            self.progress.reach(self._n_frames_made, self.n_frames_to_make)
+
+        return self._make(prompt, conditions, count, **sampling)
+
+
+class UpstreamLanguageModel:
+    """audiocraft's own ``lm.generate``, the oracle: one request at a time, since it keeps its cache on the module."""
+
+    def __init__(self, lm: LMModel) -> None:
+        self.lm = lm
+        self.lock = threading.Lock()
+
+    def for_request(self, seed: int, progress: Progress) -> RequestLM:
+        del seed  # audiocraft draws from a generator that the caller provides (upstream.drawing_from)
+        return _UpstreamRequestLM(self, progress)
+
+
+class _UpstreamRequestLM(RequestLM):
+    def __init__(self, model: UpstreamLanguageModel, progress: Progress) -> None:
+        super().__init__(model.lm, progress)
+        self._lock = model.lock
+
+    def _make(self, prompt: Any, conditions: Any, count: Any, **sampling: Any) -> Tensor:
+        while not self._lock.acquire(timeout=_LOCK_POLL_S):
+            self.progress.check()
+        try:
+            return self._lm.generate(prompt, conditions, callback=count, **sampling)
+        finally:
+            self._lock.release()
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Who makes the tokens, and how. `n_slots` is a wish: less where memory or the CPU's kernels allow less."""
+
+    engine: EngineName = "fast"
+    n_slots: int = 16
+    quantize: Quantize = "none"
+    use_graph: bool = True
+    # The engine's weights take the place of the LM's own, which cannot be asked any more.
+    consume: bool = True
+
+
+class EngineLanguageModel:
+    """The engine on the weights and conditioners of an LM that is not ``unsupported``; `n_frames` is its window."""
+
+    def __init__(self, lm: LMModel, n_frames: int, settings: Settings) -> None:
+        self.lm = lm
+        self.lock = threading.Lock()  # audiocraft's conditioners share autocast contexts: one request at a time
+        device, dtype = lm.emb[0].weight.device, lm.transformer.layers[0].linear1.weight.dtype
+        pattern = DelayPattern(tuple(lm.pattern_provider.delays), lm.special_token_id)
+        n_steps = pattern.n_steps(n_frames)
+        n_positions = n_steps + _prefix_positions(lm) + 1
+        n_slots = _fitting_slots(lm, settings, n_positions, device, dtype)
+        weights = engine_weights(lm, settings.consume)
+        decoder = Decoder(weights, ROWS_PER_SLOT * n_slots, n_positions, settings.quantize)
+        self.engine = Engine(decoder, pattern, n_slots, n_steps, settings.use_graph)
+        self.n_prefix_max = n_positions - n_steps - 1
+
+    def for_request(self, seed: int, progress: Progress) -> RequestLM:
+        return _EngineRequestLM(self, seed, progress)
+
+
+class _EngineRequestLM(RequestLM):
+    def __init__(self, model: EngineLanguageModel, seed: int, progress: Progress) -> None:
+        super().__init__(model.lm, progress)
+        self._model = model
+        self._seed = seed
+        self._n_steps_sampled = 0
+
+    def _make(
+        self,
+        prompt: Tensor | None,
+        conditions: list[ConditioningAttributes],
+        count: Callable[[int, int], None],
+        *,
+        max_gen_len: int,
+        use_sampling: bool,
+        temp: float,
+        top_k: int,
+        top_p: float,
+        cfg_coef: float,
+        two_step_cfg: bool = False,
+    ) -> Tensor:
+        del two_step_cfg  # one pass over both rows gives what two passes give
+        device = self._model.engine.device
+        if prompt is None:
+            prompt = torch.zeros((1, self._lm.n_q, 0), dtype=torch.int64)
+        prefix, cross = self._condition_states(conditions, is_guided=cfg_coef != 1)
+        if prefix.shape[1] > self._model.n_prefix_max:
+            raise InputError(
+                "prompt",
+                f"{prefix.shape[1]} tokens with the melody, and this checkpoint's conditions have room for "
+                f"{self._model.n_prefix_max}.",
+                "Say it in fewer words.",
+            )
+        noise_step, sampled = self._n_steps_sampled, 0
+
+        def on_step(step: int, n_steps: int) -> None:
+            nonlocal sampled
+            if n_steps == 0:
+                self.progress.check()
+                return
+            if sampled == 0:
+                self.progress.queue_s += time.monotonic() - submitted_at
+            sampled = n_steps
+            count(step, n_steps)
+
+        submitted_at = time.monotonic()
+        job = Job(
+            prompt=prompt[0].cpu(),
+            n_frames=max_gen_len,
+            prefix=prefix,
+            cross=cross,
+            guidance=cfg_coef,
+            temperature=temp if use_sampling else 0.0,
+            top_k=top_k,
+            top_p=top_p,
+            seed=self._seed,
+            noise_step=noise_step,
+            on_step=on_step,
+        )
+        tokens = self._model.engine.submit(job).result()
+        self._n_steps_sampled += sampled
+        return tokens[None].to(device)
+
+    def _condition_states(
+        self, conditions: list[ConditioningAttributes], is_guided: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """What is prepended [R, P, D] and cross-attended to [R, T', D]: the caller's conditions, then none of them."""
+        if is_guided:
+            conditions = conditions + ClassifierFreeGuidanceDropout(p=1.0)(conditions)
+        lm = self._lm
+        while not self._model.lock.acquire(timeout=_LOCK_POLL_S):
+            self.progress.check()
+        try:
+            states = lm.condition_provider(lm.condition_provider.tokenize(conditions))
+            nothing = torch.zeros(len(conditions), 0, lm.dim, device=self._model.engine.device)
+            prefix, cross = lm.fuser(nothing, states)
+        finally:
+            self._model.lock.release()
+        return prefix, cross
+
+
+def make(lm: LMModel, n_frames: int, settings: Settings) -> LanguageModel:
+    """The engine or audiocraft's own loop around an LM whose window is `n_frames` long.
+
+    An LM that the engine cannot run is left to audiocraft, and the log says why.
+    """
+    if settings.engine == "upstream":
+        return UpstreamLanguageModel(lm)
+    reason = unsupported(lm)
+    if reason is not None:
+        _log.warning("This language model runs on audiocraft's own decoding loop: %s.", reason)
+        return UpstreamLanguageModel(lm)
+    return EngineLanguageModel(lm, n_frames, settings)
+
+
+def _prefix_positions(lm: LMModel) -> int:
+    """Room for what the LM's fuser prepends: text, and a melody as long as its window."""
+    prepended = lm.fuser.fuse2cond.get("prepend", [])
+    conditioners = lm.condition_provider.conditioners
+    melody = sum(getattr(conditioners[name], "chroma_len", 0) for name in prepended if name in conditioners)
+    return melody + (_TEXT_POSITIONS if prepended else 0)
+
+
+def _fitting_slots(lm: LMModel, settings: Settings, n_positions: int, device: torch.device, dtype: torch.dtype) -> int:
+    """As many slots as are wished for, as the CPU's kernels keep apart, and as fit into most of the free memory."""
+    if device.type == "cpu":
+        return min(settings.n_slots, MAX_ROWS // ROWS_PER_SLOT)
+    free, _ = torch.cuda.mem_get_info(device)
+    slot = ROWS_PER_SLOT * row_bytes(len(lm.transformer.layers), lm.dim, n_positions, dtype)
+    return max(1, min(settings.n_slots, int(_MEMORY_SHARE * free) // slot))

@@ -1,0 +1,91 @@
+"""Small decoders with random weights, and jobs of every kind for them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from audiocraft_ext.engine.decoder import Affine, Decoder, LayerWeights, Weights
+from audiocraft_ext.engine.engine import Engine
+from audiocraft_ext.engine.linear import Quantize
+from audiocraft_ext.engine.pattern import DelayPattern
+from audiocraft_ext.engine.scheduler import Job
+
+N_CODEBOOKS, CARD, WIDTH, N_HEADS, N_LAYERS = 4, 64, 64, 2, 2
+PATTERN = DelayPattern((0, 1, 2, 3), CARD)
+N_STEPS, N_PREFIX = 160, 24
+
+
+def weights(has_cross: bool, seed: int = 0) -> Weights:
+    generator = torch.Generator().manual_seed(seed)
+
+    def matrix(n_out: int, n_in: int) -> Affine:
+        return Affine(torch.randn(n_out, n_in, generator=generator) / n_in**0.5)
+
+    def norm() -> Affine:
+        return Affine(torch.ones(WIDTH), torch.zeros(WIDTH))
+
+    def layer() -> LayerWeights:
+        cross: dict[str, Affine] = {}
+        if has_cross:
+            cross = {
+                "norm_cross": norm(),
+                "cross_query": matrix(WIDTH, WIDTH),
+                "cross_key_value": matrix(2 * WIDTH, WIDTH),
+                "cross_out": matrix(WIDTH, WIDTH),
+            }
+        return LayerWeights(
+            norm_self=norm(),
+            qkv=matrix(3 * WIDTH, WIDTH),
+            out=matrix(WIDTH, WIDTH),
+            norm_feed=norm(),
+            up=matrix(4 * WIDTH, WIDTH),
+            down=matrix(WIDTH, 4 * WIDTH),
+            **cross,
+        )
+
+    return Weights(
+        embeddings=torch.randn(N_CODEBOOKS, CARD + 1, WIDTH, generator=generator),
+        layers=[layer() for _ in range(N_LAYERS)],
+        out_norm=norm(),
+        heads=Affine(2 * torch.randn(N_CODEBOOKS * CARD, WIDTH, generator=generator) / WIDTH**0.5),
+        n_heads=N_HEADS,
+    )
+
+
+def engine(
+    has_cross: bool = True, n_slots: int = 4, quantize: Quantize = "none", fixed_shapes: bool | None = None
+) -> Engine:
+    decoder = Decoder(weights(has_cross), 2 * n_slots, N_STEPS + N_PREFIX + 1, quantize)
+    return Engine(decoder, PATTERN, n_slots, N_STEPS, fixed_shapes)
+
+
+def job(seed: int, has_cross: bool = True, **changes: Any) -> Job:
+    """A job that is different for every seed: length, prompt, conditions, guidance and sampling."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def number(low: int, high: int) -> int:
+        return int(torch.randint(low, high, (), generator=generator))
+
+    def states(length: int) -> Tensor:
+        return torch.randn(n_rows, length, WIDTH, generator=generator)
+
+    guidance = (1.0, 3.0, 0.0, -2.0)[number(0, 4)]
+    n_rows = 1 if guidance == 1.0 else 2
+    n_prompt = number(0, 3) * number(0, 12)
+    settings: dict[str, Any] = {
+        "prompt": torch.randint(CARD, (N_CODEBOOKS, n_prompt), generator=generator),
+        "n_frames": n_prompt + number(1, 40),
+        "prefix": states(0 if has_cross else number(0, N_PREFIX)),
+        "cross": states(number(1, 90)) if has_cross else None,
+        "guidance": guidance,
+        "temperature": (0.0, 1.0, 1.0, 0.7)[number(0, 4)],
+        "top_k": (0, 5, 250)[number(0, 3)],
+        "top_p": (0.0, 0.0, 0.8)[number(0, 3)],
+        "seed": seed,
+    }
+    return Job(**{**settings, **changes})
+
+
+Make = Callable[[int], Job]

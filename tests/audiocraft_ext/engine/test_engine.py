@@ -1,0 +1,198 @@
+"""Many jobs at once: each gets what it gets alone, and what ends one of them touches no other."""
+
+import gc
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from audiocraft_ext.engine.engine import PREFILL_POSITIONS, ClosedError, Engine, NotFiniteError
+from audiocraft_ext.engine.linear import Quantize
+from audiocraft_ext.engine.scheduler import Job
+from tests.audiocraft_ext.engine.models import CARD, N_CODEBOOKS, N_STEPS, WIDTH, engine, job
+
+PATIENCE_S = 60
+
+
+@contextmanager
+def closing(made: Engine) -> Iterator[Engine]:
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def results(made: Engine, jobs: list[Job]) -> list[Tensor]:
+    """What jobs give that are all handed in at once."""
+    futures = [made.submit(one) for one in jobs]
+    return [future.result(timeout=PATIENCE_S) for future in futures]
+
+
+@pytest.mark.parametrize("has_cross", [True, False], ids=["cross", "prefix"])
+@pytest.mark.parametrize("quantize", ["none", "int8"])
+@pytest.mark.parametrize("fixed_shapes", [False, True], ids=["busy slots", "all slots"])
+def test_a_hundred_mixed_jobs_get_the_tokens_that_they_get_alone(
+    has_cross: bool, quantize: Quantize, fixed_shapes: bool
+) -> None:
+    jobs = [job(seed, has_cross) for seed in range(100)]
+    with closing(engine(has_cross, 4, quantize, fixed_shapes)) as made:
+        alone = [made.submit(one).result(timeout=PATIENCE_S) for one in jobs]
+        together = results(made, jobs)
+    assert sum(torch.equal(a, b) for a, b in zip(alone, together, strict=True)) == len(jobs)
+    for one, tokens in zip(jobs, alone, strict=True):
+        assert tokens.shape == (N_CODEBOOKS, one.n_frames)
+        assert torch.equal(tokens[:, : one.prompt.shape[-1]], one.prompt)
+        assert tokens.min() >= 0
+        assert tokens.max() < CARD
+
+
+@pytest.mark.parametrize("has_cross", [True, False], ids=["cross", "prefix"])
+def test_steps_of_all_slots_give_the_greedy_tokens_of_steps_of_busy_ones(has_cross: bool) -> None:
+    jobs = [job(seed, has_cross, temperature=0.0) for seed in range(20)]
+    with closing(engine(has_cross, fixed_shapes=True)) as all_slots, closing(engine(has_cross)) as busy_slots:
+        for a, b in zip(results(all_slots, jobs), results(busy_slots, jobs), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_a_prompt_fed_in_pieces_gives_what_it_gives_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    prompt = torch.randint(CARD, (N_CODEBOOKS, 100), generator=generator)
+    one = job(3, prompt=prompt, n_frames=120, temperature=0.0)
+    with closing(engine()) as made:
+        whole = made.submit(one).result(timeout=PATIENCE_S)
+        monkeypatch.setitem(PREFILL_POSITIONS, "cpu", 7)
+        assert torch.equal(made.submit(one).result(timeout=PATIENCE_S), whole)
+
+
+def test_the_seed_alone_decides_and_a_later_window_goes_on_in_its_noise() -> None:
+    with closing(engine()) as made:
+        first, again, other, later = results(
+            made,
+            [
+                job(1, temperature=1.0),
+                job(1, temperature=1.0),
+                replace(job(1, temperature=1.0), seed=9),
+                job(1, temperature=1.0, noise_step=500),
+            ],
+        )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert not torch.equal(first, later)
+
+
+def long_job(seed: int, **changes: Any) -> Job:
+    changes |= {"prompt": torch.zeros(N_CODEBOOKS, 0, dtype=torch.int64), "n_frames": N_STEPS - 4}
+    return job(seed, **changes)
+
+
+@pytest.mark.parametrize("step", [0, 1, 5, 50])
+def test_a_job_that_raises_at_any_step_ends_alone(step: int) -> None:
+    def stop(done: int, total: int) -> None:
+        if done >= step and total:
+            raise InterruptedError
+
+    jobs = [long_job(seed) for seed in range(3)]
+    with closing(engine()) as made:
+        alone = results(made, jobs)
+        futures = [made.submit(one) for one in jobs]
+        broken = made.submit(long_job(3, on_step=stop))
+        with pytest.raises(InterruptedError):
+            broken.result(timeout=PATIENCE_S)
+        for future, right in zip(futures, alone, strict=True):
+            assert torch.equal(future.result(timeout=PATIENCE_S), right)
+        assert torch.equal(made.submit(jobs[0]).result(timeout=PATIENCE_S), alone[0])
+
+
+def test_a_job_in_line_can_end_before_its_turn() -> None:
+    leave = threading.Event()
+
+    def stop(done: int, total: int) -> None:
+        if leave.is_set():
+            raise InterruptedError
+
+    with closing(engine(n_slots=1)) as made:
+        futures: list[Future[Tensor]] = [made.submit(long_job(seed)) for seed in range(3)]
+        waiting = made.submit(long_job(4, on_step=stop))
+        leave.set()
+        with pytest.raises(InterruptedError):
+            waiting.result(timeout=PATIENCE_S)
+        assert not futures[-1].done()
+        for future in futures:
+            future.result(timeout=PATIENCE_S)
+
+
+@pytest.mark.parametrize("fixed_shapes", [False, True], ids=["busy slots", "all slots"])
+def test_nan_in_one_job_s_conditions_is_that_job_s_error(fixed_shapes: bool) -> None:
+    bad = long_job(5, cross=torch.full((2, 7, WIDTH), torch.nan), guidance=3.0, prefix=torch.zeros(2, 0, WIDTH))
+    right_jobs = [long_job(seed, temperature=1.0) for seed in range(3)]
+    with closing(engine(fixed_shapes=fixed_shapes)) as made:
+        alone = results(made, right_jobs)
+        futures = [made.submit(one) for one in right_jobs]
+        with pytest.raises(NotFiniteError):
+            made.submit(bad).result(timeout=PATIENCE_S)
+        for future, right in zip(futures, alone, strict=True):
+            assert torch.equal(future.result(timeout=PATIENCE_S), right)
+        # The slot that held NaN serves the next job as if nothing had been.
+        for again, right in zip(results(made, right_jobs), alone, strict=True):
+            assert torch.equal(again, right)
+
+
+def test_conditions_that_cannot_be_placed_fail_alone() -> None:
+    with closing(engine()) as made:
+        with pytest.raises(RuntimeError):
+            made.submit(job(1, cross=torch.randn(2, 3, WIDTH + 1))).result(timeout=PATIENCE_S)
+        made.submit(job(2)).result(timeout=PATIENCE_S)
+
+
+def test_a_job_that_is_too_long_is_refused_at_once() -> None:
+    with closing(engine()) as made, pytest.raises(ValueError, match="positions"):
+        made.submit(job(1, n_frames=N_STEPS))
+
+
+def test_an_engine_that_is_closed_lets_nobody_wait_for_ever() -> None:
+    made = engine(n_slots=1)
+    futures = [made.submit(long_job(seed)) for seed in range(3)]
+    made.close()
+    for future in futures[1:]:
+        with pytest.raises(ClosedError):
+            future.result(timeout=PATIENCE_S)
+    with pytest.raises(RuntimeError):
+        made.submit(job(1))
+
+
+def test_three_hundred_jobs_leave_threads_and_tensors_where_they_were() -> None:
+    def n_tensors() -> int:
+        gc.collect()
+        return sum(isinstance(thing, Tensor) for thing in gc.get_objects())
+
+    jobs = [job(seed % 30, n_frames=40) for seed in range(300)]
+    with closing(engine()) as made:
+        results(made, jobs[:30])
+        threads, tensors = threading.active_count(), n_tensors()
+        results(made, jobs)
+        assert threading.active_count() == threads
+        assert n_tensors() <= tensors + 5
+
+
+def test_a_late_job_is_served_while_a_long_one_runs() -> None:
+    steps: list[int] = []
+
+    def count(done: int, total: int) -> None:
+        steps.append(done)
+        time.sleep(0.002)
+
+    with closing(engine()) as made:
+        long = made.submit(long_job(1, on_step=count))
+        while not steps:
+            time.sleep(0.001)
+        made.submit(job(2, n_frames=30, prompt=torch.zeros(N_CODEBOOKS, 0, dtype=torch.int64))).result(PATIENCE_S)
+        assert not long.done()
+        long.result(timeout=PATIENCE_S)
+    assert sorted(set(steps)) == list(range(len(set(steps))))

@@ -1,0 +1,46 @@
+"""The forms of a weight matrix: the same product, and rows that do not feel their neighbours."""
+
+import pytest
+import torch
+
+from audiocraft_ext.engine.linear import MAX_ROWS, Int8, Linear, Packed, Plain, make_linear
+
+SHAPES = [(256, 256), (768, 256), (256, 1024), (2048, 512), (1024, 4096)]
+FORMS = [Packed, Int8]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("form", FORMS)
+def test_a_row_is_the_same_among_any_number_of_others(form: type[Packed] | type[Int8], shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    linear: Linear = form(torch.randn(shape), None)
+    x = torch.randn(MAX_ROWS, shape[1])
+    whole = linear(x)
+    for n_rows in range(1, MAX_ROWS):
+        assert torch.equal(linear(x[:n_rows]), whole[:n_rows])
+    order = torch.randperm(MAX_ROWS)
+    assert torch.equal(linear(x[order]), whole[order])
+
+
+def test_packed_weights_give_torch_s_product() -> None:
+    weight, bias, x = torch.randn(96, 64), torch.randn(96), torch.randn(3, 64)
+    torch.testing.assert_close(Packed(weight, bias)(x), Plain(weight, bias)(x), rtol=1e-5, atol=1e-5)
+
+
+def test_int8_is_within_a_hundredth_of_the_product() -> None:
+    torch.manual_seed(0)
+    weight, bias, x = torch.randn(512, 1024), torch.randn(512), torch.randn(4, 1024)
+    exact = Plain(weight, bias)(x)
+    error = (Int8(weight, bias)(x) - exact).norm() / exact.norm()
+    assert error < 0.012  # 0.0094 measured
+
+
+def test_a_weight_of_zeros_survives_int8() -> None:
+    assert torch.equal(Int8(torch.zeros(8, 16), None)(torch.randn(2, 16)), torch.zeros(2, 8))
+
+
+def test_the_cpu_gets_packed_weights_unless_int8_is_asked_for() -> None:
+    weight = torch.randn(32, 32)
+    assert isinstance(make_linear(weight, None, "none"), Packed)
+    assert isinstance(make_linear(weight, None, "int8"), Int8)
+    assert isinstance(make_linear(weight.half(), None, "none"), Plain)

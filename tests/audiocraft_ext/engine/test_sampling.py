@@ -1,0 +1,115 @@
+"""What is drawn from logits: the distribution that was asked for, and audiocraft's own choice of candidates."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from scipy.stats import chisquare
+from torch import Tensor
+
+from audiocraft_ext.engine.sampling import Sampling, guided, noise, sample
+from audiocraft_ext.upstream import sample_top_k, sample_top_p
+
+N_DRAWS = 20_000
+
+
+def how(n_jobs: int, temperature: float = 1.0, top_k: int = 0, top_p: float = 0.0) -> Sampling:
+    return Sampling(torch.full((n_jobs,), temperature), torch.full((n_jobs,), top_k), torch.full((n_jobs,), top_p))
+
+
+def draws(logits: Tensor, **sampling: Any) -> Tensor:
+    """Tokens [N_DRAWS] from the same logits [V], one for each step's noise."""
+    batch = logits.expand(N_DRAWS, 1, -1)
+    return sample(batch, noise(7, 0, N_DRAWS, 1), how(N_DRAWS, **sampling))[:, 0]
+
+
+def kept(choose: Callable[[Tensor], Tensor], probs: Tensor) -> Tensor:
+    """The probabilities [V] that audiocraft's function hands to its multinomial, in vocabulary order."""
+    seen: list[Tensor] = []
+
+    class Spy(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func is torch.multinomial:
+                seen.append(args[0].clone())
+            return func(*args, **(kwargs or {}))
+
+    with Spy():
+        choose(probs.clone()[None, None])
+    return seen[0].flatten()
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [{}, {"temperature": 0.5}, {"temperature": 2.0}, {"top_k": 5}, {"top_p": 0.6}, {"top_p": 0.9, "top_k": 2}],
+    ids=str,
+)
+def test_draws_follow_audiocraft_s_distribution(sampling: dict[str, Any]) -> None:
+    logits = 2 * torch.randn(24, generator=torch.Generator().manual_seed(3))
+    probs = torch.softmax(logits / sampling.get("temperature", 1.0), dim=-1)
+    if "top_p" in sampling:
+        ordered = kept(lambda p: sample_top_p(p, sampling["top_p"]), probs)
+        expected = torch.zeros(24).scatter(0, probs.argsort(descending=True), ordered)
+    elif "top_k" in sampling:
+        expected = kept(lambda p: sample_top_k(p, sampling["top_k"]), probs)
+    else:
+        expected = probs
+    counts = draws(logits, **sampling).bincount(minlength=24)
+    assert counts[expected == 0].sum() == 0
+    common = expected * N_DRAWS > 5
+    # Rare tokens share one cell, as the test wants cells of five and more.
+    observed = torch.cat([counts[common], counts[~common].sum()[None]]).double()
+    wanted = torch.cat([expected[common], expected[~common].sum()[None]]).double() * N_DRAWS
+    cells = wanted > 0
+    result = chisquare(observed[cells], wanted[cells] * observed[cells].sum() / wanted[cells].sum())
+    assert result.pvalue > 1e-3
+
+
+def test_temperature_zero_is_greedy_and_of_equals_takes_the_first() -> None:
+    logits = torch.tensor([[[0.0, 2.0, 2.0, 1.0]]])
+    assert sample(logits, noise(0, 0, 1, 1), how(1, temperature=0.0)).item() == 1
+
+
+def test_jobs_of_every_kind_share_a_call_and_get_what_they_get_alone() -> None:
+    logits = torch.randn(4, 4, 64, generator=torch.Generator().manual_seed(0))
+    mixed = Sampling(
+        torch.tensor([0.0, 1.0, 0.7, 1.3]), torch.tensor([0, 5, 0, 250]), torch.tensor([0.0, 0.0, 0.9, 0.0])
+    )
+    numbers = noise(1, 0, 4, 4)
+    together = sample(logits, numbers, mixed)
+    for i in range(4):
+        one = Sampling(mixed.temperature[i : i + 1], mixed.top_k[i : i + 1], mixed.top_p[i : i + 1])
+        assert torch.equal(sample(logits[i : i + 1], numbers[i : i + 1], one)[0], together[i])
+
+
+@pytest.mark.parametrize("top_k", [64, 1000])
+def test_a_top_k_of_the_whole_vocabulary_or_more_leaves_nothing_out(top_k: int) -> None:
+    logits = torch.randn(64)
+    assert torch.equal(draws(logits, top_k=top_k), draws(logits))
+
+
+def test_the_extremes_of_the_noise_never_draw_what_is_left_out() -> None:
+    logits = torch.tensor([3.0, -1.0, 2.0, 0.0]).expand(2, 1, 4)
+    numbers = torch.tensor([[0], [2**24 - 1]])
+    assert sample(logits, numbers, how(2, top_k=2))[:, 0].tolist() == [0, 2]
+
+
+def test_noise_is_a_function_of_seed_step_and_codebook_alone() -> None:
+    whole = noise(5, 0, 40, 4)
+    assert torch.equal(noise(5, 17, 3, 4), whole[17:20])
+    assert not torch.equal(noise(6, 0, 40, 4), whole)
+    assert whole.unique().numel() > 150
+    assert whole.min() >= 0
+    assert whole.max() < 2**24
+
+
+def test_noise_is_uniform() -> None:
+    cells = (noise(11, 0, 20_000, 4) >> 20).flatten().bincount(minlength=16)
+    assert chisquare(cells).pvalue > 1e-3
+
+
+def test_guidance_one_is_the_conditional_row_even_beside_nan() -> None:
+    row, nothing = torch.randn(2, 4, 8), torch.full((2, 4, 8), torch.nan)
+    assert torch.equal(guided(row, nothing, torch.tensor([1.0, 1.0])), row)
+    other = torch.randn(2, 4, 8)
+    assert torch.equal(guided(row, other, torch.tensor([0.0, 0.0])), other)

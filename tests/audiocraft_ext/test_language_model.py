@@ -1,0 +1,192 @@
+"""The engine behind the seam, held to audiocraft's own ``lm.generate`` and to transformers' MusicGen."""
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from audiocraft_ext.checkpoint import Checkpoint, load
+from audiocraft_ext.engine.attention import Prefill
+from audiocraft_ext.engine.sampling import noise
+from audiocraft_ext.errors import InputError
+from audiocraft_ext.language_model import EngineLanguageModel, Settings, UpstreamLanguageModel, make
+from audiocraft_ext.lm_weights import unsupported
+from audiocraft_ext.progress import Progress
+from audiocraft_ext.upstream import ConditioningAttributes, MusicGen
+from tests import tiny
+from tests.tiny import CARD, WINDOW_S, Kind
+
+TinyCheckpoint = Callable[[Kind], Checkpoint]
+EngineOf = Callable[[Kind], EngineLanguageModel]
+KINDS: list[Kind] = ["text", "melody", "stereo"]
+FRAME_RATE = 50
+SEED = 11
+GREEDY: dict[str, Any] = {"use_sampling": False, "temp": 1.0, "top_k": 0, "top_p": 0.0}
+
+
+@pytest.fixture(scope="module")
+def engine_of(tiny_checkpoint: TinyCheckpoint) -> Iterator[EngineOf]:
+    """A function from a kind to the engine on its checkpoint, which keeps its own LM for the oracle."""
+    made: list[EngineLanguageModel] = []
+
+    @cache
+    def engine(kind: Kind) -> EngineLanguageModel:
+        model = make(tiny_checkpoint(kind).lm, WINDOW_S * FRAME_RATE, Settings(consume=False))
+        assert isinstance(model, EngineLanguageModel)
+        made.append(model)
+        return model
+
+    yield engine
+    for model in made:
+        model.engine.close()
+
+
+def attributes(checkpoint: Checkpoint, text: str) -> list[ConditioningAttributes]:
+    prepared: list[ConditioningAttributes] = MusicGen(
+        "tiny", checkpoint.codec, checkpoint.lm
+    )._prepare_tokens_and_attributes([text], None)[0]
+    return prepared
+
+
+def ours(model: EngineLanguageModel, prompt: Tensor | None, conditions: Any, **arguments: Any) -> Tensor:
+    lm = model.for_request(SEED, Progress())
+    lm.n_frames_to_make = arguments["max_gen_len"]
+    return lm.generate(prompt, conditions, **arguments)
+
+
+def codes(n_codebooks: int, n_frames: int) -> Tensor | None:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(CARD, (1, n_codebooks, n_frames), generator=generator) if n_frames else None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("n_frames", "n_prompt", "guidance"),
+    [(1, 0, 3.0), (2, 1, 3.0), (60, 0, 0.0), (60, 0, 1.0), (300, 40, 3.0), (90, 89, -2.0), (WINDOW_S * 50, 600, 3.0)],
+)
+def test_greedy_tokens_are_audiocraft_s(
+    tiny_checkpoint: TinyCheckpoint, engine_of: EngineOf, kind: Kind, n_frames: int, n_prompt: int, guidance: float
+) -> None:
+    checkpoint = tiny_checkpoint(kind)
+    prompt = codes(checkpoint.lm.n_q, n_prompt)
+    conditions = attributes(checkpoint, "dark electro at 120 bpm")
+    arguments = {**GREEDY, "max_gen_len": n_frames, "cfg_coef": guidance}
+    theirs = checkpoint.lm.generate(prompt, conditions, **arguments)
+    assert torch.equal(ours(engine_of(kind), prompt, conditions, **arguments), theirs)
+
+
+@pytest.mark.parametrize("text", ["", "a", "bass and drums, " * 12])
+def test_prompts_of_several_lengths_keep_their_own_padding(
+    tiny_checkpoint: TinyCheckpoint, engine_of: EngineOf, text: str
+) -> None:
+    checkpoint = tiny_checkpoint("text")
+    arguments = {**GREEDY, "max_gen_len": 50, "cfg_coef": 3.0}
+    conditions = attributes(checkpoint, text)
+    theirs = checkpoint.lm.generate(None, conditions, **arguments)
+    assert torch.equal(ours(engine_of("text"), None, conditions, **arguments), theirs)
+
+
+class FedNoise(torch.overrides.TorchFunctionMode):
+    """Makes audiocraft's multinomial draw with the engine's noise: through the mass of the sorted probabilities."""
+
+    def __init__(self, numbers: Tensor) -> None:
+        super().__init__()
+        self.numbers = iter(numbers)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not torch.multinomial:
+            return func(*args, **(kwargs or {}))
+        probs, tokens = args[0].sort(dim=-1, descending=True, stable=True)
+        aim = next(self.numbers).double()[:, None] / 2**24
+        reached = probs.double().cumsum(-1)
+        return tokens.gather(-1, (reached <= aim * reached[:, -1:]).sum(-1, keepdim=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "sampling", [{"top_k": 250}, {"top_k": 5}, {"top_k": 0, "temp": 0.7}, {"top_p": 0.8}, {"temp": 1.5}], ids=str
+)
+def test_sampled_tokens_are_audiocraft_s_when_it_is_fed_the_engine_s_noise(
+    tiny_checkpoint: TinyCheckpoint, engine_of: EngineOf, kind: Kind, sampling: dict[str, Any]
+) -> None:
+    checkpoint = tiny_checkpoint(kind)
+    conditions = attributes(checkpoint, "fast techno")
+    arguments = {**GREEDY, "use_sampling": True, "max_gen_len": 120, "cfg_coef": 3.0, **sampling}
+    engine_s = ours(engine_of(kind), None, conditions, **arguments)
+    # audiocraft's own top-k takes no more than there are.
+    arguments["top_k"] = min(arguments["top_k"], CARD)
+    with FedNoise(noise(SEED, 0, 200, checkpoint.lm.n_q)):
+        theirs = checkpoint.lm.generate(None, conditions, **arguments)
+    assert torch.equal(engine_s, theirs)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_teacher_forced_logits_are_audiocraft_s(
+    tiny_checkpoint: TinyCheckpoint, engine_of: EngineOf, kind: Kind
+) -> None:
+    lm, engine = tiny_checkpoint(kind).lm, engine_of(kind).engine
+    conditions = attributes(tiny_checkpoint(kind), "slow and deep")
+    states = lm.condition_provider(lm.condition_provider.tokenize(conditions))
+    frames = codes(lm.n_q, 200)
+    assert frames is not None
+    sequence = engine.pattern.sequence(frames[0], 200)
+    with torch.inference_mode():
+        theirs = lm(sequence[None], [], states)[0].transpose(0, 1)
+        prefix, cross = lm.fuser(torch.zeros(1, 0, lm.dim), states)
+        inputs = torch.cat([prefix[0], engine.decoder.embed(sequence.T)])
+        if cross is not None:
+            engine.decoder.give_cross(0, cross)
+        attention = Prefill(engine.decoder.cache, 0, 1, 0, len(inputs))
+        hidden = engine.decoder.forward(inputs + engine.decoder.positions[: len(inputs)], attention)
+        logits = engine.decoder.logits(hidden)[prefix.shape[1] :]
+    torch.testing.assert_close(logits, theirs, rtol=0, atol=1e-4)  # 3e-6 measured
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_int8_moves_the_logits_by_little(tiny_checkpoint: TinyCheckpoint, engine_of: EngineOf, kind: Kind) -> None:
+    checkpoint = tiny_checkpoint(kind)
+    quantized = make(checkpoint.lm, 400, Settings(consume=False, quantize="int8"))
+    assert isinstance(quantized, EngineLanguageModel)
+    hidden = torch.randn(2, checkpoint.lm.dim, generator=torch.Generator().manual_seed(2))
+    exact = engine_of(kind).engine.decoder.logits(hidden)
+    error = (quantized.engine.decoder.logits(hidden) - exact).norm() / exact.norm()
+    assert error < 0.02
+    conditions = attributes(checkpoint, "slow")
+    tokens = ours(quantized, None, conditions, **{**GREEDY, "max_gen_len": 30, "cfg_coef": 3.0})
+    assert tokens.shape == (1, checkpoint.lm.n_q, 30)
+    quantized.engine.close()
+
+
+def test_the_engine_takes_the_weights_out_of_the_lm_unless_told_to_leave_them(tmp_path: Path) -> None:
+    checkpoint = load(str(tiny.write(tmp_path, "text")), "cpu")
+    conditions = attributes(checkpoint, "x")
+    arguments = {**GREEDY, "max_gen_len": 20, "cfg_coef": 3.0}
+    expected = checkpoint.lm.generate(None, conditions, **arguments)
+    for settings in (Settings(consume=False), Settings()):
+        model = make(checkpoint.lm, 400, settings)
+        assert isinstance(model, EngineLanguageModel)
+        assert torch.equal(ours(model, None, conditions, **arguments), expected)
+        model.engine.close()
+    assert not list(checkpoint.lm.transformer.parameters())
+
+
+def test_a_prompt_longer_than_the_conditions_room_is_refused_by_name(
+    tiny_checkpoint: TinyCheckpoint, engine_of: EngineOf
+) -> None:
+    conditions = attributes(tiny_checkpoint("melody"), "z " * 1500)
+    with pytest.raises(InputError, match="prompt"):
+        ours(engine_of("melody"), None, conditions, **{**GREEDY, "max_gen_len": 20, "cfg_coef": 3.0})
+
+
+def test_what_the_engine_cannot_run_is_left_to_audiocraft(
+    tiny_checkpoint: TinyCheckpoint, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    lm = tiny_checkpoint("text").lm
+    assert unsupported(lm) is None
+    monkeypatch.setattr(lm.transformer, "positional_embedding", "rope")
+    assert isinstance(make(lm, 100, Settings()), UpstreamLanguageModel)
+    assert "audiocraft's own decoding loop: its positions are not sines" in caplog.text
