@@ -135,7 +135,7 @@ class EngineLanguageModel:
         n_slots = _fitting_slots(lm, settings, n_positions, device, dtype)
         weights = engine_weights(lm, settings.consume)
         decoder = Decoder(weights, ROWS_PER_SLOT * n_slots, n_positions, settings.quantize)
-        self.engine = Engine(decoder, pattern, n_slots, n_steps, settings.use_graph)
+        self.engine = Engine(decoder, pattern, n_slots, n_steps, use_graph=settings.use_graph)
         self.n_prefix_max = n_positions - n_steps - 1
 
     def for_request(self, seed: int, progress: Progress) -> RequestLM:

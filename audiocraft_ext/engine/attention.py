@@ -1,8 +1,8 @@
 """Attention over the cache: which keys and values the inputs of a pass write, and which they read.
 
-Three layouts of the inputs: ``Prefill``, consecutive positions of one request's rows; ``Sliced``, one position of
-each row, read slice by slice at lengths that the host knows (the CPU's); ``Masked``, the same at lengths that only the
-device knows, for CUDA graphs.
+``Prefill`` takes consecutive positions of one job's rows. ``Sliced`` takes one position of each row, at lengths that
+the host knows: the CPU's way. ``Masked`` and ``Split`` take the same of all rows at lengths that only the device knows:
+CUDA's way, in plain torch over the whole cache and by kernels over the valid part of it.
 """
 
 from dataclasses import dataclass
@@ -100,9 +100,9 @@ def _attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = N
 
 
 class Masked:
-    """One new position of each of all rows; position [R] and cross lengths [R] stay on the device.
+    """One new position of each of all rows; positions [R] and cross lengths [R] stay on the device.
 
-    Reads the whole cache, whatever is in use: the plain twin of the kernel that reads only the valid part.
+    An idle row's position is the cache's last, which no job reaches.
     """
 
     def __init__(self, cache: Cache, position: Tensor) -> None:
@@ -123,3 +123,30 @@ class Masked:
     def to_cross(self, layer: int, query: Tensor) -> Tensor:
         keys, values = self.cache.cross_keys[layer], self.cache.cross_values[layer]
         return _attend(query, keys, values, self.cross_mask[:, None, None]).flatten(1)
+
+
+class Split:
+    """``Masked`` by Triton kernels, which read no more than is valid."""
+
+    def __init__(self, cache: Cache) -> None:
+        from audiocraft_ext.engine.kernels import Attend
+
+        n_rows, n_heads, n_positions, head_width = cache.keys[0].shape
+        device = cache.keys[0].device
+        self.cache = cache
+        self.lengths = torch.zeros(n_rows, dtype=torch.int64, device=device)
+        self._attend_self = Attend(n_rows, n_heads, head_width, n_positions, device)
+        self._attend_cross = Attend(n_rows, n_heads, head_width, max(cache.cross_capacity, 1), device)
+
+    def at(self, position: Tensor) -> "Split":
+        """This, for a step with rows at `position` [R]."""
+        self.lengths.copy_(torch.where(position == self.cache.n_positions - 1, 0, position + 1))
+        return self
+
+    def to_self(self, layer: int, qkv: Tensor) -> Tensor:
+        keys, values = self.cache.keys[layer], self.cache.values[layer]
+        return self._attend_self(qkv[:, 0], keys, values, self.lengths, qkv[:, 1:])
+
+    def to_cross(self, layer: int, query: Tensor) -> Tensor:
+        keys, values = self.cache.cross_keys[layer], self.cache.cross_values[layer]
+        return self._attend_cross(query, keys, values, self.cache.cross_lengths, None)

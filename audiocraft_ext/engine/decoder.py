@@ -56,11 +56,19 @@ class Weights:
 
 
 class _Norm:
+    """A layer norm's weights in fp32."""
+
     def __init__(self, affine: Affine) -> None:
         self.weight, self.bias = affine.weight.float(), None if affine.bias is None else affine.bias.float()
 
     def __call__(self, x: Tensor) -> Tensor:
         return functional.layer_norm(x, x.shape[-1:], self.weight, self.bias, _NORM_EPS)
+
+
+def add_norm(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None, eps: float, dtype: torch.dtype) -> Tensor:
+    """Adds y [M, D] to the fp32 residual x [M, D] in place; its layer norm [M, D] in `dtype`."""
+    x += y
+    return functional.layer_norm(x, x.shape[-1:], weight, bias, eps).to(dtype)
 
 
 class _Layer:
@@ -89,11 +97,25 @@ def positions(n: int, width: int, max_period: float) -> Tensor:
 class Decoder:
     """A language model over the cache of `n_rows` rows of `n_positions` positions each."""
 
-    def __init__(self, weights: Weights, n_rows: int, n_positions: int, quantize: Quantize = "none") -> None:
+    def __init__(
+        self,
+        weights: Weights,
+        n_rows: int,
+        n_positions: int,
+        quantize: Quantize = "none",
+        use_kernels: bool | None = None,
+    ) -> None:
+        """`use_kernels` chooses Triton's over plain torch; None means on CUDA."""
         self.device, self.dtype = weights.embeddings.device, weights.embeddings.dtype
         self.n_codebooks, n_tokens, self.width = weights.embeddings.shape
         self.cardinality = n_tokens - 1
         self.n_heads = weights.n_heads
+        self.use_kernels = self.device.type == "cuda" if use_kernels is None else use_kernels
+        self._fused_add_norm = add_norm
+        if self.use_kernels:
+            from audiocraft_ext.engine import kernels
+
+            self._fused_add_norm = kernels.add_norm
         self._fast = lambda affine: make_linear(affine.weight, affine.bias, quantize)
         self.layers = [_Layer(layer, self._fast) for layer in weights.layers]
         self.has_cross = self.layers[0].has_cross
@@ -125,16 +147,24 @@ class Decoder:
         return moved
 
     def forward(self, x: Tensor, attention: Attention) -> Tensor:
-        """Hidden states [M, D] of inputs [M, D], which `attention` lays out in rows and positions."""
+        """Normed hidden states [M, D] of inputs [M, D], which `attention` lays out in rows and positions."""
+        heads = (self.n_heads, self.width // self.n_heads)
+        x = x.clone()
+        normed = self.layers[0].norm_self(x).to(self.dtype)
         for i, layer in enumerate(self.layers):
-            qkv = layer.qkv(layer.norm_self(x).to(self.dtype)).view(-1, 3, self.n_heads, self.width // self.n_heads)
-            x = x + layer.out(attention.to_self(i, qkv))
+            made = layer.out(attention.to_self(i, layer.qkv(normed).view(-1, 3, *heads)))
             if layer.has_cross:
-                query = layer.cross_query(layer.norm_cross(x).to(self.dtype))
-                x = x + layer.cross_out(attention.to_cross(i, query.view(len(x), self.n_heads, -1)))
-            x = x + layer.down(functional.gelu(layer.up(layer.norm_feed(x).to(self.dtype))))
-        return x
+                query = layer.cross_query(self._add_norm(x, made, layer.norm_cross))
+                made = layer.cross_out(attention.to_cross(i, query.view(-1, *heads)))
+            made = layer.down(functional.gelu(layer.up(self._add_norm(x, made, layer.norm_feed))))
+            is_last = i + 1 == len(self.layers)
+            normed = self._add_norm(x, made, self.out_norm if is_last else self.layers[i + 1].norm_self)
+        return normed
+
+    def _add_norm(self, x: Tensor, y: Tensor, norm: _Norm) -> Tensor:
+        """Adds y [M, D] to the residual x [M, D] and norms the sum for the next weight matrix."""
+        return self._fused_add_norm(x, y, norm.weight, norm.bias, _NORM_EPS, self.dtype)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits [M, K, V] in fp32 of hidden states [M, D]."""
-        return self.heads(self.out_norm(hidden).to(self.dtype)).float().view(-1, self.n_codebooks, self.cardinality)
+        """Logits [M, K, V] in fp32 of normed hidden states [M, D]."""
+        return self.heads(hidden).float().view(-1, self.n_codebooks, self.cardinality)

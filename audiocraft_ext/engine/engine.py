@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from audiocraft_ext.engine import sampling
-from audiocraft_ext.engine.attention import Attention, Masked, Prefill, Sliced, Span
+from audiocraft_ext.engine.attention import Attention, Masked, Prefill, Sliced, Span, Split
 from audiocraft_ext.engine.decoder import Decoder
 from audiocraft_ext.engine.graph import Graph
 from audiocraft_ext.engine.pattern import UNKNOWN, DelayPattern
@@ -76,6 +76,7 @@ class Engine:
         pattern: DelayPattern,
         n_slots: int,
         n_steps: int,
+        *,
         fixed_shapes: bool | None = None,
         use_graph: bool = True,
     ) -> None:
@@ -90,10 +91,10 @@ class Engine:
         self.n_steps = n_steps
         self._fixed_shapes = self.device.type == "cuda" if fixed_shapes is None else fixed_shapes
         self._use_graph = use_graph and self.device.type == "cuda"
-        self._graph: Graph | None = None
         self._last_step: torch.cuda.Event | None = None
         self._state = _State.of(n_slots, decoder.n_codebooks, n_steps, self.device)
         self._slots = torch.arange(n_slots, device=self.device)
+        self._lay_out()
         self._scheduler = Scheduler(n_slots)
         self._thread: threading.Thread | None = None
         self._start_lock = threading.Lock()
@@ -169,7 +170,12 @@ class Engine:
         inputs = torch.cat([job.prefix.float(), given], dim=1)
         entry.inputs = inputs + self.decoder.positions[: inputs.shape[1]]
         if job.cross is not None and self.decoder.give_cross(ROWS_PER_SLOT * slot, job.cross):
-            self._graph = None
+            self._lay_out()
+
+    def _lay_out(self) -> None:
+        """Forgets what held on to tensors of the cache, after these have moved."""
+        self._graph: Graph | None = None
+        self._split = Split(self.decoder.cache) if self._fixed_shapes and self.decoder.use_kernels else None
 
     def _feed(self, entry: Running) -> None:
         """Feeds the next piece of a prompt; the last one gives the first sampled step."""
@@ -249,7 +255,8 @@ class Engine:
         slots = self._slots.repeat_interleave(ROWS_PER_SLOT)
         spare = self.decoder.cache.n_positions - 1
         position = torch.where(state.active, state.prefix_length + state.step - 1, spare)[slots]
-        logits = self._logits(slots, Masked(self.decoder.cache, position))
+        attention = self._split.at(position) if self._split else Masked(self.decoder.cache, position)
+        logits = self._logits(slots, attention)
         self._emit(self._slots, logits[0::ROWS_PER_SLOT], logits[1::ROWS_PER_SLOT])
 
     def _logits(self, slots: Tensor, attention: Attention) -> Tensor:
@@ -270,5 +277,5 @@ class Engine:
         given = state.sequence[slots, :, step]
         is_open = active[:, None] & (given == UNKNOWN)
         state.sequence[slots, :, step] = torch.where(is_open, drawn, given)
-        state.not_finite[slots] |= ~logits.isfinite().flatten(1).all(1)
+        state.not_finite[slots] |= active & ~logits.isfinite().flatten(1).all(1)
         state.step[slots] = step + active

@@ -49,11 +49,10 @@ class Packed:
 
 
 class Int8:
-    """Weights as int8 with one scale an output; activations in bf16 on the CPU, sums in fp32."""
+    """Weights as int8 with one scale an output; on the CPU activations in bf16, sums in fp32."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        scale = weight.float().abs().amax(dim=1).clamp(min=1e-12) / 127
-        self.weight = (weight.float() / scale[:, None]).round().to(torch.int8)
+        self.weight, scale = quantized(weight)
         self.scale = scale.to(torch.bfloat16)
         self.bias = bias
 
@@ -62,10 +61,33 @@ class Int8:
         return y if self.bias is None else y + self.bias
 
 
+class Int8Cuda:
+    """The same on CUDA, by our own kernel for the rows of a decoding step; a prompt's many rows undo the scaling."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        from audiocraft_ext.engine import kernels
+
+        self._matmul, self._max_rows = kernels.matmul_int8, kernels.MAX_MATMUL_ROWS
+        self.weight, self.scale = quantized(weight)
+        self.bias = bias
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if len(x) > self._max_rows:
+            return functional.linear(x, (self.weight * self.scale[:, None]).to(x.dtype), self.bias)
+        y = self._matmul(x, self.weight, self.scale)
+        return y if self.bias is None else y + self.bias
+
+
+def quantized(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """(int8 weight [out, in], fp32 scale [out]): the largest weight of each output becomes 127 or -127."""
+    scale = weight.float().abs().amax(dim=1).clamp(min=1e-12) / 127
+    return (weight.float() / scale[:, None]).round().to(torch.int8), scale
+
+
 def make_linear(weight: Tensor, bias: Tensor | None, quantize: Quantize) -> Linear:
     """The fastest form of a weight [out, in] on the device where it lies."""
     if quantize == "int8":
-        return Int8(weight, bias)
+        return Int8(weight, bias) if weight.device.type == "cpu" else Int8Cuda(weight, bias)
     if weight.device.type == "cpu" and weight.dtype == torch.float32 and torch.backends.mkldnn.is_available():
         return Packed(weight, bias)
     return Plain(weight, bias)

@@ -58,7 +58,7 @@ def engine(
     has_cross: bool = True, n_slots: int = 4, quantize: Quantize = "none", fixed_shapes: bool | None = None
 ) -> Engine:
     decoder = Decoder(weights(has_cross), 2 * n_slots, N_STEPS + N_PREFIX + 1, quantize)
-    return Engine(decoder, PATTERN, n_slots, N_STEPS, fixed_shapes)
+    return Engine(decoder, PATTERN, n_slots, N_STEPS, fixed_shapes=fixed_shapes)
 
 
 def job(seed: int, has_cross: bool = True, **changes: Any) -> Job:

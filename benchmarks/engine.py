@@ -1,0 +1,228 @@
+"""Speed of the engine beside audiocraft's own loop and transformers', in one run on the same random weights.
+
+    python -m benchmarks.engine --size small
+
+Each makes the same clip with guidance and top-k sampling; what is timed is a decoding step, from the tenth on. The
+ceiling is the time to read once what a step must read: all weights, and the keys and values so far. A line of JSON goes
+to benchmarks/results/engine.jsonl, a table to the screen.
+"""
+
+import argparse
+import json
+import platform
+import subprocess
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import EncodecConfig, MusicgenConfig, MusicgenForConditionalGeneration, StoppingCriteria, T5Config
+from transformers.models.musicgen.configuration_musicgen import MusicgenDecoderConfig
+
+from audiocraft_ext import checkpoint, upstream
+from audiocraft_ext.checkpoint.source import EMBEDDED
+from audiocraft_ext.language_model import EngineLanguageModel, Settings, make
+from audiocraft_ext.progress import Progress
+
+RESULTS = Path(__file__).parent / "results" / "engine.jsonl"
+FRAME_RATE = 50
+N_SKIPPED = 10
+PROMPT = "a dark electro track with a deep bass and a drum machine, 120 bpm"
+SIZES = {"tiny": (256, 2, 4), "small": (1024, 24, 16), "medium": (1536, 48, 24), "large": (2048, 48, 32)}
+SAMPLING: dict[str, Any] = {"use_sampling": True, "temp": 1.0, "top_k": 250, "top_p": 0.0, "cfg_coef": 3.0}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way of decoding: milliseconds a step of all clips together, and what they add up to."""
+
+    name: str
+    ms: float
+    n_clips: int = 1
+    ceiling_ms: float | None = None
+
+    @property
+    def realtime(self) -> float:
+        """Seconds of music a second, all clips together."""
+        return self.n_clips * 1000 / FRAME_RATE / self.ms
+
+
+def write_checkpoint(folder: Path, size: str) -> None:
+    """A text MusicGen of a size with random weights, as transformers saves it; our own text encoder's tokenizer."""
+    width, n_layers, n_heads = SIZES[size]
+    decoder = MusicgenDecoderConfig(
+        vocab_size=2048, hidden_size=width, num_hidden_layers=n_layers, ffn_dim=4 * width,
+        num_attention_heads=n_heads, num_codebooks=4, pad_token_id=2048, bos_token_id=2048,
+    )  # fmt: skip
+    text = T5Config(vocab_size=1500, d_model=128, d_kv=32, d_ff=256, num_layers=1, num_heads=4)
+    codec = EncodecConfig(
+        num_filters=4, hidden_size=16, codebook_size=2048, codebook_dim=16, sampling_rate=32000,
+        upsampling_ratios=[8, 5, 4, 4], target_bandwidths=[2.2], normalize=False, use_causal_conv=False,
+    )  # fmt: skip
+    config = MusicgenConfig(text_encoder=text.to_dict(), audio_encoder=codec.to_dict(), decoder=decoder.to_dict())
+    MusicgenForConditionalGeneration(config).save_pretrained(folder)
+    for file in (EMBEDDED / "text_encoder").glob("tokenizer*"):
+        (folder / file.name).write_bytes(file.read_bytes())
+
+
+def step_ms(stamps: list[float]) -> float:
+    """Mean milliseconds between the stamps of successive steps, the first ones left out."""
+    return 1000 * (stamps[-1] - stamps[N_SKIPPED]) / (len(stamps) - 1 - N_SKIPPED)
+
+
+def conditions(n_clips: int) -> list[upstream.ConditioningAttributes]:
+    return [upstream.ConditioningAttributes(text={"description": PROMPT}) for _ in range(n_clips)]
+
+
+@torch.inference_mode()
+def time_audiocraft(lm: upstream.LMModel, n_frames: int, device: str) -> float:
+    """A step of audiocraft's own ``lm.generate``, under the autocast that its MusicGen uses."""
+    stamps: list[float] = []
+
+    def stamp(done: int, total: int) -> None:
+        if device == "cuda":
+            torch.cuda.synchronize()
+        stamps.append(time.perf_counter())
+
+    with torch.autocast(device, torch.float16, enabled=device == "cuda"):
+        lm.generate(None, conditions(1), max_gen_len=n_frames, callback=stamp, **SAMPLING)
+    return step_ms(stamps)
+
+
+class _Stamps(StoppingCriteria):
+    def __init__(self) -> None:
+        self.stamps: list[float] = []
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        if input_ids.device.type == "cuda":
+            torch.cuda.synchronize()
+        self.stamps.append(time.perf_counter())
+        return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
+
+
+@torch.inference_mode()
+def time_transformers(folder: Path, n_frames: int, device: str) -> float:
+    """A step of transformers' ``generate``."""
+    dtype = torch.float16 if device == "cuda" else torch.float32
+    model: Any = MusicgenForConditionalGeneration.from_pretrained(folder, dtype=dtype)
+    model = model.to(device).eval()
+    stamps = _Stamps()
+    text = {"input_ids": torch.arange(1, 21, device=device)[None]}
+    text["attention_mask"] = torch.ones_like(text["input_ids"])
+    model.generate(
+        **text, do_sample=True, top_k=250, guidance_scale=3.0, max_new_tokens=n_frames + 3, stopping_criteria=[stamps]
+    )
+    return step_ms(stamps.stamps)
+
+
+class _StampedProgress(Progress):
+    def __init__(self, stamps: list[float]) -> None:
+        super().__init__()
+        self.stamps = stamps
+
+    def reach(self, n_frames: int, total: int) -> None:
+        self.stamps.append(time.perf_counter())
+
+
+def time_engine(model: EngineLanguageModel, n_frames: int, n_clips: int) -> float:
+    """A step of the engine with so many clips at once."""
+    stamps: list[list[float]] = [[] for _ in range(n_clips)]
+
+    def one(i: int) -> None:
+        request = model.for_request(i, _StampedProgress(stamps[i]))
+        request.n_frames_to_make = n_frames
+        with torch.inference_mode():
+            request.generate(None, conditions(1), max_gen_len=n_frames, **SAMPLING)
+
+    with ThreadPoolExecutor(n_clips) as pool:
+        list(pool.map(one, range(n_clips)))
+    return mean(step_ms(each) for each in stamps)
+
+
+def bandwidth(device: str) -> float:
+    """Bytes a second that this machine reads: the best of several sums over a gigabyte."""
+    data = torch.ones(2**28, device=device)
+    best = float("inf")
+    for _ in range(5):
+        start = time.perf_counter()
+        data.sum().item()
+        best = min(best, time.perf_counter() - start)
+    return data.numel() * data.itemsize / best
+
+
+def ceiling_ms(size: str, weight_bytes: float, cache_bytes: float, n_clips: int, n_frames: int, rate: float) -> float:
+    """Milliseconds to read weights once and, at half the clip's length, two rows of keys and values a clip."""
+    width, n_layers, _ = SIZES[size]
+    n_weights = n_layers * 14 * width**2 + 4 * 2048 * width
+    n_cached = n_clips * 2 * n_layers * 2 * width * n_frames / 2
+    return 1000 * (n_weights * weight_bytes + n_cached * cache_bytes) / rate
+
+
+def run(size: str, device: str, n_frames: int, clips: list[int]) -> tuple[list[Row], dict[str, Any]]:
+    """All rows of the table, and what the machine is."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_checkpoint(folder, size)
+        rows = [Row("transformers", time_transformers(folder, n_frames, device))]
+        lm = checkpoint.load(str(folder), device).lm
+    rows.append(Row("audiocraft", time_audiocraft(lm, n_frames, device)))
+    rate = bandwidth(device)
+    full = lm.transformer.layers[0].linear1.weight.itemsize
+    ways: list[tuple[str, Settings, float, float]] = [
+        ("engine", Settings(consume=False, n_slots=max(clips)), full, full),
+        ("engine int8", Settings(consume=False, n_slots=max(clips), quantize="int8"), 1, 2),
+    ]
+    for name, settings, weight_bytes, cache_bytes in ways:
+        model = make(lm, 30 * FRAME_RATE, settings)
+        assert isinstance(model, EngineLanguageModel)
+        time_engine(model, 2 * N_SKIPPED, 1)
+        for n_clips in clips:
+            ms = time_engine(model, n_frames, n_clips)
+            ceiling = ceiling_ms(size, weight_bytes, cache_bytes, n_clips, n_frames, rate)
+            rows.append(Row(name, ms, n_clips, ceiling))
+        model.engine.close()
+    machine = torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()} CPU"
+    return rows, {"device": machine, "threads": torch.get_num_threads(), "GB/s": round(rate / 1e9, 1)}
+
+
+def record(rows: list[Row], **about: Any) -> None:
+    """Appends one line of JSON to the results."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    figures = {f"{row.name} x{row.n_clips}": round(row.ms, 3) for row in rows}
+    line = {"date": datetime.now(UTC).date().isoformat(), "commit": commit, **about, "ms a step": figures}
+    RESULTS.parent.mkdir(exist_ok=True)
+    with RESULTS.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def show(rows: list[Row]) -> None:
+    """The table; the last columns say how often audiocraft's speed, and the share of the ceiling that is reached."""
+    base = next(row for row in rows if row.name == "audiocraft")
+    heads = f"{'clips':>5} {'ms/step':>8} {'x real time':>11} {'x audiocraft':>12} {'ceiling ms':>10} {'share':>6}"
+    print(" " * 15 + heads)
+    for row in rows:
+        ceiling = f"{row.ceiling_ms:10.1f} {row.ceiling_ms / row.ms:6.0%}" if row.ceiling_ms else ""
+        ratio = row.realtime / base.realtime
+        print(f"{row.name:14} {row.n_clips:5} {row.ms:8.2f} {row.realtime:11.2f} {ratio:12.2f} {ceiling}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--size", choices=list(SIZES), default="small")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--frames", type=int, default=500)
+    parser.add_argument("--clips", type=int, nargs="+", default=[1, 4])
+    args = parser.parse_args()
+    rows, machine = run(args.size, args.device, args.frames, args.clips)
+    record(rows, size=args.size, frames=args.frames, **machine)
+    show(rows)
+
+
+if __name__ == "__main__":
+    main()

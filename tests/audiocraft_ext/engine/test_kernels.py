@@ -1,0 +1,102 @@
+"""The Triton kernels, held to their plain twins: on CUDA where there is one, else in Triton's interpreter."""
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from audiocraft_ext.engine import decoder, kernels
+from audiocraft_ext.engine.attention import Masked, Split
+from audiocraft_ext.engine.cache import Cache
+from audiocraft_ext.engine.engine import Engine
+from audiocraft_ext.engine.linear import quantized
+from tests.audiocraft_ext.engine import models
+from tests.audiocraft_ext.engine.test_engine import closing, results
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+DTYPES = [torch.float32, torch.float16]
+N_ROWS, N_HEADS, HEAD, N_POSITIONS = 4, 3, 16, 150
+
+
+def filled_cache(dtype: torch.dtype) -> Cache:
+    torch.manual_seed(0)
+    cache = Cache(1, N_ROWS, N_HEADS, HEAD, N_POSITIONS, dtype, DEVICE)
+    cache.keys[0].normal_()
+    cache.values[0].normal_()
+    cache.reserve_cross(70)
+    cache.cross_keys[0].normal_()
+    cache.cross_values[0].normal_()
+    cache.cross_lengths.copy_(torch.tensor([70, 1, 64, 65]))
+    return cache
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_split_attention_is_masked_attention_and_writes_the_same_cache(dtype: torch.dtype) -> None:
+    position = torch.tensor([0, 63, 64, 130], device=DEVICE)
+    qkv = torch.randn(N_ROWS, 3, N_HEADS, HEAD, device=DEVICE).to(dtype)
+    split_cache, masked_cache = filled_cache(dtype), filled_cache(dtype)
+    split, masked = Split(split_cache).at(position), Masked(masked_cache, position)
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-3
+    torch.testing.assert_close(split.to_self(0, qkv), masked.to_self(0, qkv), rtol=tolerance, atol=tolerance)
+    assert torch.equal(split_cache.keys[0], masked_cache.keys[0])
+    assert torch.equal(split_cache.values[0], masked_cache.values[0])
+    query = qkv[:, 0].contiguous()
+    torch.testing.assert_close(split.to_cross(0, query), masked.to_cross(0, query), rtol=tolerance, atol=tolerance)
+
+
+def test_an_idle_row_writes_nothing_and_gives_zeros_whatever_lies_there() -> None:
+    cache = filled_cache(torch.float32)
+    cache.keys[0][1] = torch.nan
+    before = cache.values[0].clone()
+    position = torch.full((N_ROWS,), N_POSITIONS - 1, device=DEVICE)
+    out = Split(cache).at(position).to_self(0, torch.randn(N_ROWS, 3, N_HEADS, HEAD, device=DEVICE))
+    assert torch.equal(out, torch.zeros_like(out))
+    assert torch.equal(cache.values[0], before)
+
+
+def test_what_lies_behind_a_row_s_length_is_not_read() -> None:
+    cache = filled_cache(torch.float32)
+    cache.keys[0][:, :, 40:] = torch.nan
+    cache.values[0][:, :, 40:] = torch.nan
+    position = torch.full((N_ROWS,), 39, device=DEVICE)
+    out = Split(cache).at(position).to_self(0, torch.randn(N_ROWS, 3, N_HEADS, HEAD, device=DEVICE))
+    assert out.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("width", [48, 128])
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_add_norm_is_its_twin(dtype: torch.dtype, width: int, has_bias: bool) -> None:
+    torch.manual_seed(1)
+    x, y = torch.randn(5, width, device=DEVICE), torch.randn(5, width, device=DEVICE).to(dtype)
+    weight = torch.randn(width, device=DEVICE)
+    bias = torch.randn(width, device=DEVICE) if has_bias else None
+    other = x.clone()
+    ours = kernels.add_norm(x, y, weight, bias, 1e-5, dtype)
+    theirs = decoder.add_norm(other, y, weight, bias, 1e-5, dtype)
+    torch.testing.assert_close(x, other, rtol=0, atol=1e-6)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5 if dtype == torch.float32 else 2e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(40, 48), (64, 512)], ids=str)
+@pytest.mark.parametrize("n_rows", [1, 2, 8, 32])
+def test_the_int8_product_is_that_of_the_scaled_weights(n_rows: int, shape: tuple[int, int]) -> None:
+    torch.manual_seed(2)
+    weight, scale = quantized(torch.randn(shape, device=DEVICE))
+    x = torch.randn(n_rows, shape[1], device=DEVICE).half()
+    exact = x.double() @ (weight.double() * scale.double()[:, None]).T
+    ours = kernels.matmul_int8(x, weight, scale)
+    assert (ours.double() - exact).norm() / exact.norm() < 1e-3
+    assert torch.equal(kernels.matmul_int8(x[:1], weight, scale), ours[:1])
+
+
+def test_an_engine_on_kernels_gives_the_greedy_tokens_of_plain_torch() -> None:
+    jobs = [models.job(seed, temperature=0.0, n_frames=6, prompt=torch.zeros(4, 0).long()) for seed in range(3)]
+    n_positions = models.N_STEPS + models.N_PREFIX + 1
+    on_kernels = decoder.Decoder(models.weights(True), 4, n_positions, use_kernels=True)
+    with (
+        closing(Engine(on_kernels, models.PATTERN, 2, models.N_STEPS, fixed_shapes=True)) as fast,
+        closing(models.engine()) as plain,
+    ):
+        for a, b in zip(results(fast, jobs), results(plain, jobs), strict=True):
+            assert torch.equal(a, b)
