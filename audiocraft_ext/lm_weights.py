@@ -16,8 +16,8 @@ def unsupported(lm: LMModel) -> str | None:
     is_delayed = isinstance(provider, DelayedPatternProvider)
     if not is_delayed or provider.flatten_first or provider.empty_initial:
         return "its codebook pattern is not the delay pattern"
-    if transformer.positional_embedding != "sin" or lm.out_norm is None:
-        return "its positions are not sines, or its layers not pre-normalised"
+    if lm.out_norm is None or (transformer.rope is not None and transformer.rope.xpos is not None):
+        return "its layers are not pre-normalised, or its rotary positions decay"
     if lm.fuser.fuse2cond.get("sum") or lm.fuser.fuse2cond.get("input_interpolate"):
         return "its conditions are summed into the input"
     for layer in transformer.layers:
@@ -73,6 +73,8 @@ def engine_weights(lm: LMModel, consume: bool) -> Weights:
         out_norm=_affine(lm.out_norm),
         heads=Affine(torch.cat([head.weight for head in heads]), torch.cat(biases) if biases else None),
         n_heads=lm.transformer.layers[0].self_attn.num_heads,
+        has_sines="sin" in lm.transformer.positional_embedding,
+        has_rotations="rope" in lm.transformer.positional_embedding,
         max_period=lm.transformer.max_period,
         positional_scale=lm.transformer.positional_scale,
     )

@@ -7,14 +7,17 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import httpx
 import pytest
 import torch
 
 if not torch.cuda.is_available():
     # Before anything imports Triton: its kernels are then run by its interpreter.
     os.environ["TRITON_INTERPRET"] = "1"
+
+if TYPE_CHECKING:
+    import httpx
 
 ROOT = Path(__file__).parents[1]
 START_TIMEOUT_S = 180
@@ -27,8 +30,10 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[httpx.Client]":
     """A client of ``make serve``'s server with the embedded checkpoint, once it is READY."""
+    import httpx  # here, since machines that run the GPU's tests have none
+
     port = free_port()
     scratch = tmp_path_factory.mktemp("server")
     environment = {**os.environ, "PORT": str(port), "TMPDIR": str(scratch), "MUSICGEN_WEIGHTS": "weights/demo"}
@@ -43,7 +48,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
         process.wait(timeout=30)
 
 
-def _wait_until_ready(client: httpx.Client, process: subprocess.Popen[bytes], log: Path) -> None:
+def _wait_until_ready(client: "httpx.Client", process: subprocess.Popen[bytes], log: Path) -> None:
+    import httpx
+
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline and process.poll() is None:
         try:

@@ -1,25 +1,53 @@
-"""What only a CUDA device can show; ``make gpu-check`` runs these."""
+"""What only a CUDA device can show; ``make gpu-check`` runs these. ``MUSICGEN_DEVICE=cpu`` tries them without one."""
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from audiocraft_ext import checkpoint
 from audiocraft_ext.audio import Clip
 from audiocraft_ext.checkpoint.source import EMBEDDED
-from audiocraft_ext.language_model import Settings
+from audiocraft_ext.engine.decoder import Decoder
+from audiocraft_ext.engine.engine import Engine
+from audiocraft_ext.language_model import EngineLanguageModel, Settings, make
 from audiocraft_ext.musicgen import Model
 from audiocraft_ext.progress import Progress
 from audiocraft_ext.request import Request
+from audiocraft_ext.upstream import ConditioningAttributes
+from tests import tiny
+from tests.audiocraft_ext.engine import models
+from tests.audiocraft_ext.engine.test_engine import closing, long_job, results
 from tests.audiocraft_ext.test_request import AUDIO, DEFAULTS
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+DEVICE = os.environ.get("MUSICGEN_DEVICE") or "cuda"
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(DEVICE == "cuda" and not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+ON_DEVICE: dict[str, Any] = {"device": DEVICE, "dtype": torch.float16 if DEVICE == "cuda" else torch.float32}
+N_SLOTS = 4
 
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    return Model(checkpoint.load(str(EMBEDDED), "cuda"), Settings(consume=False))
+    return Model(checkpoint.load(str(EMBEDDED), DEVICE), Settings(consume=False))
 
 
+@pytest.fixture(scope="module")
+def fast() -> Iterator[Engine]:
+    """An engine with kernels and graph, in half precision."""
+    with closing(models.engine(n_slots=N_SLOTS, fixed_shapes=True, **ON_DEVICE)) as made:
+        yield made
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="single precision there")
 def test_the_lm_is_half_precision_and_the_codec_single(model: Model) -> None:
     assert next(model.checkpoint.lm.transformer.parameters()).dtype == torch.float16
     assert next(model.checkpoint.codec.parameters()).dtype == torch.float32
@@ -39,3 +67,107 @@ def test_a_seed_repeats_its_samples_in_every_mode(model: Model, mode: str) -> No
     assert first.shape == (1, 4 * model.sample_rate)
     assert first.isfinite().all()
     assert first.std() > 0.001
+
+
+@pytest.mark.parametrize("kind", ["text", "melody", "stereo", "rotary"])
+def test_greedy_tokens_in_single_precision_are_audiocraft_s(tmp_path: Path, kind: tiny.Kind) -> None:
+    lm = checkpoint.load(str(tiny.write(tmp_path, kind)), DEVICE).lm.float()
+    arguments: dict[str, Any] = {"use_sampling": False, "temp": 1.0, "top_k": 0, "top_p": 0.0, "cfg_coef": 3.0}
+    conditions = [ConditioningAttributes(text={"description": "dark electro"})]
+    if kind == "melody":
+        conditions[0].wav["self_wav"] = silence()
+    with torch.inference_mode():
+        theirs = lm.generate(None, conditions, max_gen_len=200, **arguments)
+        engine = make(lm, 300, Settings(consume=False, n_slots=N_SLOTS))
+        assert isinstance(engine, EngineLanguageModel)
+        request = engine.for_request(0, Progress())
+        request.n_frames_to_make = 200
+        ours = request.generate(None, conditions, max_gen_len=200, **arguments)
+        engine.engine.close()
+    assert torch.equal(ours.cpu(), theirs.cpu())
+
+
+def silence() -> Any:
+    from audiocraft.modules.conditioners import WavCondition
+
+    return WavCondition(
+        torch.zeros(1, 1, 1, device=DEVICE), torch.tensor([0], device=DEVICE), [tiny.SAMPLE_RATE], [None]
+    )
+
+
+def test_a_hundred_mixed_jobs_get_the_tokens_that_they_get_alone(fast: Engine) -> None:
+    jobs = [models.job(seed, **ON_DEVICE) for seed in range(100)]
+    alone = [fast.submit(one).result(timeout=60) for one in jobs]
+    together = results(fast, jobs)
+    assert sum(torch.equal(a, b) for a, b in zip(alone, together, strict=True)) == len(jobs)
+
+
+def test_the_graph_gives_the_tokens_of_its_eager_steps(fast: Engine) -> None:
+    jobs = [models.job(seed, **ON_DEVICE) for seed in range(12)]
+    decoder = models.decoder(n_slots=N_SLOTS, **ON_DEVICE)
+    eager = Engine(decoder, models.PATTERN, N_SLOTS, models.N_STEPS, fixed_shapes=True, use_graph=False)
+    with closing(eager):
+        assert all(torch.equal(a, b) for a, b in zip(results(fast, jobs), results(eager, jobs), strict=True))
+
+
+def logits_of(decoder: Decoder, **on_device: Any) -> Tensor:
+    """Logits of one step of four rows at different lengths."""
+    from audiocraft_ext.engine.attention import Masked, Split
+
+    generator = torch.Generator().manual_seed(1)
+    cache = decoder.cache
+    for part in (*cache.keys, *cache.values):
+        part.copy_(torch.randn(part.shape, generator=generator))
+    decoder.give_cross(0, torch.randn(4, 9, models.WIDTH, generator=generator).to(**on_device))
+    position = torch.tensor([3, 64, 100, 17, 0, 0, 0, 0], device=DEVICE)
+    inputs = torch.randn(8, models.WIDTH, generator=generator).to(DEVICE)
+    attention = Split(cache).at(position) if decoder.use_kernels else Masked(cache, position)
+    return decoder.logits(decoder.forward(inputs, position, attention))[:4]
+
+
+def test_kernels_give_plain_torch_s_logits() -> None:
+    ours, plain = (
+        logits_of(models.decoder(n_slots=4, use_kernels=use_kernels, **ON_DEVICE), **ON_DEVICE)
+        for use_kernels in (DEVICE == "cuda", False)
+    )
+    assert (ours - plain).norm() / plain.norm() < 5e-3
+
+
+def test_int8_makes_tokens_that_repeat() -> None:
+    jobs = [models.job(seed, **ON_DEVICE) for seed in range(8)]
+    with closing(models.engine(n_slots=N_SLOTS, quantize="int8", fixed_shapes=True, **ON_DEVICE)) as made:
+        assert all(torch.equal(a, b) for a, b in zip(results(made, jobs), results(made, jobs), strict=True))
+
+
+def test_a_cancelled_job_frees_its_slot_within_a_second(fast: Engine) -> None:
+    leave = threading.Event()
+
+    def stop(done: int, total: int) -> None:
+        if leave.is_set():
+            raise InterruptedError
+
+    futures = [fast.submit(long_job(seed, on_step=stop, **ON_DEVICE)) for seed in range(N_SLOTS)]
+    start = time.monotonic()
+    leave.set()
+    for future in futures:
+        future.exception(timeout=10)
+    fast.submit(models.job(1, **ON_DEVICE)).result(timeout=10)
+    assert time.monotonic() - start < 1
+
+
+def test_nan_is_one_job_s_error_and_the_next_in_its_slot_is_right(fast: Engine) -> None:
+    right = [long_job(seed, **ON_DEVICE) for seed in range(N_SLOTS)]
+    alone = results(fast, right)
+    bad = long_job(5, cross=torch.full((2, 7, models.WIDTH), torch.nan), guidance=3.0, **ON_DEVICE)
+    with pytest.raises(RuntimeError, match="not finite"):
+        fast.submit(bad).result(timeout=60)
+    assert all(torch.equal(a, b) for a, b in zip(results(fast, right), alone, strict=True))
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="device memory")
+def test_a_hundred_jobs_leave_the_device_s_memory_where_it_was(fast: Engine) -> None:
+    jobs = [models.job(seed % 10, **ON_DEVICE) for seed in range(100)]
+    results(fast, jobs[:10])
+    before = torch.cuda.memory_allocated()
+    results(fast, jobs)
+    assert torch.cuda.memory_allocated() <= before + 2**20

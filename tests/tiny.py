@@ -15,7 +15,7 @@ from audiocraft_ext.checkpoint import build
 from audiocraft_ext.checkpoint.source import EMBEDDED
 from audiocraft_ext.upstream import builders
 
-Kind = Literal["text", "melody", "stereo"]
+Kind = Literal["text", "melody", "stereo", "rotary"]
 
 CARD = 64
 SAMPLE_RATE = 32000
@@ -83,8 +83,9 @@ def lm_config(kind: Kind) -> dict[str, Any]:
             "hidden_scale": 4,
             "dropout": 0.0,
             "causal": True,
-            "custom": False,
-            "memory_efficient": True,
+            # Streaming, audiocraft 1.3.0 counts rotary positions right in its custom attention alone.
+            "custom": kind == "rotary",
+            "memory_efficient": kind != "rotary",
             "bias_proj": False,
             "bias_ff": False,
             "bias_attn": False,
@@ -94,7 +95,7 @@ def lm_config(kind: Kind) -> dict[str, Any]:
             "weight_init": "gaussian",
             "depthwise_init": "current",
             "zero_bias_init": True,
-            "positional_embedding": "sin",
+            "positional_embedding": "sin_rope" if kind == "rotary" else "sin",
             "cross_attention": kind != "melody",
         },
     }

@@ -1,7 +1,7 @@
 """The transformer over a cache: inputs of some rows → logits. Knows nothing of requests, patterns or sampling.
 
-The arithmetic is that of audiocraft's ``StreamingTransformer`` with pre-normalised layers (its ``norm_first``), sine
-positions and GELU. Cross-attention keys and values are computed once a request, not once a step.
+The arithmetic is that of audiocraft's ``StreamingTransformer`` with pre-normalised layers (its ``norm_first``), sine or
+rotary positions or both, and GELU. Cross-attention keys and values are computed once a request, not once a step.
 """
 
 from collections.abc import Callable, Iterable
@@ -51,6 +51,8 @@ class Weights:
     out_norm: Affine
     heads: Affine  # [K V, D]
     n_heads: int
+    has_sines: bool = True
+    has_rotations: bool = False
     max_period: float = 10_000.0
     positional_scale: float = 1.0
 
@@ -94,6 +96,20 @@ def positions(n: int, width: int, max_period: float) -> Tensor:
     return torch.cat([phase.cos(), phase.sin()], dim=-1)
 
 
+def rotations(n: int, width: int, max_period: float, scale: float) -> Tensor:
+    """Complex factors [n, Dh / 2] that turn pairs of a head's numbers by their position, as in audiocraft's RoPE."""
+    frequency = max_period ** -(torch.arange(0, width, 2, dtype=torch.float32) / width)
+    angle = torch.arange(n, dtype=torch.float32)[:, None] * frequency
+    return torch.polar(torch.ones_like(angle), angle) * scale + (1 - scale)
+
+
+def turned(qkv: Tensor, turn: Tensor) -> Tensor:
+    """[M, 3, H, Dh] with queries and keys turned by complex factors [M, Dh / 2]."""
+    pairs = torch.view_as_complex(qkv[:, :2].float().unflatten(-1, (-1, 2)).contiguous())
+    turned = torch.view_as_real(pairs * turn[:, None, None]).flatten(-2)
+    return torch.cat([turned.to(qkv.dtype), qkv[:, 2:]], dim=1)
+
+
 class Decoder:
     """A language model over the cache of `n_rows` rows of `n_positions` positions each."""
 
@@ -123,9 +139,11 @@ class Decoder:
         # One table for all codebooks, so that an input is one gather and one sum.
         self.embeddings = weights.embeddings.reshape(-1, self.width)
         self._offsets = torch.arange(self.n_codebooks, device=self.device) * n_tokens
-        table = positions(n_positions, self.width, weights.max_period) * weights.positional_scale
-        self.positions = table.to(self.device)
         head_width = self.width // self.n_heads
+        sines = positions(n_positions, self.width, weights.max_period) * weights.positional_scale
+        self._sines = sines.to(self.device) if weights.has_sines else None
+        turns = rotations(n_positions, head_width, weights.max_period, weights.positional_scale)
+        self._turns = turns.to(self.device) if weights.has_rotations else None
         kept_in = torch.bfloat16 if quantize == "int8" and self.device.type == "cpu" else self.dtype
         self.cache = Cache(len(self.layers), n_rows, self.n_heads, head_width, n_positions, kept_in, self.device)
 
@@ -146,13 +164,15 @@ class Decoder:
             self.cache.cross_values[i][rows, :, :length] = values
         return moved
 
-    def forward(self, x: Tensor, attention: Attention) -> Tensor:
-        """Normed hidden states [M, D] of inputs [M, D], which `attention` lays out in rows and positions."""
+    def forward(self, inputs: Tensor, position: Tensor, attention: Attention) -> Tensor:
+        """Normed hidden states [M, D] of inputs [M, D] at positions [M], which `attention` lays out in rows."""
         heads = (self.n_heads, self.width // self.n_heads)
-        x = x.clone()
+        x = inputs.clone() if self._sines is None else inputs + self._sines[position]
+        turn = None if self._turns is None else self._turns[position]
         normed = self.layers[0].norm_self(x).to(self.dtype)
         for i, layer in enumerate(self.layers):
-            made = layer.out(attention.to_self(i, layer.qkv(normed).view(-1, 3, *heads)))
+            qkv = layer.qkv(normed).view(-1, 3, *heads)
+            made = layer.out(attention.to_self(i, qkv if turn is None else turned(qkv, turn)))
             if layer.has_cross:
                 query = layer.cross_query(self._add_norm(x, made, layer.norm_cross))
                 made = layer.cross_out(attention.to_cross(i, query.view(-1, *heads)))

@@ -167,8 +167,7 @@ class Engine:
         state.guidance[slot], state.temperature[slot] = job.guidance, job.temperature
         state.top_k[slot], state.top_p[slot] = job.top_k, job.top_p
         given = self.decoder.embed(sequence[:, :first].T).expand(job.n_rows, -1, -1)
-        inputs = torch.cat([job.prefix.float(), given], dim=1)
-        entry.inputs = inputs + self.decoder.positions[: inputs.shape[1]]
+        entry.inputs = torch.cat([job.prefix.float(), given], dim=1)
         if job.cross is not None and self.decoder.give_cross(ROWS_PER_SLOT * slot, job.cross):
             self._lay_out()
 
@@ -184,7 +183,8 @@ class Engine:
         piece = entry.inputs[:, entry.n_fed : entry.n_fed + PREFILL_POSITIONS[self.device.type]]
         n_rows, n_positions, _ = piece.shape
         attention = Prefill(self.decoder.cache, ROWS_PER_SLOT * entry.slot, n_rows, entry.n_fed, n_positions)
-        hidden = self.decoder.forward(piece.flatten(0, 1), attention)
+        position = torch.arange(entry.n_fed, entry.n_fed + n_positions, device=self.device).repeat(n_rows)
+        hidden = self.decoder.forward(piece.flatten(0, 1), position, attention)
         entry.n_fed += n_positions
         if entry.n_fed < entry.inputs.shape[1]:
             return
@@ -263,9 +263,9 @@ class Engine:
         """Logits [M, K, V] of the step that each row's slot [M] is at."""
         state = self._state
         last = state.step[slots] - 1
-        x = self.decoder.embed(state.sequence[slots, :, last])
-        x = x + self.decoder.positions[state.prefix_length[slots] + last]
-        return self.decoder.logits(self.decoder.forward(x, attention))
+        inputs = self.decoder.embed(state.sequence[slots, :, last])
+        position = state.prefix_length[slots] + last
+        return self.decoder.logits(self.decoder.forward(inputs, position, attention))
 
     def _emit(self, slots: Tensor, conditional: Tensor, unconditional: Tensor) -> None:
         """Draws the current step of slots [J] from logits [J, K, V] and moves active slots on to the next."""

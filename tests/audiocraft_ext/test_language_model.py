@@ -22,7 +22,7 @@ from tests.tiny import CARD, WINDOW_S, Kind
 
 TinyCheckpoint = Callable[[Kind], Checkpoint]
 EngineOf = Callable[[Kind], EngineLanguageModel]
-KINDS: list[Kind] = ["text", "melody", "stereo"]
+KINDS: list[Kind] = ["text", "melody", "stereo", "rotary"]
 FRAME_RATE = 50
 SEED = 11
 GREEDY: dict[str, Any] = {"use_sampling": False, "temp": 1.0, "top_k": 0, "top_p": 0.0}
@@ -141,7 +141,7 @@ def test_teacher_forced_logits_are_audiocraft_s(
         if cross is not None:
             engine.decoder.give_cross(0, cross)
         attention = Prefill(engine.decoder.cache, 0, 1, 0, len(inputs))
-        hidden = engine.decoder.forward(inputs + engine.decoder.positions[: len(inputs)], attention)
+        hidden = engine.decoder.forward(inputs, torch.arange(len(inputs)), attention)
         logits = engine.decoder.logits(hidden)[prefix.shape[1] :]
     torch.testing.assert_close(logits, theirs, rtol=0, atol=1e-4)  # 3e-6 measured
 
@@ -187,6 +187,6 @@ def test_what_the_engine_cannot_run_is_left_to_audiocraft(
 ) -> None:
     lm = tiny_checkpoint("text").lm
     assert unsupported(lm) is None
-    monkeypatch.setattr(lm.transformer, "positional_embedding", "rope")
+    monkeypatch.setattr(lm.pattern_provider, "flatten_first", 1)
     assert isinstance(make(lm, 100, Settings()), UpstreamLanguageModel)
-    assert "audiocraft's own decoding loop: its positions are not sines" in caplog.text
+    assert "audiocraft's own decoding loop: its codebook pattern is not the delay pattern" in caplog.text

@@ -1,6 +1,5 @@
 """Small decoders with random weights, and jobs of every kind for them."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,14 +16,17 @@ PATTERN = DelayPattern((0, 1, 2, 3), CARD)
 N_STEPS, N_PREFIX = 160, 24
 
 
-def weights(has_cross: bool, seed: int = 0) -> Weights:
-    generator = torch.Generator().manual_seed(seed)
+def weights(has_cross: bool, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Weights:
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).to(device, dtype)
 
     def matrix(n_out: int, n_in: int) -> Affine:
-        return Affine(torch.randn(n_out, n_in, generator=generator) / n_in**0.5)
+        return Affine(drawn(n_out, n_in) / n_in**0.5)
 
     def norm() -> Affine:
-        return Affine(torch.ones(WIDTH), torch.zeros(WIDTH))
+        return Affine(torch.ones(WIDTH, device=device), torch.zeros(WIDTH, device=device))
 
     def layer() -> LayerWeights:
         cross: dict[str, Affine] = {}
@@ -46,22 +48,39 @@ def weights(has_cross: bool, seed: int = 0) -> Weights:
         )
 
     return Weights(
-        embeddings=torch.randn(N_CODEBOOKS, CARD + 1, WIDTH, generator=generator),
+        embeddings=drawn(N_CODEBOOKS, CARD + 1, WIDTH),
         layers=[layer() for _ in range(N_LAYERS)],
         out_norm=norm(),
-        heads=Affine(2 * torch.randn(N_CODEBOOKS * CARD, WIDTH, generator=generator) / WIDTH**0.5),
+        heads=Affine(2 * drawn(N_CODEBOOKS * CARD, WIDTH) / WIDTH**0.5),
         n_heads=N_HEADS,
     )
 
 
+def decoder(
+    has_cross: bool = True,
+    n_slots: int = 4,
+    quantize: Quantize = "none",
+    use_kernels: bool | None = None,
+    **on_device: Any,
+) -> Decoder:
+    model = weights(has_cross, **on_device)
+    return Decoder(model, 2 * n_slots, N_STEPS + N_PREFIX + 1, quantize, use_kernels)
+
+
 def engine(
-    has_cross: bool = True, n_slots: int = 4, quantize: Quantize = "none", fixed_shapes: bool | None = None
+    has_cross: bool = True,
+    n_slots: int = 4,
+    quantize: Quantize = "none",
+    fixed_shapes: bool | None = None,
+    **on_device: Any,
 ) -> Engine:
-    decoder = Decoder(weights(has_cross), 2 * n_slots, N_STEPS + N_PREFIX + 1, quantize)
-    return Engine(decoder, PATTERN, n_slots, N_STEPS, fixed_shapes=fixed_shapes)
+    model = decoder(has_cross, n_slots, quantize, **on_device)
+    return Engine(model, PATTERN, n_slots, N_STEPS, fixed_shapes=fixed_shapes)
 
 
-def job(seed: int, has_cross: bool = True, **changes: Any) -> Job:
+def job(
+    seed: int, has_cross: bool = True, device: str = "cpu", dtype: torch.dtype = torch.float32, **changes: Any
+) -> Job:
     """A job that is different for every seed: length, prompt, conditions, guidance and sampling."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -69,9 +88,9 @@ def job(seed: int, has_cross: bool = True, **changes: Any) -> Job:
         return int(torch.randint(low, high, (), generator=generator))
 
     def states(length: int) -> Tensor:
-        return torch.randn(n_rows, length, WIDTH, generator=generator)
+        return torch.randn(n_rows, length, WIDTH, generator=generator).to(device, dtype)
 
-    guidance = (1.0, 3.0, 0.0, -2.0)[number(0, 4)]
+    guidance = changes.get("guidance", (1.0, 3.0, 0.0, -2.0)[number(0, 4)])
     n_rows = 1 if guidance == 1.0 else 2
     n_prompt = number(0, 3) * number(0, 12)
     settings: dict[str, Any] = {
@@ -85,7 +104,7 @@ def job(seed: int, has_cross: bool = True, **changes: Any) -> Job:
         "top_p": (0.0, 0.0, 0.8)[number(0, 3)],
         "seed": seed,
     }
-    return Job(**{**settings, **changes})
-
-
-Make = Callable[[int], Job]
+    settings |= changes
+    if settings["cross"] is not None:
+        settings["cross"] = settings["cross"].to(device, dtype)
+    return Job(**settings)

@@ -92,8 +92,7 @@ def test_the_int8_product_is_that_of_the_scaled_weights(n_rows: int, shape: tupl
 
 def test_an_engine_on_kernels_gives_the_greedy_tokens_of_plain_torch() -> None:
     jobs = [models.job(seed, temperature=0.0, n_frames=6, prompt=torch.zeros(4, 0).long()) for seed in range(3)]
-    n_positions = models.N_STEPS + models.N_PREFIX + 1
-    on_kernels = decoder.Decoder(models.weights(True), 4, n_positions, use_kernels=True)
+    on_kernels = models.decoder(n_slots=2, use_kernels=True)
     with (
         closing(Engine(on_kernels, models.PATTERN, 2, models.N_STEPS, fixed_shapes=True)) as fast,
         closing(models.engine()) as plain,

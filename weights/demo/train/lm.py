@@ -5,7 +5,7 @@
 audiocraft builds and runs it; only the conditions are put together here, because text and chroma were embedded once, in
 advance. What is dropped becomes exactly what audiocraft gives for an absent condition: zeros for text, the projection
 of silence for chroma. Text is cross-attended to and chroma prepended, so every frame has one position of its own,
-whatever the prompt: bars can be counted from the start.
+whatever the prompt, and positions are rotary too: "what was heard one bar ago" is then a distance to learn, not a sum.
 """
 
 import argparse
@@ -56,11 +56,12 @@ LM_CONFIG: dict[str, Any] = {
         "bias_proj": False,
         "past_context": None,
         "causal": True,
-        "custom": False,
-        "memory_efficient": True,
+        # Streaming, audiocraft 1.3.0 counts rotary positions along the wrong axis in its memory-efficient attention.
+        "custom": True,
+        "memory_efficient": False,
         "attention_as_float32": False,
         "layer_scale": None,
-        "positional_embedding": "sin",
+        "positional_embedding": "sin_rope",
         "xpos": False,
         "checkpointing": "none",
         "weight_init": "gaussian",
@@ -99,14 +100,14 @@ LM_CONFIG: dict[str, Any] = {
 class LMSettings:
     """How the LM is trained."""
 
-    minutes: float = 70.0
+    minutes: float = 45.0
     seed: int = 0
     batch: int = 8
     learning_rate: float = 2e-3
     warmup_s: float = 30.0
     weight_decay: float = 0.05
     # Four-second crops teach sounds, tempo and instruments at half the price; whole clips come after.
-    short_until: float = 0.35
+    short_until: float = 0.3
     short_frames: int = 200
     null_p: float = LM_CONFIG["classifier_free_guidance"]["training_dropout"]
     no_text_p: float = 0.1
@@ -120,6 +121,7 @@ def build_lm(text_folder: Path) -> LMModel:
     """The untrained LM on the CPU, with the text encoder that lies in `text_folder`."""
     config = OmegaConf.create(LM_CONFIG)
     config.conditioners.description.t5.name = text_folder.name
+    config.transformer_lm.memory_efficient = True  # whole clips are safe with it, and faster
     return untrained_lm(config, text_folder.parent, "cpu")
 
 
