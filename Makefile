@@ -35,11 +35,15 @@ lint: .venv/ready
 	$(BIN)/mypy script/spectrogram
 
 bench: .venv/ready
+	$(BIN)/python -m benchmarks.engine
 	$(BIN)/python -m benchmarks.demo_quality
 
 requirements: .venv/ready
 	script/requirements
 
-# On a CUDA machine as it is, without the set-up above: such machines bring their own torch.
+# On a CUDA machine as it is, without the set-up above: such machines bring their own torch. First what is right, then
+# how fast; the tables come last.
 gpu-check:
-	$(PYTHON) -m pytest -m gpu
+	$(PYTHON) -m pytest -q tests/test_gpu.py tests/audiocraft_ext/engine
+	$(PYTHON) -m benchmarks.engine --size small --clips 1 4 16
+	$(PYTHON) -m benchmarks.engine --size medium --clips 1 4 16

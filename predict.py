@@ -5,10 +5,12 @@ they mean is in ``audiocraft_ext/request.py`` and in the README's table.
 """
 
 import asyncio
+import contextvars
 import logging
 import os
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any, Optional, get_args
 
@@ -44,6 +46,7 @@ class Predictor(BasePredictor):
         self.max_duration_s = int(os.environ.get("MUSICGEN_MAX_DURATION", DEFAULT_MAX_DURATION_S))
         device = os.environ.get("MUSICGEN_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
         chosen = checkpoint.chosen_weights(str(weights) if weights else None)
+        self.threads = ThreadPoolExecutor(MAX_CONCURRENCY, thread_name_prefix="prediction")
         self.outputs = tempfile.TemporaryDirectory(prefix="musicgen-")
         self.model = musicgen.Model(checkpoint.load(chosen, device), settings)
         self.load_s: float | None = time.perf_counter() - start
@@ -148,7 +151,11 @@ class Predictor(BasePredictor):
 
     async def _in_thread(self, request: Request, progress: Progress) -> str:
         """``_serve`` off the event loop; a cancel stops it at its next frame and waits until nothing of it is left."""
-        work = asyncio.ensure_future(asyncio.to_thread(self._serve, request, progress))
+        # cog tells predictions' logs apart by their context. asyncio.to_thread carries it over too, but has hardly more
+        # threads than cores, and a prediction that waits for a thread cannot be cancelled.
+        context = contextvars.copy_context()
+        loop = asyncio.get_running_loop()
+        work = loop.run_in_executor(self.threads, context.run, self._serve, request, progress)
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:

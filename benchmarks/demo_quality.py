@@ -52,7 +52,7 @@ def unseen_clips(seed: int, n: int) -> tuple[Tensor, list[synth.Song]]:
     rng = np.random.default_rng(seed)
     songs = [synth.draw_song(rng) for _ in range(n)]
     clips = [
-        synth.render(song, synth.draw_score(song, rng), CLIP_FRAMES, int(rng.integers(4 * song.bar_frames)))
+        synth.render(song, synth.draw_score(song, rng), CLIP_FRAMES, int(rng.integers(song.bar_frames)))
         for song in songs
     ]
     return torch.from_numpy(np.stack(clips))[:, None], songs

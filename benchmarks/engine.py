@@ -4,11 +4,12 @@
 
 Each makes the same clip with guidance and top-k sampling; what is timed is a decoding step, from the tenth on. The
 ceiling is the time to read once what a step must read: all weights, and the keys and values so far. A line of JSON goes
-to benchmarks/results/engine.jsonl, a table to the screen.
+to benchmarks/results/engine.jsonl (or to the folder $OUT), a table to the screen.
 """
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import tempfile
@@ -30,7 +31,7 @@ from audiocraft_ext.checkpoint.source import EMBEDDED
 from audiocraft_ext.language_model import EngineLanguageModel, Settings, make
 from audiocraft_ext.progress import Progress
 
-RESULTS = Path(__file__).parent / "results" / "engine.jsonl"
+RESULTS = Path(os.environ.get("OUT") or Path(__file__).parent / "results") / "engine.jsonl"
 FRAME_RATE = 50
 N_SKIPPED = 10
 PROMPT = "a dark electro track with a deep bass and a drum machine, 120 bpm"

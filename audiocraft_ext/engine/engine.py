@@ -104,6 +104,9 @@ class Engine:
         n_positions = job.prefix.shape[1] + self.pattern.n_steps(job.n_frames)
         if self.pattern.n_steps(job.n_frames) > self.n_steps or n_positions >= self.decoder.cache.n_positions:
             raise ValueError(f"a job of {n_positions} positions in a cache of {self.decoder.cache.n_positions}")
+        if self.device.type == "cuda":
+            # What computed the conditions, and the weights before the first job, is done when the engine reads them.
+            torch.cuda.current_stream(self.device).synchronize()
         with self._start_lock:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -118,10 +121,19 @@ class Engine:
 
     @torch.inference_mode()
     def _run(self) -> None:
-        while self._scheduler.wait():
-            self.step()
+        is_cuda = self.device.type == "cuda"
+        # A stream of its own: codecs decode and conditions are computed on the default one meanwhile.
+        with torch.cuda.stream(torch.cuda.Stream(self.device) if is_cuda else None):
+            while self._scheduler.wait():
+                try:
+                    self.step()
+                except Exception as error:  # of no job's making; whoever waits must hear of it
+                    self._end_all(error)
+        self._end_all(ClosedError("the engine was closed"))
+
+    def _end_all(self, error: Exception) -> None:
         for entry in [*filter(None, self._scheduler.slots), *self._scheduler.waiting()]:
-            self._finish(entry, ClosedError("the engine was closed"))
+            self._scheduler.finish(entry, error)
 
     def step(self) -> None:
         """One turn: newcomers take slots, one of them is fed a piece of its prompt, all others advance by a step."""

@@ -108,7 +108,7 @@ def build_codec() -> CompressionModel:
 def draw_crop(rng: np.random.Generator, n_frames: int) -> synth.Samples:
     """A crop [n_frames * 640] of a random song; one in six off the frame grid, one in four at another gain."""
     song = synth.draw_song(rng)
-    offset = int(rng.integers(0, 4 * song.bar_frames))
+    offset = int(rng.integers(0, song.bar_frames))
     crop = synth.render(song, synth.draw_score(song, rng), n_frames + 1, offset)
     shift = int(rng.integers(synth.FRAME)) if rng.random() < 1 / 6 else 0
     gain = 10 ** (rng.uniform(-6, 3) / 20) if rng.random() < 1 / 4 else 1.0

@@ -27,11 +27,6 @@ PITCHES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 MODES = ("minor", "major")
 MOODS = ("dark", "bright", "dreamy", "aggressive", "calm")
 
-_SCALES = {"minor": (0, 2, 3, 5, 7, 8, 10), "major": (0, 2, 4, 5, 7, 9, 11)}
-_PROGRESSIONS = {
-    "minor": ((0, 5, 2, 6), (0, 3, 5, 4), (0, 6, 5, 6), (0, 0, 5, 3)),
-    "major": ((0, 4, 5, 3), (0, 5, 3, 4), (0, 3, 0, 4), (0, 2, 3, 3)),
-}
 _KICKS = {
     "four": "x...x...x...x...",
     "broken": "x.....x...x.....",
@@ -102,9 +97,12 @@ class Song:
 
 @dataclass(frozen=True)
 class Score:
-    """The rest of a song: one pattern an instrument and four chords, drawn from what its mood allows."""
+    """The rest of a song: one pattern an instrument, drawn from what its mood allows.
 
-    chords: tuple[int, ...]
+    A song is one bar on its tonic chord, again and again. With a progression of four chords a bar is like none of the
+    three before it, and a small model never learnt when the next note comes (benchmarks/LOG.md).
+    """
+
     kick: str
     snare: str
     hats: str
@@ -125,11 +123,9 @@ def draw_song(rng: np.random.Generator) -> Song:
 
 
 def draw_score(song: Song, rng: np.random.Generator) -> Score:
-    """Patterns and chords for a song."""
+    """Patterns for a song."""
     mood = _MOODS[song.mood]
-    progressions = _PROGRESSIONS[song.mode]
     return Score(
-        progressions[int(rng.integers(len(progressions)))],
         _KICKS[str(rng.choice(mood.kicks))],
         _SNARES[str(rng.choice(list(_SNARES)))],
         _HATS[str(rng.choice(mood.hats))],
@@ -197,11 +193,9 @@ def _put(mix: Samples, sound: Samples, frame: int) -> None:
         mix[low:high] += sound[low - start : high - start]
 
 
-def chord_pitches(song: Song, degree: int) -> tuple[int, int, int]:
-    """Pitch classes (0..11) of the triad on a degree of the song's scale: root, third, fifth."""
-    scale = _SCALES[song.mode]
-    root, third, fifth = ((song.root + scale[(degree + i) % 7]) % 12 for i in (0, 2, 4))
-    return root, third, fifth
+def tonic_pitches(song: Song) -> tuple[int, int, int]:
+    """Pitch classes (0..11) of the song's tonic triad: root, third, fifth."""
+    return song.root, (song.root + (3 if song.mode == "minor" else 4)) % 12, (song.root + 7) % 12
 
 
 def _above(pitch_class: int, lowest: int) -> int:
@@ -216,10 +210,10 @@ def _onsets(pattern: str, bar_frames: int) -> list[tuple[int, int, str]]:
     return [(frames[i], frames[i + 1] - frames[i], pattern[step]) for i, step in enumerate(steps)]
 
 
-def _put_bar(mix: Samples, song: Song, score: Score, instrument: str, frame: int, degree: int) -> None:
+def _put_bar(mix: Samples, song: Song, score: Score, instrument: str, frame: int) -> None:
     """Adds one bar of one instrument at a frame."""
     bar, mood = song.bar_frames, _MOODS[song.mood]
-    triad = chord_pitches(song, degree)
+    triad = tonic_pitches(song)
     if instrument == "pad":
         for pitch_class in triad:
             _put(mix, note("pad", _above(pitch_class, 53), bar, mood.sparkle), frame)
@@ -238,7 +232,7 @@ def _put_bar(mix: Samples, song: Song, score: Score, instrument: str, frame: int
 
 
 def render(song: Song, score: Score, n_frames: int, offset_frames: int = 0) -> Samples:
-    """Samples [n_frames * 640] of a song that loops its four bars, heard from `offset_frames` on."""
+    """Samples [n_frames * 640] of a song that loops its bar, heard from `offset_frames` on."""
     mix = np.zeros(n_frames * FRAME, np.float32)
     first = offset_frames // song.bar_frames - 1
     last = (offset_frames + n_frames) // song.bar_frames
@@ -246,5 +240,5 @@ def render(song: Song, score: Score, n_frames: int, offset_frames: int = 0) -> S
         for instrument in INSTRUMENTS:
             if instrument in song.instruments:
                 frame = bar * song.bar_frames - offset_frames
-                _put_bar(mix, song, score, instrument, frame, score.chords[bar % len(score.chords)])
+                _put_bar(mix, song, score, instrument, frame)
     return mix * np.float32(MASTER_GAIN)

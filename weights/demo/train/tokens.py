@@ -36,7 +36,7 @@ CHROMA: dict[str, Any] = {
 class TokenSettings:
     """How many clips are made, and how many captions each is given."""
 
-    n_clips: int = 24_000
+    n_clips: int = 12_000
     n_captions: int = 3
     seed: int = 0
     chunk: int = 200
@@ -53,7 +53,7 @@ def draw_clip(rng: np.random.Generator, s: TokenSettings) -> tuple[synth.Samples
     score = synth.draw_score(song, rng)
     if rng.random() < s.on_a_bar_p:
         return synth.render(song, score, CLIP_FRAMES), song, 0
-    offset = int(rng.integers(1, 4 * song.bar_frames))
+    offset = int(rng.integers(1, song.bar_frames))
     return synth.render(song, score, CLIP_FRAMES, offset), song, int(rng.integers(*s.given_frames))
 
 
