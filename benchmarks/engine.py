@@ -177,7 +177,7 @@ def run(size: str, device: str, n_frames: int, clips: list[int]) -> tuple[list[R
     full = lm.transformer.layers[0].linear1.weight.itemsize
     ways: list[tuple[str, Settings, float, float]] = [
         ("engine", Settings(consume=False, n_slots=max(clips)), full, full),
-        ("engine int8", Settings(consume=False, n_slots=max(clips), quantize="int8"), 1, 2),
+        ("engine int8", Settings(consume=False, n_slots=max(clips), quantize="int8"), 1, full),
     ]
     for name, settings, weight_bytes, cache_bytes in ways:
         model = make(lm, 30 * FRAME_RATE, settings)

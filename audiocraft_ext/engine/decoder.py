@@ -144,8 +144,7 @@ class Decoder:
         self._sines = sines.to(self.device) if weights.has_sines else None
         turns = rotations(n_positions, head_width, weights.max_period, weights.positional_scale)
         self._turns = turns.to(self.device) if weights.has_rotations else None
-        kept_in = torch.bfloat16 if quantize == "int8" and self.device.type == "cpu" else self.dtype
-        self.cache = Cache(len(self.layers), n_rows, self.n_heads, head_width, n_positions, kept_in, self.device)
+        self.cache = Cache(len(self.layers), n_rows, self.n_heads, head_width, n_positions, self.dtype, self.device)
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Summed embeddings [..., D] in fp32 of tokens [..., K]."""

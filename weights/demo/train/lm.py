@@ -100,14 +100,14 @@ LM_CONFIG: dict[str, Any] = {
 class LMSettings:
     """How the LM is trained."""
 
-    minutes: float = 45.0
+    minutes: float = 35.0
     seed: int = 0
     batch: int = 8
     learning_rate: float = 2e-3
     warmup_s: float = 30.0
     weight_decay: float = 0.05
     # Four-second crops teach sounds, tempo and instruments at half the price; whole clips come after.
-    short_until: float = 0.3
+    short_until: float = 0.5
     short_frames: int = 200
     null_p: float = LM_CONFIG["classifier_free_guidance"]["training_dropout"]
     no_text_p: float = 0.1
