@@ -48,6 +48,9 @@ class Predictor(BasePredictor):
         chosen = checkpoint.chosen_weights(str(weights) if weights else None)
         self.threads = ThreadPoolExecutor(MAX_CONCURRENCY, thread_name_prefix="prediction")
         self.outputs = tempfile.TemporaryDirectory(prefix="musicgen-")
+        former: musicgen.Model | None = getattr(self, "model", None)
+        if former is not None:  # set up again, with other weights
+            former.close()
         self.model = musicgen.Model(checkpoint.load(chosen, device), settings)
         self.load_s: float | None = time.perf_counter() - start
         print(f"Loaded {checkpoint.shown(chosen)} on {device} in {self.load_s:.1f} s")

@@ -46,6 +46,9 @@ class LanguageModel(Protocol):
     def for_request(self, seed: int, progress: Progress) -> "RequestLM":
         """What stands in for the LM in one request's ``MusicGen``."""
 
+    def close(self) -> None:
+        """Ends what runs for it; requests that are not done fail."""
+
 
 class RequestLM:
     """The shared LM as one request sees it: its frames are counted, and it can be stopped.
@@ -95,6 +98,9 @@ class UpstreamLanguageModel:
         del seed  # audiocraft draws from a generator that the caller provides (upstream.drawing_from)
         return _UpstreamRequestLM(self, progress)
 
+    def close(self) -> None:
+        pass
+
 
 class _UpstreamRequestLM(RequestLM):
     def __init__(self, model: UpstreamLanguageModel, progress: Progress) -> None:
@@ -140,6 +146,9 @@ class EngineLanguageModel:
 
     def for_request(self, seed: int, progress: Progress) -> RequestLM:
         return _EngineRequestLM(self, seed, progress)
+
+    def close(self) -> None:
+        self.engine.close()
 
 
 class _EngineRequestLM(RequestLM):

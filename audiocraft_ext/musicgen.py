@@ -40,6 +40,10 @@ class Model:
         self._diffusion: DiffusionDecoder | None = None
         self._diffusion_lock = threading.Lock()
 
+    def close(self) -> None:
+        """Lets the checkpoint go: a model that was replaced would keep its memory otherwise."""
+        self._lm.close()
+
     @property
     def sample_rate(self) -> int:
         return self.checkpoint.codec.sample_rate
