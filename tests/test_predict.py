@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 import predict
 from predict import Predictor
+from tests import tiny
 
 ROOT = Path(__file__).parents[1]
 SCHEMA = json.loads((ROOT / "openapi.json").read_text())["components"]["schemas"]["Input"]["properties"]
@@ -75,3 +77,42 @@ def test_the_longest_duration_and_the_engine_are_read_from_the_environment(monke
     monkeypatch.setenv("MUSICGEN_ENGINE", "warp")
     with pytest.raises(ValueError, match="MUSICGEN_ENGINE=warp"):
         Predictor().setup("weights/demo")
+
+
+@pytest.mark.parametrize(("variable", "value"), [("MUSICGEN_ENGINE", "upstream"), ("MUSICGEN_QUANTIZE", "int8")])
+def test_every_way_of_decoding_is_chosen_by_the_environment(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    predictor = Predictor()
+    predictor.setup("weights/demo")
+    assert asyncio.run(ask(predictor, seed=1)).stat().st_size > 60_000
+    monkeypatch.setenv(variable, "int3")
+    with pytest.raises(ValueError, match=f"{variable}=int3: one of"):
+        predictor.setup("weights/demo")
+
+
+def test_more_predictions_than_slots_wait_in_line_and_give_what_they_give_alone(predictor: Predictor) -> None:
+    async def bytes_of(seed: int) -> bytes:
+        return bytes((await ask(predictor, seed=seed)).read_bytes())
+
+    async def at_once() -> list[bytes]:
+        return await asyncio.gather(*(bytes_of(seed) for seed in range(10)))
+
+    together = asyncio.run(at_once())
+    assert together == [asyncio.run(bytes_of(seed)) for seed in range(10)]
+    assert len(set(together)) == 10
+
+
+def test_a_second_setup_serves_its_own_weights_and_ends_the_first_one_s_engine(tmp_path: Path) -> None:
+    predictor = Predictor()
+    predictor.setup("weights/demo")
+    demo = asyncio.run(ask(predictor, seed=1)).read_bytes()
+    predictor.setup(str(tiny.write(tmp_path, "text")))
+    other = asyncio.run(ask(predictor, seed=1)).read_bytes()
+    predictor.setup("weights/demo")
+    assert asyncio.run(ask(predictor, seed=1)).read_bytes() == demo != other
+    engines = [thread for thread in threading.enumerate() if thread.name == "engine" and thread.is_alive()]
+    before = len(engines)
+    predictor.setup("weights/demo")
+    assert len([thread for thread in threading.enumerate() if thread.name == "engine"]) == before - 1

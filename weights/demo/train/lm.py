@@ -100,7 +100,7 @@ LM_CONFIG: dict[str, Any] = {
 class LMSettings:
     """How the LM is trained."""
 
-    minutes: float = 35.0
+    minutes: float = 43.0
     seed: int = 0
     batch: int = 8
     learning_rate: float = 2e-3
