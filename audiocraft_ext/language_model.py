@@ -41,7 +41,13 @@ _MEMORY_SHARE = 0.6
 
 
 class LanguageModel(Protocol):
-    """Makes tokens for the requests of one checkpoint."""
+    """Makes tokens for the requests of one checkpoint.
+
+    ``has_own_thread`` says whether it computes in a thread of its own, beside which requests' threads should use one
+    core each on the CPU (see ``engine.engine``), or in theirs.
+    """
+
+    has_own_thread: bool
 
     def for_request(self, seed: int, progress: Progress) -> "RequestLM":
         """What stands in for the LM in one request's ``MusicGen``."""
@@ -90,6 +96,8 @@ class RequestLM:
 class UpstreamLanguageModel:
     """audiocraft's own ``lm.generate``, the oracle: one request at a time, since it keeps its cache on the module."""
 
+    has_own_thread = False
+
     def __init__(self, lm: LMModel) -> None:
         self.lm = lm
         self.lock = threading.Lock()
@@ -130,6 +138,8 @@ class Settings:
 
 class EngineLanguageModel:
     """The engine on the weights and conditioners of an LM that is not ``unsupported``; `n_frames` is its window."""
+
+    has_own_thread = True
 
     def __init__(self, lm: LMModel, n_frames: int, settings: Settings) -> None:
         self.lm = lm

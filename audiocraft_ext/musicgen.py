@@ -40,6 +40,11 @@ class Model:
         self._diffusion: DiffusionDecoder | None = None
         self._diffusion_lock = threading.Lock()
 
+    @property
+    def has_own_thread(self) -> bool:
+        """Whether tokens are made in a thread of the model's own (``language_model.LanguageModel``)."""
+        return self._lm.has_own_thread
+
     def close(self) -> None:
         """Lets the checkpoint go: a model that was replaced would keep its memory otherwise."""
         self._lm.close()
