@@ -47,13 +47,15 @@ class Predictor(BasePredictor):
         device = os.environ.get("MUSICGEN_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
         chosen = checkpoint.chosen_weights(str(weights) if weights else None)
         self.outputs = tempfile.TemporaryDirectory(prefix="musicgen-")
-        former: musicgen.Model | None = getattr(self, "model", None)
-        if former is not None:  # set up again, with other weights
-            former.close()
+        if hasattr(self, "model"):  # set up again: the former weights go before the next ones come
+            self.model.close()
+            del self.model
         n_cores = torch.get_num_threads()
         # A thread that ends, and its team of OpenMP threads with it (why: engine.engine).
         with ThreadPoolExecutor(1, "loader", torch.set_num_threads, (n_cores,)) as loader:
-            self.model = loader.submit(lambda: musicgen.Model(checkpoint.load(chosen, device), settings)).result()
+            self.model: musicgen.Model = loader.submit(
+                lambda: musicgen.Model(checkpoint.load(chosen, device), settings)
+            ).result()
         n_threads = 1 if device == "cpu" and self.model.has_own_thread else n_cores
         self.threads = ThreadPoolExecutor(MAX_CONCURRENCY, "prediction", torch.set_num_threads, (n_threads,))
         self.load_s: float | None = time.perf_counter() - start

@@ -132,6 +132,7 @@ class Settings:
     n_slots: int = 16
     quantize: Quantize = "none"
     use_graph: bool = True
+    use_kernels: bool | None = None  # Triton's; None is on CUDA
     # The engine's weights take the place of the LM's own, which cannot be asked any more.
     consume: bool = True
 
@@ -150,7 +151,7 @@ class EngineLanguageModel:
         n_positions = n_steps + _prefix_positions(lm) + 1
         n_slots = _fitting_slots(lm, settings, n_positions, device, dtype)
         weights = engine_weights(lm, settings.consume)
-        decoder = Decoder(weights, ROWS_PER_SLOT * n_slots, n_positions, settings.quantize)
+        decoder = Decoder(weights, ROWS_PER_SLOT * n_slots, n_positions, settings.quantize, settings.use_kernels)
         self.engine = Engine(decoder, pattern, n_slots, n_steps, use_graph=settings.use_graph)
         self.n_prefix_max = n_positions - n_steps - 1
 

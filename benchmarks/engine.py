@@ -81,8 +81,8 @@ def step_ms(stamps: list[float]) -> float:
     return 1000 * (stamps[-1] - stamps[N_SKIPPED]) / (len(stamps) - 1 - N_SKIPPED)
 
 
-def conditions(n_clips: int) -> list[upstream.ConditioningAttributes]:
-    return [upstream.ConditioningAttributes(text={"description": PROMPT}) for _ in range(n_clips)]
+def conditions() -> list[upstream.ConditioningAttributes]:
+    return [upstream.ConditioningAttributes(text={"description": PROMPT})]
 
 
 @torch.inference_mode()
@@ -96,7 +96,7 @@ def time_audiocraft(lm: upstream.LMModel, n_frames: int, device: str) -> float:
         stamps.append(time.perf_counter())
 
     with torch.autocast(device, torch.float16, enabled=device == "cuda"):
-        lm.generate(None, conditions(1), max_gen_len=n_frames, callback=stamp, **SAMPLING)
+        lm.generate(None, conditions(), max_gen_len=n_frames, callback=stamp, **SAMPLING)
     return step_ms(stamps)
 
 
@@ -143,7 +143,7 @@ def time_engine(model: EngineLanguageModel, n_frames: int, n_clips: int) -> floa
         request = model.for_request(i, _StampedProgress(stamps[i]))
         request.n_frames_to_make = n_frames
         with torch.inference_mode():
-            request.generate(None, conditions(1), max_gen_len=n_frames, **SAMPLING)
+            request.generate(None, conditions(), max_gen_len=n_frames, **SAMPLING)
 
     with ThreadPoolExecutor(n_clips, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         list(pool.map(one, range(n_clips)))

@@ -25,17 +25,28 @@ class Attention(Protocol):
         """[M, H Dh] from [M, H, Dh]."""
 
 
-class Prefill:
-    """Positions start .. start + C of rows first .. first + R; M = R C, position by position within a row."""
+@dataclass(frozen=True)
+class Span:
+    """The rows of one job in a pass: inputs from `first` on, cache rows from `row` on, position and length."""
 
-    def __init__(self, cache: Cache, first_row: int, n_rows: int, start: int, n_positions: int) -> None:
+    first: int
+    n_rows: int
+    row: int
+    position: int
+    cross_length: int
+
+
+class Prefill:
+    """C positions of a span's R rows, from its own on; M = R C, position by position within a row."""
+
+    def __init__(self, cache: Cache, span: Span, n_positions: int) -> None:
         self.cache = cache
-        self.rows = slice(first_row, first_row + n_rows)
-        self.n_rows = n_rows
-        self.start, self.stop = start, start + n_positions
-        self.cross_length = int(cache.cross_lengths[first_row])
+        self.rows = slice(span.row, span.row + span.n_rows)
+        self.n_rows = span.n_rows
+        self.start, self.stop = span.position, span.position + n_positions
+        self.cross_length = span.cross_length
         reach = torch.arange(self.stop, device=cache.keys[0].device)
-        self.mask = reach <= reach[start:, None]
+        self.mask = reach <= reach[self.start :, None]
 
     def to_self(self, layer: int, qkv: Tensor) -> Tensor:
         keys, values = self.cache.keys[layer], self.cache.values[layer]
@@ -43,27 +54,16 @@ class Prefill:
         keys[self.rows, :, self.start : self.stop] = new_keys
         values[self.rows, :, self.start : self.stop] = new_values
         out = scaled_dot_product_attention(
-            query.to(keys.dtype), keys[self.rows, :, : self.stop], values[self.rows, :, : self.stop], self.mask
+            query, keys[self.rows, :, : self.stop], values[self.rows, :, : self.stop], self.mask
         )
-        return out.transpose(1, 2).reshape(len(qkv), -1).to(qkv.dtype)
+        return out.transpose(1, 2).reshape(len(qkv), -1)
 
     def to_cross(self, layer: int, query: Tensor) -> Tensor:
         keys = self.cache.cross_keys[layer][self.rows, :, : self.cross_length]
         values = self.cache.cross_values[layer][self.rows, :, : self.cross_length]
-        heads = query.view(self.n_rows, -1, *query.shape[1:]).transpose(1, 2).to(keys.dtype)
+        heads = query.view(self.n_rows, -1, *query.shape[1:]).transpose(1, 2)
         out = scaled_dot_product_attention(heads, keys, values)
-        return out.transpose(1, 2).reshape(len(query), -1).to(query.dtype)
-
-
-@dataclass(frozen=True)
-class Span:
-    """The rows of one job in a decoding step: inputs first .. first + n, cache rows from `row` on, and lengths."""
-
-    first: int
-    n_rows: int
-    row: int
-    position: int
-    cross_length: int
+        return out.transpose(1, 2).reshape(len(query), -1)
 
 
 class Sliced:
@@ -96,7 +96,7 @@ class Sliced:
 
 def _attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
     """[n, H, Dh] from query [n, H, Dh], keys and values [n, H, S, Dh] and mask [n, 1, 1, S]."""
-    return scaled_dot_product_attention(query[:, :, None].to(keys.dtype), keys, values, mask)[:, :, 0].to(query.dtype)
+    return scaled_dot_product_attention(query[:, :, None], keys, values, mask)[:, :, 0]
 
 
 class Masked:
@@ -116,8 +116,8 @@ class Masked:
 
     def to_self(self, layer: int, qkv: Tensor) -> Tensor:
         keys, values = self.cache.keys[layer], self.cache.values[layer]
-        keys[self.rows, :, self.position] = qkv[:, 1].to(keys.dtype)
-        values[self.rows, :, self.position] = qkv[:, 2].to(values.dtype)
+        keys[self.rows, :, self.position] = qkv[:, 1]
+        values[self.rows, :, self.position] = qkv[:, 2]
         return _attend(qkv[:, 0], keys, values, self.mask[:, None, None]).flatten(1)
 
     def to_cross(self, layer: int, query: Tensor) -> Tensor:

@@ -90,7 +90,7 @@ class _Layer:
 
 
 def positions(n: int, width: int, max_period: float) -> Tensor:
-    """Sine embeddings [n, D], cosines first; fp32, since audiocraft's in fp16 blur beyond position 1024."""
+    """Sine embeddings [n, D], cosines first; in fp32: phases above 1024 are off by up to half a radian in fp16."""
     half = torch.arange(width // 2, dtype=torch.float32)
     phase = torch.arange(n, dtype=torch.float32)[:, None] / max_period ** (half / (width // 2 - 1))
     return torch.cat([phase.cos(), phase.sin()], dim=-1)
@@ -132,10 +132,12 @@ class Decoder:
             from audiocraft_ext.engine import kernels
 
             self._fused_add_norm = kernels.add_norm
-        self._fast = lambda affine: make_linear(affine.weight, affine.bias, quantize)
-        self.layers = [_Layer(layer, self._fast) for layer in weights.layers]
-        self.has_cross = self.layers[0].has_cross
-        self.out_norm, self.heads = _Norm(weights.out_norm), self._fast(weights.heads)
+
+        def fast(affine: Affine) -> Linear:
+            return make_linear(affine.weight, affine.bias, quantize)
+
+        self.layers = [_Layer(layer, fast) for layer in weights.layers]
+        self.out_norm, self.heads = _Norm(weights.out_norm), fast(weights.heads)
         # One table for all codebooks, so that an input is one gather and one sum.
         self.embeddings = weights.embeddings.reshape(-1, self.width)
         self._offsets = torch.arange(self.n_codebooks, device=self.device) * n_tokens

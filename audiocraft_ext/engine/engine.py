@@ -11,6 +11,7 @@ thread that does, and puts them all to sleep between two operations once there a
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -140,6 +141,8 @@ class Engine:
     def _end_all(self, error: Exception) -> None:
         for entry in [*filter(None, self._scheduler.slots), *self._scheduler.waiting()]:
             self._scheduler.finish(entry, error)
+        with suppress(RuntimeError):  # a device that has failed for good fails here too
+            self._state.active.zero_()
 
     def step(self) -> None:
         """One turn: newcomers take slots, one of them is fed a piece of its prompt, all others advance by a step."""
@@ -200,7 +203,8 @@ class Engine:
         assert entry.inputs is not None
         piece = entry.inputs[:, entry.n_fed : entry.n_fed + PREFILL_POSITIONS[self.device.type]]
         n_rows, n_positions, _ = piece.shape
-        attention = Prefill(self.decoder.cache, ROWS_PER_SLOT * entry.slot, n_rows, entry.n_fed, n_positions)
+        span = Span(0, n_rows, ROWS_PER_SLOT * entry.slot, entry.n_fed, entry.job.cross_length)
+        attention = Prefill(self.decoder.cache, span, n_positions)
         position = torch.arange(entry.n_fed, entry.n_fed + n_positions, device=self.device).repeat(n_rows)
         hidden = self.decoder.forward(piece.flatten(0, 1), position, attention)
         entry.n_fed += n_positions
@@ -243,8 +247,7 @@ class Engine:
         for entry in entries:
             n_rows, row = entry.job.n_rows, ROWS_PER_SLOT * entry.slot
             position = entry.job.prefix.shape[1] + entry.step - 1
-            cross_length = 0 if entry.job.cross is None else entry.job.cross.shape[1]
-            spans.append(Span(len(slots), n_rows, row, position, cross_length))
+            spans.append(Span(len(slots), n_rows, row, position, entry.job.cross_length))
             conditional.append(len(slots))
             slots += [entry.slot] * n_rows
             unconditional.append(len(slots) - 1)

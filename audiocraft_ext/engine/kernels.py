@@ -10,8 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Positions that one program reads. A step of a long clip has some thirty programs a head: enough to keep every memory
-# channel busy with two rows.
+# Positions that one program reads: not tuned yet, for want of a GPU.
 SPLIT = 64
 MAX_MATMUL_ROWS = 64
 

@@ -19,7 +19,8 @@ class Job:
 
     prompt [K, T0] of codes that are given; prefix [R, P, D] and cross [R, T', D] are the conditions as the transformer
     takes them, R = 2 (with and without the caller's conditions) or 1 without guidance. `noise_step` is how many steps
-    the same seed has sampled before. `on_step(done, total)` is called after each step; what it raises ends the job.
+    the same seed has sampled before. `on_step(done, total)` is called after each step, and with zeros in line; what it
+    raises ends the job.
     """
 
     prompt: Tensor
@@ -38,6 +39,11 @@ class Job:
     def n_rows(self) -> int:
         """Rows R of the transformer that this job takes."""
         return self.prefix.shape[0]
+
+    @property
+    def cross_length(self) -> int:
+        """Positions T' that are cross-attended to."""
+        return 0 if self.cross is None else self.cross.shape[1]
 
 
 @dataclass(eq=False)

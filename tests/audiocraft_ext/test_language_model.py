@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from audiocraft_ext.checkpoint import Checkpoint, load
-from audiocraft_ext.engine.attention import Prefill
+from audiocraft_ext.engine.attention import Prefill, Span
 from audiocraft_ext.engine.sampling import noise
 from audiocraft_ext.errors import InputError
 from audiocraft_ext.language_model import EngineLanguageModel, Settings, UpstreamLanguageModel, make
@@ -140,7 +140,8 @@ def test_teacher_forced_logits_are_audiocraft_s(
         inputs = torch.cat([prefix[0], engine.decoder.embed(sequence.T)])
         if cross is not None:
             engine.decoder.give_cross(0, cross)
-        attention = Prefill(engine.decoder.cache, 0, 1, 0, len(inputs))
+        span = Span(0, 1, 0, 0, 0 if cross is None else cross.shape[1])
+        attention = Prefill(engine.decoder.cache, span, len(inputs))
         hidden = engine.decoder.forward(inputs, torch.arange(len(inputs)), attention)
         logits = engine.decoder.logits(hidden)[prefix.shape[1] :]
     torch.testing.assert_close(logits, theirs, rtol=0, atol=1e-4)  # 3e-6 measured

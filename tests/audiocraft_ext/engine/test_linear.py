@@ -32,7 +32,7 @@ def test_int8_is_within_a_hundredth_of_the_product() -> None:
     weight, bias, x = torch.randn(512, 1024), torch.randn(512), torch.randn(4, 1024)
     exact = Plain(weight, bias)(x)
     error = (Int8(weight, bias)(x) - exact).norm() / exact.norm()
-    assert error < 0.012  # 0.0094 measured
+    assert error < 0.012  # 0.0083 measured
 
 
 def test_a_weight_of_zeros_survives_int8() -> None:
