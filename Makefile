@@ -32,6 +32,8 @@ lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy .
 	$(BIN)/mypy script/predict
+	$(BIN)/mypy script/convert-weights
+	$(BIN)/mypy script/fetch-weights
 	$(BIN)/mypy script/spectrogram
 
 bench: .venv/ready

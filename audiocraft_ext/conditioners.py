@@ -1,16 +1,17 @@
-"""Two of audiocraft's conditioners, built from what is at hand instead of downloads. Knows nothing of checkpoints."""
+"""audiocraft's text and melody conditioners, built from what is at hand instead of downloads. Knows no checkpoints."""
 
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
 from audiocraft_ext.upstream import (
     BaseConditioner,
     ChromaExtractor,
     ChromaStemConditioner,
+    PreTrainedTokenizerBase,
     T5Conditioner,
+    T5EncoderModel,
     TorchAutocast,
     WaveformConditioner,
     convert_audio,
@@ -42,12 +43,10 @@ class TextConditioner(T5Conditioner):
             self.__dict__["t5"] = encoder  # beside the module, so that it is none of its weights
 
 
-class ChromaConditioner(ChromaStemConditioner):
-    """Chroma [B, T', n_chroma] of a waveform, projected to [B, T', D]; T' is that of `duration` seconds.
+class _Chroma(ChromaStemConditioner):
+    """Chroma [B, T', n_chroma] of a waveform's melody, projected to [B, T', D]; T' is that of `duration` seconds.
 
-    audiocraft's ``chroma_stem`` runs Demucs to take drums and bass away; here the bands below and above the melody are
-    left out of the chroma filters instead, which costs nothing and needs no second model.
-    `low_hz` and `high_hz` bound the band; further settings go to audiocraft's ``ChromaExtractor``.
+    How it is told from the rest is a subclass's affair. Further settings go to audiocraft's ``ChromaExtractor``.
     """
 
     def __init__(
@@ -59,8 +58,6 @@ class ChromaConditioner(ChromaStemConditioner):
         duration: float,
         match_len_on_eval: bool = True,
         device: torch.device | str = "cpu",
-        low_hz: float = 0.0,
-        high_hz: float = torch.inf,
         **extractor: Any,
     ) -> None:
         # Not the parent's __init__: that downloads and loads Demucs.
@@ -71,12 +68,52 @@ class ChromaConditioner(ChromaStemConditioner):
         self._use_masking = False
         self.duration = duration
         chroma = ChromaExtractor(sample_rate=sample_rate, n_chroma=n_chroma, radix2_exp=radix2_exp, **extractor)
-        bin_hz = torch.linspace(0, sample_rate / 2, chroma.fbanks.shape[1])
-        chroma.fbanks *= (bin_hz >= low_hz) & (bin_hz <= high_hz)
         self.chroma = chroma.to(device)
         self.chroma_len = self._get_chroma_len()
         self.eval_wavs = None
         self.cache = None
+
+
+class StemConditioner(_Chroma):
+    """audiocraft's ``chroma_stem``, as in Meta's checkpoints: the melody is what Demucs hears as vocals and others.
+
+    `demucs` is one of demucs' own models, or a bag of them.
+    """
+
+    def __init__(self, demucs: Any, *, device: torch.device | str = "cpu", **chroma: Any) -> None:
+        super().__init__(device=device, **chroma)
+        self.__dict__["demucs"] = demucs.to(device).eval()  # beside the module, so that it is none of its weights
+        sources = list(demucs.sources)
+        self.stem_indices = torch.tensor([sources.index("vocals"), sources.index("other")], device=device)
+
+    @torch.no_grad()
+    def _get_stemmed_wav(self, wav: Tensor, sample_rate: int) -> Tensor:
+        """The melody of a mix [B, C, N] in mono at the chroma's sample rate [B, 1, N']."""
+        from demucs.apply import apply_model  # here, since these melodies alone need it
+        from demucs.audio import convert_audio
+
+        demucs = self.demucs
+        with self.autocast:
+            mix = convert_audio(wav, sample_rate, demucs.samplerate, demucs.audio_channels)
+            # Unasked, demucs shifts the clip by up to half a second, drawn from Python's global generator: the same
+            # request would follow another melody each time. Without it is what its longest shift gives.
+            stems = apply_model(demucs, mix, shifts=0, device=self.device)
+            melody = stems[:, self.stem_indices].sum(1)
+            mono: Tensor = convert_audio(melody, demucs.samplerate, self.sample_rate, 1)
+            return mono
+
+
+class ChromaConditioner(_Chroma):
+    """The melody is what is neither below nor above a band: it costs nothing, and needs no second model.
+
+    `low_hz` and `high_hz` bound the band.
+    """
+
+    def __init__(self, *, low_hz: float = 0.0, high_hz: float = torch.inf, **chroma: Any) -> None:
+        super().__init__(**chroma)
+        filters = self.chroma.fbanks
+        bin_hz = torch.linspace(0, self.sample_rate / 2, filters.shape[1], device=filters.device)
+        filters *= (bin_hz >= low_hz) & (bin_hz <= high_hz)
 
     @torch.no_grad()
     def _get_stemmed_wav(self, wav: Tensor, sample_rate: int) -> Tensor:

@@ -5,20 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download
 from torch import Tensor, nn
 
-from audiocraft_ext.checkpoint import Checkpoint
+from audiocraft_ext.checkpoint import Checkpoint, parts
 from audiocraft_ext.checkpoint.formats import load_pickle
 from audiocraft_ext.checkpoint.source import WEIGHTS_FOLDER
 from audiocraft_ext.errors import CheckpointError
 from audiocraft_ext.progress import Progress
 from audiocraft_ext.upstream import CompressionModel, DiffusionProcess, MultiBandDiffusion, NoiseSchedule, builders
-
-_CODEC = "facebook/encodec_32khz"
-_HUB_ID = "facebook/multiband-diffusion"
-_FILE = "mbd_musicgen_32khz.th"
-
 
 Band = tuple[nn.Module, NoiseSchedule]
 
@@ -33,23 +27,17 @@ class DiffusionDecoder:
     @staticmethod
     def is_available_for(checkpoint: Checkpoint) -> bool:
         """Whether diffusion weights exist for the checkpoint's codec: beside it, or Meta's for Meta's codec."""
-        return _file_beside(checkpoint) is not None or checkpoint.codec_name == _CODEC
+        return _file_beside(checkpoint) is not None or checkpoint.codec_name == parts.DIFFUSION_CODEC
 
     @staticmethod
     def load(checkpoint: Checkpoint) -> "DiffusionDecoder":
-        """From the checkpoint's folder, ``weights/`` or the Hugging Face hub, in this order.
+        """From the checkpoint's folder, ``weights/`` or where else ``parts`` finds Meta's, in this order.
 
-        Raises ``CheckpointError`` where none is reached.
+        Raises ``CheckpointError`` where there is none, or one of another codec.
         """
-        path = _file_beside(checkpoint)
-        if path is None:
-            try:
-                path = Path(hf_hub_download(_HUB_ID, _FILE))
-            except OSError as error:
-                raise CheckpointError(
-                    f"The diffusion weights {_HUB_ID} are not cached and cannot be fetched."
-                ) from error
+        path = _file_beside(checkpoint) or parts.folder_of(parts.DIFFUSION, checkpoint.folder) / parts.DIFFUSION_FILE
         package = load_pickle(path)
+        _refuse_unless_for(checkpoint.codec, package, path)
         device = next(checkpoint.codec.parameters()).device
         bands = [_band(package[band], package["sample_rate"], device) for band in range(package["n_bands"])]
         return DiffusionDecoder(bands, checkpoint.codec)
@@ -78,8 +66,25 @@ def _stoppable(model: nn.Module, progress: Progress) -> Callable[..., Any]:
 
 
 def _file_beside(checkpoint: Checkpoint) -> Path | None:
-    candidates = (folder / _FILE for folder in (checkpoint.folder, WEIGHTS_FOLDER))
+    """The diffusion weights that lie in the checkpoint's folder or ``weights/``, alone or in a folder of their own."""
+    names = (parts.DIFFUSION_FILE, f"{parts.DIFFUSION}/{parts.DIFFUSION_FILE}")
+    candidates = (folder / name for folder in (checkpoint.folder, WEIGHTS_FOLDER) for name in names)
     return next((path for path in candidates if path.is_file()), None)
+
+
+@torch.inference_mode()
+def _refuse_unless_for(codec: CompressionModel, package: dict[Any, Any], path: Path) -> None:
+    """Diffusion weights are made for one codec: another's latents are noise to them, or do not fit."""
+    a_frame = torch.zeros(1, codec.num_codebooks, 1, dtype=torch.long, device=next(codec.parameters()).device)
+    actual = codec.sample_rate, codec.decode_latent(a_frame).shape[1]
+    for band in range(package["n_bands"]):
+        wanted = package["sample_rate"], package[band]["cfg"].diffusion_unet.codec_dim
+        if wanted != actual:
+            raise CheckpointError(
+                f"The diffusion weights {path.name} are of another codec: they decode {wanted[1]} numbers a frame at "
+                f"{wanted[0]} Hz, and this checkpoint's codec has {actual[1]} at {actual[0]} Hz. Set "
+                "multi_band_diffusion to false, or put the weights of this codec in their place."
+            )
 
 
 def _band(package: dict[str, Any], sample_rate: int, device: torch.device) -> Band:

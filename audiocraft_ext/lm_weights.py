@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from audiocraft_ext import memory
 from audiocraft_ext.engine.decoder import Affine, LayerWeights, Weights
 from audiocraft_ext.upstream import DelayedPatternProvider, LMModel
 
@@ -60,6 +61,7 @@ def _layers(lm: LMModel, consume: bool) -> Iterator[LayerWeights]:
         )
         if consume:
             lm.transformer.layers[i] = nn.Identity()
+            memory.trim()
 
 
 def engine_weights(lm: LMModel, consume: bool) -> Weights:

@@ -15,6 +15,7 @@ ORDER = [
     "errors",
     "request",
     "progress",
+    "memory",
     "sniff",
     "decode",
     "engine",
@@ -67,19 +68,20 @@ def test_the_engine_needs_torch_and_nothing_else_of_ours() -> None:
         assert all(module.startswith("audiocraft_ext.engine") for module in ours), path
 
 
-def test_only_the_predictor_imports_cog_and_only_the_door_imports_audiocraft() -> None:
+def test_only_the_predictor_imports_cog_and_only_the_door_imports_audiocraft_and_transformers() -> None:
     for path in FILES:
         tops = {module.split(".")[0] for module in imports_of(path)}
         assert "cog" not in tops, path
-        assert "audiocraft" not in tops or path.name == "upstream.py", path
+        assert not tops & {"audiocraft", "transformers"} or path.name == "upstream.py", path
 
 
-def test_importing_the_predictor_starts_no_thread_and_leaves_no_stand_in_but_xformers() -> None:
+def test_importing_the_predictor_starts_no_thread_and_loads_nothing_that_is_not_needed() -> None:
     probe = """
 import sys, threading
 import predict
 assert threading.active_count() == 1, threading.enumerate()
 from audiocraft_ext.upstream import _STAND_INS
+assert not {"torch._dynamo", "sympy", "scipy", "librosa", "numba"} & sys.modules.keys()
 standing = {name for name in _STAND_INS if sys.modules.get(name) is _STAND_INS[name]}
 assert standing == {"xformers", "xformers.ops"}, standing
 """

@@ -109,12 +109,12 @@ def write(folder: Path, kind: Kind, seed: int = 0) -> Path:
         torch.manual_seed(seed)
         codec = builders.get_compression_model(OmegaConf.create(CODEC_CONFIG))
         lm = build.untrained_lm(OmegaConf.create(lm_config(kind)), folder, "cpu")
-    _export(folder / "compression_state_dict.bin", codec.state_dict(), CODEC_CONFIG)
-    _export(folder / "state_dict.bin", lm.state_dict(), lm_config(kind))
+    export(folder / "compression_state_dict.bin", codec.state_dict(), CODEC_CONFIG)
+    export(folder / "state_dict.bin", lm.state_dict(), lm_config(kind))
     return folder
 
 
-def _export(path: Path, state: dict[str, torch.Tensor], config: dict[str, Any]) -> None:
+def export(path: Path, state: dict[str, torch.Tensor], config: dict[str, Any]) -> None:
     """As audiocraft's ``export`` writes it: the config as YAML text beside the weights."""
     package = {"best_state": state, "xp.cfg": OmegaConf.to_yaml(OmegaConf.create(config)), "version": "1.3.0"}
     torch.save({**package, "exported": True}, path)

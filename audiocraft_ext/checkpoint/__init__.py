@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from audiocraft_ext.checkpoint import build, formats, source
+from audiocraft_ext.checkpoint import build, fit, formats, source
 from audiocraft_ext.checkpoint.download import shown
 from audiocraft_ext.checkpoint.source import chosen_weights
-from audiocraft_ext.errors import CheckpointError
 from audiocraft_ext.upstream import CompressionModel, LMModel
 
 __all__ = ["Checkpoint", "chosen_weights", "load", "shown"]
@@ -39,13 +38,8 @@ def load(weights: str, device: str) -> Checkpoint:
     path = source.fetch(weights)
     folder = path if path.is_dir() else path.parent
     contents = formats.read(path)
-    codec = build.build_codec(contents.codec, device)
-    card = contents.lm.config.transformer_lm.card
-    if codec.cardinality != card:
-        raise CheckpointError(
-            f"The codec's codebooks have {codec.cardinality} entries, the language model's {card}: "
-            "they do not belong together."
-        )
+    codec = build.build_codec(contents.codec, folder, device)
+    fit.refuse_misfits(codec, contents.lm.config)
     lm = build.build_lm(contents.lm, folder, device, contents.text_encoder)
     codec_name = contents.codec.pretrained if isinstance(contents.codec, formats.CodecFile) else None
     return Checkpoint(lm, codec, codec_name, folder)

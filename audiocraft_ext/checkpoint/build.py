@@ -1,40 +1,53 @@
 """(config, state dict) → audiocraft's own modules, on a device, ready to generate.
 
-Everything is built by audiocraft's builders, except the conditioners that need no download here.
+Everything is built by audiocraft's builders, except what they would download: conditioners and public codecs.
 """
 
 import warnings
 from copy import deepcopy
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from safetensors import SafetensorError
 from torch import nn
-from transformers import (
+
+from audiocraft_ext.checkpoint import parts
+from audiocraft_ext.checkpoint.formats import CodecFile, Contents, LanguageModelFile, TransformersFile, load_pickle
+from audiocraft_ext.checkpoint.separator import load_separator
+from audiocraft_ext.checkpoint.tensors import State
+from audiocraft_ext.conditioners import ChromaConditioner, StemConditioner, TextConditioner
+from audiocraft_ext.errors import CheckpointError
+from audiocraft_ext.memory import FilePages
+from audiocraft_ext.upstream import (
     AutoTokenizer,
+    BaseConditioner,
+    CompressionModel,
     EncodecConfig,
     EncodecModel,
+    HFEncodecCompressionModel,
+    LMModel,
     PreTrainedTokenizerBase,
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
+    builders,
+    drawing_nothing,
+    transformers_logging,
 )
-from transformers.utils import logging as transformers_logging
 
-from audiocraft_ext.checkpoint.formats import CodecFile, LanguageModelFile, TransformersFile
-from audiocraft_ext.checkpoint.huggingface import State
-from audiocraft_ext.conditioners import ChromaConditioner, TextConditioner
-from audiocraft_ext.errors import CheckpointError
-from audiocraft_ext.upstream import BaseConditioner, CompressionModel, HFEncodecCompressionModel, LMModel, builders
-
-# Training-time keys that audiocraft's own loader drops too: builders would act on a cache path of the trainer's machine
-# or refuse the others.
+# Training-time keys, most of which audiocraft's own loader drops too: builders would act on a cache path of the
+# trainer's machine, follow the clips of its evaluation instead of the caller's, or refuse the others.
 _TRAINING_KEYS = (
     "conditioners.self_wav.chroma_stem.cache_path",
+    "conditioners.self_wav.chroma_stem.eval_wavs",
+    "conditioners.self_wav.chroma_stem.n_eval_wavs",
     "conditioners.args.merge_text_conditions_p",
     "conditioners.args.drop_desc_p",
 )
+_OURS = ("t5", "chroma", "chroma_stem")
 
 
 def build_lm(
@@ -42,33 +55,44 @@ def build_lm(
 ) -> LMModel:
     """The file's LM in eval mode: fp32 on the CPU; on CUDA, as audiocraft loads it, its transformer in fp16.
 
-    The text encoder is the one given, else one that lies in ``folder`` under the config's name for it, else the public
-    one of that name, from the Hugging Face cache or hub. ``lm.cfg`` is the config, as audiocraft's loader leaves it.
+    The text encoder is the one given, else the one that the config names, found from the checkpoint's ``folder`` on as
+    ``parts`` does. ``lm.cfg`` is the config, as audiocraft's loader leaves it.
     """
-    # Built without memory, then given the file's own tensors: no random initialisation, no second copy.
-    lm = _assemble(file.config, folder, device, text_encoder, skeleton_device="meta")
-    _give(lm, file.state, device, "language model")
+    with drawing_nothing():
+        lm = _assemble(file.config, folder, device, text_encoder)
+    # The window of a melody's spectrum is computed, and kept by some formats only.
+    windows = {key: value for key, value in lm.state_dict().items() if key.endswith(".chroma.spec.window")}
+    _give(lm, windows | file.state, device, "language model", half=() if device == "cpu" else ("transformer.",))
     return lm.eval()
+
+
+def named_parts(contents: Contents) -> list[str]:
+    """The models beside its own that building ``contents`` asks ``parts`` for."""
+    names = [contents.codec.pretrained] if isinstance(contents.codec, CodecFile) else []
+    conditioners = [settings for name, settings in contents.lm.config.conditioners.items() if name != "args"]
+    if contents.text_encoder is None:
+        names += [settings.t5.name for settings in conditioners if settings.model == "t5"]
+    names += [parts.DEMUCS for settings in conditioners if settings.model == "chroma_stem"]
+    return [name for name in names if name is not None]
 
 
 def untrained_lm(config: DictConfig, folder: Path, device: str) -> LMModel:
     """The LM that a solver config describes, with weights drawn as audiocraft draws them."""
-    return _assemble(config, folder, device, None, skeleton_device=device)
+    return _assemble(config, folder, device, None).to(device)
 
 
-def _assemble(
-    config: DictConfig, folder: Path, device: str, text_encoder: TransformersFile | None, skeleton_device: str
-) -> LMModel:
-    """The LM with its transformer on ``skeleton_device`` and its conditioners on ``device``."""
+def _assemble(config: DictConfig, folder: Path, device: str, text_encoder: TransformersFile | None) -> LMModel:
+    """The LM with its transformer on the CPU, in fp32, and its conditioners on ``device``."""
     config = deepcopy(config)
     OmegaConf.set_struct(config, False)
-    config.device, config.dtype = device, "float32" if device == "cpu" else "float16"
+    config.device, config.dtype = device, "float32"
     for key in _TRAINING_KEYS:
         _drop(config, key)
     OmegaConf.resolve(config.conditioners)  # while its references to the rest of the config still reach it
     dim, settings = config.transformer_lm.dim, config.conditioners
     config.conditioners = {"args": settings.pop("args", {})}
-    ours = {name: settings.pop(name) for name in list(settings) if settings[name].model in ("t5", "chroma")}
+    ours = {name: settings.pop(name) for name in list(settings) if settings[name].model in _OURS}
+    _refuse_what_audiocraft_cannot_build(settings)
     provider = builders.get_conditioner_provider(dim, OmegaConf.merge(config, {"conditioners": settings}))
     for name, own in ours.items():
         provider.conditioners[name] = _conditioner(own, config, folder, device, text_encoder).to(device)
@@ -76,32 +100,39 @@ def _assemble(
         # MusicGen.get_pretrained does this; building without it silently changes the melody's prefix.
         provider.conditioners["self_wav"].match_len_on_eval = True
         provider.conditioners["self_wav"]._use_masking = False
-    with torch.device(skeleton_device):
-        lm = builders.get_lm_model(OmegaConf.merge(config, {"device": skeleton_device}))
+    lm = builders.get_lm_model(OmegaConf.merge(config, {"device": "cpu"}))
     lm.condition_provider = provider
     lm.cfg = config
     return lm
 
 
-def build_codec(file: CodecFile | TransformersFile, device: str) -> CompressionModel:
-    """The mono codec in eval mode, fp32; a public one comes from the Hugging Face cache or hub."""
+def build_codec(file: CodecFile | TransformersFile, folder: Path, device: str) -> CompressionModel:
+    """The mono codec in eval mode, fp32; a public one is found from the checkpoint's ``folder`` on."""
     if isinstance(file, TransformersFile):
-        encodec = _from_transformers(EncodecModel, EncodecConfig(**file.config), file.state, "codec")
+        encodec = _pretrained(EncodecModel, "codec", config=EncodecConfig(**file.config), state_dict=file.state)
         return HFEncodecCompressionModel(encodec).to(device).eval()
     if file.pretrained is not None:
-        try:
-            return CompressionModel.get_pretrained(file.pretrained, device=device).eval()
-        except OSError as error:
-            raise CheckpointError(
-                f"The codec {file.pretrained} is not in the local Hugging Face cache and the hub cannot be reached."
-            ) from error
+        return _public_codec(file.pretrained, parts.folder_of(file.pretrained, folder), device)
     assert file.config is not None
     assert file.state is not None
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), drawing_nothing():
         warnings.simplefilter("ignore", FutureWarning)  # torch's, of the weight_norm that SEANet is built with
         codec = builders.get_compression_model(OmegaConf.merge(file.config, {"device": device}))
     _give(codec, file.state, device, "codec")
     return codec.eval()
+
+
+def _public_codec(name: str, folder: Path, device: str) -> CompressionModel:
+    """transformers' EnCodec, or an audiocraft export."""
+    if (folder / "config.json").is_file():
+        return HFEncodecCompressionModel(_pretrained(EncodecModel, f"codec {name}", folder)).to(device).eval()
+    exported = min(folder.glob("*state_dict.bin"))
+    package = load_pickle(exported)
+    if not {"xp.cfg", "best_state"} <= package.keys():
+        raise CheckpointError(f"The codec {name} is no codec: {exported.name} holds {', '.join(map(repr, package))}.")
+    config = OmegaConf.create(package["xp.cfg"])
+    assert isinstance(config, DictConfig)
+    return build_codec(CodecFile(None, config, package["best_state"]), folder, device)
 
 
 def _drop(config: DictConfig, key: str) -> None:
@@ -112,14 +143,25 @@ def _drop(config: DictConfig, key: str) -> None:
     node.pop(last, None)
 
 
+def _refuse_what_audiocraft_cannot_build(conditioners: DictConfig) -> None:
+    for name, settings in conditioners.items():
+        if settings.model != "lut" or settings.lut.tokenizer != "noop":
+            raise CheckpointError(
+                f"The checkpoint's condition {name!r} is of the kind {settings.model!r}, which audiocraft 1.3.0 cannot "
+                "build: text (t5) and melody (chroma_stem) are served, and MusicGen-Style is not."
+            )
+
+
 def _conditioner(
     settings: DictConfig, config: DictConfig, folder: Path, device: str, text_encoder: TransformersFile | None
 ) -> BaseConditioner:
-    dim = config.transformer_lm.dim
-    if settings.model == "chroma":
-        return ChromaConditioner(
-            output_dim=dim, duration=config.dataset.segment_duration, device=device, **settings.chroma
-        )
+    dim, duration = config.transformer_lm.dim, config.dataset.segment_duration
+    match settings.model:
+        case "chroma":
+            return ChromaConditioner(output_dim=dim, duration=duration, device=device, **settings.chroma)
+        case "chroma_stem":
+            demucs = load_separator(parts.folder_of(parts.DEMUCS, folder))
+            return StemConditioner(demucs, output_dim=dim, duration=duration, device=device, **settings.chroma_stem)
     encoder, tokenizer = _text_encoder(settings.t5.name, folder, text_encoder)
     return TextConditioner(tokenizer, encoder, dim, device, finetune=settings.t5.get("finetune", False))
 
@@ -127,38 +169,41 @@ def _conditioner(
 def _text_encoder(
     name: str, folder: Path, file: TransformersFile | None
 ) -> tuple[T5EncoderModel, PreTrainedTokenizerBase]:
-    transformers_logging.disable_progress_bar()
     if file is not None:
-        encoder = _from_transformers(T5EncoderModel, T5Config(**file.config), file.state, "text encoder")
+        config = T5Config(**file.config)
+        encoder = _pretrained(T5EncoderModel, "text encoder", config=config, state_dict=file.state)
         return encoder, AutoTokenizer.from_pretrained(file.folder)
-    place = folder / name if (folder / name).is_dir() else name
+    place = parts.folder_of(name, folder)
+    return _pretrained(T5EncoderModel, f"text encoder {name}", place), T5Tokenizer.from_pretrained(place)
+
+
+def _pretrained(kind: Any, what: str, folder: Path | None = None, **options: Any) -> Any:
+    """A transformers model in fp32, from a folder or a ``state_dict``, with all its weights: transformers itself draws
+    those that are missing at random."""
+    transformers_logging.disable_progress_bar()
     try:
-        return (
-            T5EncoderModel.from_pretrained(place, dtype=torch.float32),
-            T5Tokenizer.from_pretrained(place),
-        )
-    except OSError as error:
-        raise CheckpointError(
-            f"The text encoder {name} is neither in the checkpoint's folder nor in the local Hugging Face cache, and "
-            "the hub cannot be reached."
-        ) from error
-
-
-def _from_transformers(kind: Any, config: Any, state: State, what: str) -> Any:
-    """A transformers model with all of its weights from ``state``, in fp32."""
-    model, report = kind.from_pretrained(
-        None, config=config, state_dict=state, dtype=torch.float32, output_loading_info=True
-    )
+        with drawing_nothing():
+            model, report = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True, **options)
+    except (OSError, ValueError, RuntimeError, UnpicklingError, SafetensorError) as error:
+        raise CheckpointError(f"The {what} cannot be loaded: {error!s:.300}") from error
     if report["missing_keys"]:
         raise CheckpointError(f"The {what} lacks weights: {', '.join(sorted(report['missing_keys'])[:5])}.")
     return model
 
 
-def _give(module: nn.Module, state: State, device: str, what: str) -> None:
-    """Puts ``state`` in the place of the module's own weights, in their dtypes; all must fit, and none be left over."""
-    dtypes = {key: value.dtype for key, value in module.state_dict().items()}
-    state = {key: value.to(device, dtypes.get(key, value.dtype)) for key, value in state.items()}
+def _give(module: nn.Module, state: State, device: str, what: str, half: tuple[str, ...] = ()) -> None:
+    """Puts ``state`` in the place of the module's own weights: fp16 where names begin as ``half`` says, else fp32.
+
+    All must fit, and none be left over. The module's own were never touched, and memory never touched is never taken.
+    """
+    pages, given = FilePages(), {}
+    for key, value in state.items():
+        dtype = torch.float16 if key.startswith(half) else torch.float32
+        given[key] = value.to(device, dtype) if value.is_floating_point() else value.to(device)
+        if given[key] is not value:
+            pages.release(value)
     try:
-        module.load_state_dict(state, assign=True)
+        module.load_state_dict(given, assign=True)
     except RuntimeError as error:
         raise CheckpointError(f"The {what}'s weights do not fit its config: {error}") from error
+    module.to(device)  # buffers that no checkpoint holds

@@ -6,6 +6,7 @@
 | the fine-tuner's ``trained_model.tar`` (a torch file, in spite of its name) | ``xp.cfg`` and ``model`` |
 | dora's ``checkpoint.th`` | ``fsdp_best_state``, ``best_state``, ``model``, in this order |
 | continue-from, Lightning, a bare state dict | an ``emb.0.weight`` somewhere; the config is inferred from shapes |
+| our own, what ``convert.py`` writes | safetensors whose header holds ``xp.cfg``; Hugging Face's EnCodec in a folder |
 | Hugging Face | ``config.json`` with the model type ``musicgen`` or ``musicgen_melody`` |
 | PEFT LoRA | ``adapter_config.json``; its base is loaded, and it is merged |
 
@@ -15,7 +16,6 @@ OmegaConf config let through one by one.
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -25,10 +25,9 @@ import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.base import ContainerMetadata, Metadata
 from omegaconf.nodes import AnyNode
-from safetensors import safe_open
 
-from audiocraft_ext.checkpoint import huggingface, infer, source
-from audiocraft_ext.checkpoint.huggingface import State
+from audiocraft_ext.checkpoint import diagnosis, huggingface, infer, source, tensors
+from audiocraft_ext.checkpoint.tensors import State
 from audiocraft_ext.errors import CheckpointError
 
 _CONFIG_CLASSES: list[Any] = [
@@ -46,7 +45,8 @@ _CONFIG_CLASSES: list[Any] = [
 _LM_KEY = "emb.0.weight"
 _READABLE = (
     "Readable are audiocraft's export (state_dict.bin), the fine-tuner's trained_model.tar, dora's checkpoint.th, a "
-    "bare or Lightning state dict, a Hugging Face MusicGen, and a LoRA adapter of one."
+    "bare or Lightning state dict, a Hugging Face MusicGen, a LoRA adapter of one, and what script/convert-weights "
+    "writes."
 )
 
 
@@ -92,7 +92,7 @@ def read(path: Path) -> Contents:
     """
     folder = path if path.is_dir() else path.parent
     if (folder / "adapter_config.json").is_file():
-        base = json.loads((folder / "adapter_config.json").read_text()).get("base_model_name_or_path")
+        base = _json(folder / "adapter_config.json").get("base_model_name_or_path")
         return _read_huggingface(_base_folder(str(base)), adapter=folder)
     if _is_huggingface(folder):
         return _read_huggingface(folder)
@@ -103,8 +103,22 @@ def read(path: Path) -> Contents:
 
 
 def _is_huggingface(folder: Path) -> bool:
+    # Meta's own repositories hold an export and Hugging Face's form, of which the export alone is fetched.
+    return _model_type(folder) in huggingface.MODEL_TYPES and any(folder.glob("*.safetensors"))
+
+
+def _model_type(folder: Path) -> str | None:
+    """What Hugging Face's ``config.json`` in a folder says that the model is, if there is one."""
     config = folder / "config.json"
-    return config.is_file() and json.loads(config.read_text()).get("model_type") in huggingface.MODEL_TYPES
+    return _json(config).get("model_type") if config.is_file() else None
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text())
+    except ValueError as error:
+        raise CheckpointError(f"{file.name} is damaged: {error}. Fetch or copy it anew.") from error
+    return content if isinstance(content, dict) else {}
 
 
 def _base_folder(base: str) -> Path:
@@ -118,13 +132,13 @@ def _base_folder(base: str) -> Path:
 
 
 def _read_huggingface(folder: Path, adapter: Path | None = None) -> Contents:
-    config = json.loads((folder / "config.json").read_text())
+    config = _json(folder / "config.json")
     state = huggingface.read_weights(folder)
     if adapter is not None:
         state = huggingface.merge_adapter(state, adapter)
     lm_state = huggingface.to_audiocraft(state)
     if _LM_KEY not in lm_state:
-        raise CheckpointError(f"{folder} has the config of a MusicGen and no safetensors with its weights.")
+        raise CheckpointError(f"{folder} has the config of a Hugging Face MusicGen, and safetensors of something else.")
     return Contents(
         LanguageModelFile(infer.config_of(lm_state, config["decoder"]["num_attention_heads"]), lm_state),
         TransformersFile(config["audio_encoder"], huggingface.part(state, "audio_encoder."), folder),
@@ -136,46 +150,60 @@ def _read_huggingface(folder: Path, adapter: Path | None = None) -> Contents:
 
 
 def _read_audiocraft(path: Path) -> Contents:
-    models: list[LanguageModelFile] = []
-    codecs: list[CodecFile] = []
-    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
-        for found in _recognise(file):
-            models += [found] if isinstance(found, LanguageModelFile) else []
-            codecs += [found] if isinstance(found, CodecFile) else []
-    if len(models) != 1:
-        raise CheckpointError(f"{path} holds {len(models)} MusicGen language models where one is expected. {_READABLE}")
-    return Contents(models[0], codecs[0] if codecs else _codec_named_in(models[0].config), None)
+    models: dict[str, LanguageModelFile] = {}
+    codecs: dict[str, CodecFile] = {}
+    others: dict[str, dict[Any, Any]] = {}
+    entries = sorted(path.iterdir()) if path.is_dir() else [path]
+    for file in filter(Path.is_file, entries):
+        payload = _load(file)
+        match _recognise(payload):
+            case LanguageModelFile() as model:
+                models[file.name] = model
+            case CodecFile() as codec:
+                codecs[file.name] = codec
+            case None:
+                others[file.name] = payload
+    if not models:
+        raise CheckpointError(f"{path} holds no MusicGen language model: {diagnosis.of(codecs, others)}. {_READABLE}")
+    for found, what in ((models, "language models"), (codecs, "codecs")):
+        if len(found) > 1:
+            raise CheckpointError(
+                f"{path} holds {len(found)} {what}, {', '.join(found)}: leave one in it, or name one."
+            )
+    lm = next(iter(models.values()))
+    own_codec = next(iter(codecs.values()), None) or _transformers_codec_in(entries)
+    return Contents(lm, own_codec or _codec_named_in(lm.config), None)
 
 
-def _recognise(file: Path) -> Iterator[LanguageModelFile | CodecFile]:
-    """The model in a file, if there is one."""
-    payload = _load(file) if file.is_file() else {}
+def _transformers_codec_in(folders: list[Path]) -> TransformersFile | None:
+    """The first that is a folder with Hugging Face's EnCodec."""
+    for folder in folders:
+        if _model_type(folder) == "encodec":
+            return TransformersFile(_json(folder / "config.json"), huggingface.read_weights(folder), folder)
+    return None
+
+
+def _recognise(payload: dict[Any, Any]) -> LanguageModelFile | CodecFile | None:
+    """The model in a file's payload, if there is one."""
     if "pretrained" in payload:
-        yield CodecFile(payload["pretrained"], None, None)
-        return
-    state = _weights(payload)
+        return CodecFile(payload["pretrained"], None, None)
+    state = weights_in(payload)
     if state is None:
-        if "xp.cfg" in payload:
-            raise CheckpointError(f"{file.name} holds a config but no weights; its entries are {', '.join(payload)}.")
-        return
+        return None
     config = OmegaConf.create(payload["xp.cfg"]) if "xp.cfg" in payload else None
     assert config is None or isinstance(config, DictConfig)
     if _LM_KEY in state:
-        yield LanguageModelFile(config or infer.config_of(state), state)
-    elif config is not None and "encodec" in config:
-        yield CodecFile(None, config, state)
+        return LanguageModelFile(config or infer.config_of(state), state)
+    return CodecFile(None, config, state) if config is not None and "encodec" in config else None
 
 
 def _load(file: Path) -> dict[Any, Any]:
-    """A torch or safetensors file as a dict; empty for any other file."""
+    """A torch or safetensors file as a dict, our own form as audiocraft's export; empty for any other file."""
+    if tensors.is_safetensors(file):
+        state, config = tensors.read(file)
+        return {"best_state": state, "xp.cfg": config} if config is not None else dict(state)
     with file.open("rb") as opened:
-        if opened.read(4) == b"PK\x03\x04":  # torch.save writes a zip
-            return load_pickle(file)
-    try:
-        with safe_open(file, "pt") as tensors:
-            return {key: tensors.get_tensor(key) for key in tensors.keys()}  # noqa: SIM118, it is no dict
-    except Exception:  # safetensors' own class of error is not public
-        return {}
+        return load_pickle(file) if opened.read(4) == b"PK\x03\x04" else {}  # torch.save writes a zip
 
 
 def load_pickle(file: Path) -> dict[Any, Any]:
@@ -186,12 +214,13 @@ def load_pickle(file: Path) -> dict[Any, Any]:
     except UnpicklingError as error:
         wanted = ", ".join(torch.serialization.get_unsafe_globals_in_checkpoint(file)) or "more than data"
         raise CheckpointError(f"{file.name} is refused: its pickle asks for {wanted:.200}.") from error
-    except (RuntimeError, EOFError, ValueError) as error:
-        raise CheckpointError(f"{file.name} is damaged or no torch file: {error}") from error
+    except (RuntimeError, EOFError, ValueError, OSError) as error:
+        why = str(error).splitlines()[0]
+        raise CheckpointError(f"{file.name} is damaged or no torch file: {why}. Fetch or copy it anew.") from error
     return payload if isinstance(payload, dict) else {}
 
 
-def _weights(payload: dict[Any, Any]) -> State | None:
+def weights_in(payload: dict[Any, Any]) -> State | None:
     """The best weights in a checkpoint, without the prefix of whatever module held the model at training."""
     for name in ("fsdp_best_state", "best_state", "model", "state_dict", None):
         found = payload if name is None else payload.get(name)
@@ -214,6 +243,6 @@ def _codec_named_in(config: DictConfig) -> CodecFile:
     if not name.startswith("//pretrained/"):
         raise CheckpointError(
             f"The language model's codec is {name or 'not named'!r}, which is no public one. "
-            "Put its compression_state_dict.bin beside it."
+            "Put its compression_state_dict.bin beside it, and name the folder of both."
         )
     return CodecFile(name.removeprefix("//pretrained/"), None, None)

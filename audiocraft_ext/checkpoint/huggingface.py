@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from torch import Tensor
 
+from audiocraft_ext.checkpoint import tensors
+from audiocraft_ext.checkpoint.tensors import State
 from audiocraft_ext.errors import CheckpointError
 
-State = dict[str, Tensor]
 MODEL_TYPES = ("musicgen", "musicgen_melody")
 
 _LM = "decoder.model.decoder."
@@ -41,8 +40,7 @@ def read_weights(folder: Path) -> State:
     """All tensors of a folder's safetensors files, mapped, not copied."""
     state: State = {}
     for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, "pt") as file:
-            state |= {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is no dict
+        state |= tensors.read(path)[0]
     return state
 
 

@@ -14,6 +14,8 @@ from audiocraft_ext.errors import CheckpointError
 log = logging.getLogger(__name__)
 
 HEAD_DIM = 64
+_WINDOW_S = 30
+_CODEC = "facebook/encodec_32khz"
 _T5_OF_WIDTH = {512: "t5-small", 768: "t5-base", 1024: "t5-large"}
 _TEXT = "condition_provider.conditioners.description.output_proj.weight"
 _MELODY = "condition_provider.conditioners.self_wav.output_proj.weight"
@@ -30,22 +32,29 @@ def config_of(state: dict[str, Tensor], num_heads: int | None = None) -> DictCon
     try:
         n_q = sum(key.startswith("emb.") for key in state)
         special_and_card, dim = state["emb.0.weight"].shape
-        num_layers = 1 + max(int(key.split(".")[2]) for key in state if key.startswith("transformer.layers."))
+        num_layers = len({key.split(".")[2] for key in state if key.startswith("transformer.layers.")})
         hidden = state[_FIRST_LAYER + "linear1.weight"].shape[0]
         text_dim = state[_TEXT].shape[1]
-    except (KeyError, ValueError) as error:
+    except KeyError as error:
         raise CheckpointError(
             f"A MusicGen without a config, and its sizes cannot be told: {error} is missing."
         ) from error
     melody = _MELODY in state
-    sizes = f"{n_q} codebooks of {special_and_card - 1}, {num_layers} layers of {dim}"
+    crosses = any(".cross_attention." in key for key in state)
+    conditioners = _conditioners(text_dim, state[_MELODY].shape[1] if melody else None)
     if num_heads is None:
-        log.warning("No config in the checkpoint; from its shapes: %s, %s.", sizes, "melody" if melody else "text")
+        num_heads = dim // HEAD_DIM
+        log.warning(
+            "No config in the checkpoint; from its shapes: %d codebooks of %d, %d layers of %d, %s, text encoder %s. "
+            "As in all of Meta's: %d heads, a window of %d s, codec %s.",
+            *(n_q, special_and_card - 1, num_layers, dim, "melody" if melody else "text"),
+            *(conditioners["description"]["t5"]["name"], num_heads, _WINDOW_S, _CODEC),
+        )
     return OmegaConf.create(
         {
             "lm_model": "transformer_lm",
-            "compression_model_checkpoint": "//pretrained/facebook/encodec_32khz",
-            "dataset": {"segment_duration": 30},
+            "compression_model_checkpoint": f"//pretrained/{_CODEC}",
+            "dataset": {"segment_duration": _WINDOW_S},
             "interleave_stereo_codebooks": {"use": n_q == 8, "per_timestep": False},
             "codebooks_pattern": {"modeling": "delay", "delay": {"delays": _delays(n_q), "flatten_first": 0}},
             "classifier_free_guidance": {"training_dropout": 0.2, "inference_coef": 3.0},
@@ -54,15 +63,15 @@ def config_of(state: dict[str, Tensor], num_heads: int | None = None) -> DictCon
                 "cross_attention_pos_emb": False,
                 "sum": [],
                 "input_interpolate": [],
-                "cross": [] if melody else ["description"],
-                "prepend": ["self_wav", "description"] if melody else [],
+                "cross": ["description"] if crosses else [],
+                "prepend": ["self_wav"] * melody + ["description"] * (not crosses),
             },
-            "conditioners": _conditioners(text_dim, state[_MELODY].shape[1] if melody else None),
+            "conditioners": conditioners,
             "transformer_lm": {
                 "n_q": n_q,
                 "card": special_and_card - 1,
                 "dim": dim,
-                "num_heads": num_heads or dim // HEAD_DIM,
+                "num_heads": num_heads,
                 "num_layers": num_layers,
                 "hidden_scale": hidden / dim,
                 "dropout": 0.0,
@@ -76,7 +85,7 @@ def config_of(state: dict[str, Tensor], num_heads: int | None = None) -> DictCon
                 "norm": "layer_norm",
                 "activation": "gelu",
                 "positional_embedding": "sin",
-                "cross_attention": not melody,
+                "cross_attention": crosses,
             },
         }
     )

@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx2
 from huggingface_hub import errors as hub
 from huggingface_hub import snapshot_download
+from huggingface_hub.utils import filter_repo_objects
 
 from audiocraft_ext.checkpoint.archive import is_archive, unpack
 from audiocraft_ext.checkpoint.download import download, shown
@@ -20,6 +21,7 @@ from audiocraft_ext.errors import CheckpointError
 
 WEIGHTS_FOLDER = Path(__file__).parents[2] / "weights"
 EMBEDDED = WEIGHTS_FOLDER / "demo"
+MANIFEST = "manifest.json"  # what script/fetch-weights says of the files that it put into a folder
 
 _HUB_ID = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:@([\w./-]+))?")
 _SMALL_FILES = ["*.json", "*.model", "*.txt", "*.yaml", "*/*.safetensors", "*/*.bin"]
@@ -31,14 +33,14 @@ _HUB_WRAPPINGS = (
     ("*", [*_SMALL_FILES, "*.bin", "*.th", "*.pt", "*.pth", "*.ckpt", "*.tar", "*.tar.*", "*.tgz", "*.zip"]),
 )
 _TRAINERS_FILES = ["checkpoint-*/*", "*optimizer*", "*scheduler.*", "*rng_state*", "*training_args.bin"]
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def chosen_weights(weights: str | None) -> str:
     """The first of: the one asked for, ``MUSICGEN_WEIGHTS``, what lies in ``weights/``, the embedded checkpoint."""
     if chosen := weights or os.environ.get("MUSICGEN_WEIGHTS"):
         return chosen
-    return str(WEIGHTS_FOLDER if _own_files(WEIGHTS_FOLDER) else EMBEDDED)
+    return str(WEIGHTS_FOLDER if own_files(WEIGHTS_FOLDER) else EMBEDDED)
 
 
 def fetch(weights: str) -> Path:
@@ -50,10 +52,10 @@ def fetch(weights: str) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "musicgen"
     try:
         path = _locate(weights, cache)
-        files = _own_files(path) if path.is_dir() else [path]
+        files = own_files(path) if path.is_dir() else [path]
         return unpack(files[0], cache / "archives") if len(files) == 1 and is_archive(files[0]) else path
     except OSError as error:
-        if error.errno in _DISK_FULL:
+        if error.errno in DISK_FULL:
             raise CheckpointError(
                 f"The disk is full: there is no room for {shown(weights)}. Free some, or name a folder on a larger "
                 f"disk in XDG_CACHE_HOME instead of {cache.parent} (in HF_HOME for hub ids)."
@@ -79,9 +81,18 @@ def _locate(weights: str, cache: Path) -> Path:
     )
 
 
-def _own_files(folder: Path) -> list[Path]:
-    """The files in a folder that may be weights: not its README, .gitignore or LICENSE."""
-    return [path for path in folder.iterdir() if path.is_file() and path.suffix not in (".md", "")]
+def own_files(folder: Path) -> list[Path]:
+    """The files in a folder that may be weights: not its README, .gitignore, LICENSE or manifest."""
+    others = (path for path in folder.iterdir() if path.is_file() and path.name != MANIFEST)
+    return [path for path in others if path.suffix not in (".md", "")]
+
+
+def wrapping(snapshot: Path) -> list[Path]:
+    """The files of a hub repository's snapshot that are fetched: others may have left more of them in the cache."""
+    patterns = next(patterns for known_by, patterns in _HUB_WRAPPINGS if any(snapshot.glob(known_by)))
+    names = [str(path.relative_to(snapshot)) for path in sorted(snapshot.rglob("*")) if path.is_file()]
+    wanted = filter_repo_objects(names, allow_patterns=patterns, ignore_patterns=_TRAINERS_FILES)
+    return [snapshot / name for name in wanted]
 
 
 def _from_hub(name: str, revision: str | None) -> Path:
@@ -94,7 +105,7 @@ def _from_hub(name: str, revision: str | None) -> Path:
             if any(Path(folder).glob(known_by)):
                 return Path(folder)
     except (OSError, httpx2.HTTPError, hub.HFValidationError) as error:
-        if isinstance(error, OSError) and error.errno in _DISK_FULL:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
             raise
         raise CheckpointError(_hub_problem(name, revision, error)) from None
     raise CheckpointError(f"{name} on the Hugging Face hub holds no weights, but for formats that are not read.")

@@ -3,6 +3,9 @@
 A row is one stream through the transformer: a request has one, or two with guidance. Rows of a slot are neighbours.
 """
 
+import math
+import mmap
+
 import torch
 from torch import Tensor
 
@@ -21,10 +24,9 @@ class Cache:
         device: torch.device,
     ) -> None:
         shape = (n_rows, n_heads, n_positions, head_width)
-        # Zeros, since what is masked out is multiplied by 0, and 0 times what lay there before could be NaN. On the CPU
-        # such memory is not taken before it is written: the length costs nothing until it is used.
-        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(n_layers)]
-        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(n_layers)]
+        # Zeros, since what is masked out is multiplied by 0, and 0 times what lay there before could be NaN.
+        self.keys = [_zeros(shape, dtype, device) for _ in range(n_layers)]
+        self.values = [_zeros(shape, dtype, device) for _ in range(n_layers)]
         self.cross_keys: list[Tensor] = []
         self.cross_values: list[Tensor] = []
         self.cross_lengths = torch.zeros(n_rows, dtype=torch.int64, device=device)
@@ -56,6 +58,13 @@ class Cache:
             for new, kept in zip(grown, old, strict=False):
                 new[:, :, : kept.shape[2]] = kept
         return True
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros; on the CPU fresh pages, which are taken when written to: length costs nothing until it is used."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    return torch.frombuffer(mmap.mmap(-1, math.prod(shape) * dtype.itemsize), dtype=dtype).view(shape)
 
 
 def row_bytes(n_layers: int, width: int, n_positions: int, dtype: torch.dtype) -> int:

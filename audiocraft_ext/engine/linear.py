@@ -73,15 +73,24 @@ class Int8Cuda:
 
     def __call__(self, x: Tensor) -> Tensor:
         if len(x) > self._max_rows:
-            return functional.linear(x, (self.weight * self.scale[:, None]).to(x.dtype), self.bias)
+            return functional.linear(x, dequantized(self.weight, self.scale).to(x.dtype), self.bias)
         y = self._matmul(x, self.weight, self.scale)
         return y if self.bias is None else y + self.bias
 
 
 def quantized(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """(int8 weight [out, in], fp32 scale [out]): the largest weight of each output becomes 127 or -127."""
-    scale = weight.float().abs().amax(dim=1).clamp(min=1e-12) / 127
+    """(int8 weight [out, in], fp32 scale [out]): the largest weight of each output becomes 127 or -127.
+
+    The scale has no more digits than a bfloat16. Their product is then exact in fp32, and a weight that was stored in
+    int8 gets the same numbers and scale when it is quantised again, be it in fp32 or rounded to fp16 in between.
+    """
+    scale = (weight.float().abs().amax(dim=1).clamp(min=1e-12) / 127).to(torch.bfloat16).float()
     return (weight.float() / scale[:, None]).round().to(torch.int8), scale
+
+
+def dequantized(weight: Tensor, scale: Tensor) -> Tensor:
+    """The fp32 weight [out, in] that an int8 weight and its scale [out] stand for."""
+    return weight * scale.float()[:, None]
 
 
 def make_linear(weight: Tensor, bias: Tensor | None, quantize: Quantize) -> Linear:

@@ -2,51 +2,31 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from audiocraft_ext.checkpoint import Checkpoint, load
-from audiocraft_ext.diffusion import _FILE, DiffusionDecoder
-from audiocraft_ext.errors import Cancelled
+from audiocraft_ext.checkpoint.parts import DIFFUSION, DIFFUSION_FILE
+from audiocraft_ext.diffusion import DiffusionDecoder
+from audiocraft_ext.errors import Cancelled, CheckpointError
 from audiocraft_ext.language_model import Settings
 from audiocraft_ext.musicgen import Model
 from audiocraft_ext.progress import Progress
 from audiocraft_ext.request import Request
-from audiocraft_ext.upstream import DiffusionProcess, MultiBandDiffusion, builders, drawing_from
+from audiocraft_ext.upstream import DiffusionProcess, MultiBandDiffusion, drawing_from
+from tests import tiny_parts
 from tests.audiocraft_ext.test_request import DEFAULTS
-from tests.tiny import CARD, SAMPLE_RATE, Kind
+from tests.tiny import CARD, Kind
 
 TinyCheckpoint = Callable[[Kind], Checkpoint]
-N_BANDS = 2
-
-
-def _band(seed: int) -> dict[str, Any]:
-    config = OmegaConf.create(
-        {
-            "channels": 1,
-            "schedule": {"beta_t0": 1e-4, "beta_t1": 0.02, "num_steps": 1000, "variance": "beta", "beta_exp": 7.5},
-            "diffusion_unet": {"hidden": 4, "depth": 3, "growth": 1, "codec_dim": 16, "kernel": 8, "stride": 4},
-            "processor": {"use": True, "name": "multi_band_processor", "n_bands": 4, "num_samples": 10},
-        }
-    )
-    torch.manual_seed(seed)
-    processor = builders.get_processor(config.processor, sample_rate=SAMPLE_RATE)
-    processor.project_sample(torch.randn(10, 1, SAMPLE_RATE))  # the statistics that training leaves
-    model = builders.get_diffusion_model(config)
-    return {"cfg": config, "model_state": model.state_dict(), "processor_state": processor.state_dict()}
 
 
 @pytest.fixture
 def with_diffusion(tiny_checkpoint: TinyCheckpoint, tmp_path: Path) -> TinyCheckpoint:
     """The tiny checkpoints, with diffusion weights of audiocraft's format in their folder."""
-    with torch.random.fork_rng():
-        package: dict[Any, Any] = {"sample_rate": SAMPLE_RATE, "n_bands": N_BANDS}
-        package |= {i: _band(i) for i in range(N_BANDS)}
-    torch.save(package, tmp_path / _FILE)
+    torch.save(tiny_parts.diffusion(), tmp_path / DIFFUSION_FILE)
 
     def beside_diffusion(kind: Kind) -> Checkpoint:
         plain = tiny_checkpoint(kind)
@@ -114,3 +94,28 @@ def test_a_stopped_decode_ends_at_its_next_pass(with_diffusion: TinyCheckpoint) 
     progress.stop()
     with pytest.raises(Cancelled):
         DiffusionDecoder.load(with_diffusion("text")).decode(tokens(4), progress)
+
+
+def test_diffusion_weights_in_a_folder_of_their_name_are_found_too(with_diffusion: TinyCheckpoint) -> None:
+    checkpoint = with_diffusion("text")
+    (checkpoint.folder / DIFFUSION).mkdir(parents=True)
+    (checkpoint.folder / DIFFUSION_FILE).rename(checkpoint.folder / DIFFUSION / DIFFUSION_FILE)
+    assert DiffusionDecoder.is_available_for(checkpoint)
+    assert len(DiffusionDecoder.load(checkpoint)._bands) == tiny_parts.N_BANDS
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        ({"codec_dim": 24}, "24 numbers a frame at 32000 Hz.* 16 at 32000"),
+        ({"sample_rate": 24000}, "16 numbers a frame at 24000 Hz"),
+    ],
+    ids=["latents", "sample rate"],
+)
+def test_diffusion_weights_of_another_codec_are_refused(
+    with_diffusion: TinyCheckpoint, other: dict[str, int], told: str
+) -> None:
+    checkpoint = with_diffusion("text")
+    torch.save(tiny_parts.diffusion(**other), checkpoint.folder / DIFFUSION_FILE)
+    with pytest.raises(CheckpointError, match=told):
+        DiffusionDecoder.load(checkpoint)

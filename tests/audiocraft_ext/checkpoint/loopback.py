@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 from typing import Any, ClassVar
 from urllib.parse import unquote
@@ -102,7 +103,9 @@ class HubHandler(FileHandler):
             r"/(?:api/models/)?(?P<name>[^/]+/[^/]+)/(?P<verb>revision|tree|resolve)/(?P<revision>[^/?]+)/?(?P<path>[^?]*).*",
             unquote(self.path),
         )
-        assert route, self.path
+        if route is None:
+            self._json(404, {})  # what is asked of no repository
+            return
         self.server.asked.append((self.path, dict(self.headers)))
         files = {path: file for path, file in self.server.files.items() if path.startswith(route["name"] + "/")}
         if self.headers.get("Authorization") == "Bearer bad":
@@ -117,8 +120,10 @@ class HubHandler(FileHandler):
             self._json(200, [self._entry(route["name"], path) for path in files])
         elif route["name"] == "someone/gated" and self.headers.get("Authorization") != "Bearer good":
             self._json(403, {}, "GatedRepo")
+        elif file := files.get(f"{route['name']}/{route['path']}"):
+            self._resolve(file)
         else:
-            self._resolve(files[f"{route['name']}/{route['path']}"])
+            self._json(404, {}, "EntryNotFound")
 
     def do_HEAD(self) -> None:
         self.do_GET()
@@ -151,6 +156,12 @@ class HubHandler(FileHandler):
         self.end_headers()
         if self.command == "GET":
             self.wfile.write(body)
+
+
+def published(folder: Path, name: str) -> dict[str, File]:
+    """The files of a folder as those of the hub's repository ``name``."""
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    return {f"{name}/{path.relative_to(folder).as_posix()}": File(path.read_bytes()) for path in paths}
 
 
 @contextmanager

@@ -3,8 +3,6 @@
 import errno
 import os
 import re
-import subprocess
-import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,19 +13,11 @@ import torch
 from audiocraft_ext.checkpoint import download, source
 from audiocraft_ext.errors import CheckpointError
 from tests.audiocraft_ext.checkpoint.loopback import File, HubHandler, Server, serving
+from tests.audiocraft_ext.checkpoint.probe import printed
 
-ROOT = Path(__file__).parents[3]
-
-# fetch of each argument, a line each, in a process of its own: the hub's client reads its environment when it is
-# imported. The package's __init__ is stepped over, which imports audiocraft.
-PROBE = """
-import resource, sys, types
-package = types.ModuleType("audiocraft_ext.checkpoint")
-package.__path__ = ["audiocraft_ext/checkpoint"]
-sys.modules[package.__name__] = package
-from audiocraft_ext.checkpoint import download, source
-from audiocraft_ext.errors import CheckpointError
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), int(sys.argv[1])))
+# fetch of each argument, a line each.
+FETCH = """
+from audiocraft_ext.checkpoint import source
 for weights in sys.argv[2:]:
     try:
         print(source.fetch(weights))
@@ -38,14 +28,7 @@ for weights in sys.argv[2:]:
 
 def fetched(environment: dict[str, str], *weights: str, largest_file_bytes: int = -1) -> list[str]:
     """What a fresh process makes of each of ``weights``: its path, or "REFUSED" and why."""
-    command = [sys.executable, "-c", PROBE, str(largest_file_bytes), *weights]
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "MUSICGEN_"))}
-    quiet = {"NO_PROXY": "127.0.0.1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    done = subprocess.run(
-        command, cwd=ROOT, env={**inherited, **quiet, **environment}, capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
+    return printed(FETCH, *weights, environment=environment, largest_file_bytes=largest_file_bytes)
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from audiocraft_ext.engine.linear import MAX_ROWS, Int8, Linear, Packed, Plain, make_linear
+from audiocraft_ext.engine.linear import MAX_ROWS, Int8, Linear, Packed, Plain, dequantized, make_linear, quantized
 
 SHAPES = [(256, 256), (768, 256), (256, 1024), (2048, 512), (1024, 4096)]
 FORMS = [Packed, Int8]
@@ -33,6 +33,15 @@ def test_int8_is_within_a_hundredth_of_the_product() -> None:
     exact = Plain(weight, bias)(x)
     error = (Int8(weight, bias)(x) - exact).norm() / exact.norm()
     assert error < 0.012  # 0.0083 measured
+
+
+@pytest.mark.parametrize("between", [torch.float32, torch.float16])
+def test_what_was_in_int8_gets_the_same_numbers_and_scales_again(between: torch.dtype) -> None:
+    torch.manual_seed(0)
+    weight, scale = quantized(torch.randn(512, 256) * torch.logspace(-3, 1, 512)[:, None])
+    again, scale_again = quantized(dequantized(weight, scale).to(between))
+    assert torch.equal(again, weight)
+    assert torch.equal(scale_again, scale)
 
 
 def test_a_weight_of_zeros_survives_int8() -> None:

@@ -1,0 +1,43 @@
+"""Whether a codec and a language model belong together. Knows the model's config, none of its weights."""
+
+from omegaconf import DictConfig, OmegaConf
+
+from audiocraft_ext.errors import CheckpointError
+from audiocraft_ext.upstream import CompressionModel
+
+
+def refuse_misfits(codec: CompressionModel, config: DictConfig) -> None:
+    """Raises ``CheckpointError`` where one's tokens are none of the other's, with what each of them has.
+
+    ``codec`` is the mono one; ``config`` is the language model's solver config, by which audiocraft wraps the codec.
+    """
+    lm = config.transformer_lm
+    is_stereo, per_timestep = (
+        bool(OmegaConf.select(config, f"interleave_stereo_codebooks.{key}")) for key in ("use", "per_timestep")
+    )
+    sample_rate = OmegaConf.select(config, "sample_rate", throw_on_missing=False)
+    n_codebooks = OmegaConf.select(config, "compression_model_n_q") or codec.num_codebooks
+    n_tokens = n_codebooks * (2 if is_stereo and not per_timestep else 1)
+    if codec.cardinality != lm.card:
+        raise _misfit(f"codebooks have {codec.cardinality} entries", f"expects {lm.card}")
+    if sample_rate not in (None, codec.sample_rate):
+        raise _misfit(f"sample rate is {codec.sample_rate} Hz", f"was trained at {sample_rate} Hz")
+    if is_stereo and codec.channels != 1:
+        raise _misfit(f"audio has {codec.channels} channels", "interleaves the tokens of two mono codecs")
+    if n_codebooks > codec.total_codebooks:
+        raise _misfit(f"codebooks are {codec.total_codebooks}", f"uses {n_codebooks}")
+    if lm.n_q == 2 * n_codebooks and not is_stereo:
+        raise CheckpointError(
+            f"The language model has {lm.n_q} codebooks, twice the codec's {n_codebooks}, as for stereo, and its "
+            "config says mono: set interleave_stereo_codebooks.use in it to true."
+        )
+    if lm.n_q != n_tokens:
+        each = " for each of two channels" if is_stereo else ""
+        raise _misfit(f"codebooks are {n_codebooks}{each}", f"has {lm.n_q}")
+
+
+def _misfit(codec: str, lm: str) -> CheckpointError:
+    return CheckpointError(
+        f"The codec's {codec}, and the language model {lm}: they do not belong together. Put the codec that it was "
+        "trained with beside it."
+    )

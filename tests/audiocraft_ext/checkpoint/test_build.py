@@ -1,0 +1,165 @@
+"""Models built from what a checkpoint names: codecs and text encoders with all of their weights, and no others."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import MusicgenMelodyConfig, MusicgenMelodyForConditionalGeneration
+from transformers.models.musicgen_melody.configuration_musicgen_melody import MusicgenMelodyDecoderConfig
+
+from audiocraft_ext import checkpoint
+from audiocraft_ext.checkpoint import build
+from audiocraft_ext.checkpoint.formats import CodecFile
+from audiocraft_ext.checkpoint.parts import DEMUCS
+from audiocraft_ext.conditioners import StemConditioner
+from audiocraft_ext.errors import CheckpointError
+from audiocraft_ext.upstream import EncodecConfig, EncodecModel, T5Config
+from tests import tiny, tiny_parts
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A melody checkpoint with all that it names beside it."""
+    tiny_parts.write_parts(tmp_path / "parts")
+    tiny_parts.write_melody(tmp_path / "melody", tmp_path / "parts")
+    shutil.copytree(tmp_path / "parts", tmp_path / "melody", dirs_exist_ok=True)
+    return tmp_path / "melody"
+
+
+class Payload:
+    """What a malicious pickle would call."""
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.system, ("touch executed",)
+
+
+def drop_a_weight(file: Path) -> str:
+    """Takes the first of a safetensors file's weights out of it; returns its name."""
+    state = load_file(file)
+    name = min(state)
+    del state[name]
+    save_file(state, file, {"format": "pt"})
+    return name
+
+
+def codes() -> Tensor:
+    return torch.randint(tiny.CARD, (1, 4, 20), generator=torch.Generator().manual_seed(0))
+
+
+def rewrite_config(folder: Path, change: dict[str, Any]) -> None:
+    package = torch.load(folder / "state_dict.bin")
+    config = OmegaConf.merge(OmegaConf.create(package["xp.cfg"]), change)
+    torch.save({**package, "xp.cfg": OmegaConf.to_yaml(config)}, folder / "state_dict.bin")
+
+
+def test_a_melody_checkpoint_follows_audiocraft_s_chroma_of_stems(folder: Path) -> None:
+    melody = checkpoint.load(str(folder), "cpu").lm.condition_provider.conditioners["self_wav"]
+    assert isinstance(melody, StemConditioner)
+    assert melody.match_len_on_eval is True
+    assert melody.eval_wavs is None, "the trainer's evaluation clips would be followed instead of the caller's"
+
+
+def test_a_public_codec_is_transformers_encodec(folder: Path) -> None:
+    theirs = EncodecModel.from_pretrained(folder / tiny_parts.CODEC).eval()
+    loaded = checkpoint.load(str(folder), "cpu")
+    assert loaded.codec_name == tiny_parts.CODEC
+    with torch.inference_mode():
+        expected = theirs.decode(codes()[None], [None]).audio_values
+        torch.testing.assert_close(loaded.codec.decode(codes(), None), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("file", ["compression_state_dict.bin", "state_dict.bin"])
+def test_a_public_codec_may_be_an_audiocraft_export(folder: Path, tmp_path: Path, file: str) -> None:
+    exported = tiny.write(tmp_path / "export", "text") / "compression_state_dict.bin"
+    place = folder / tiny_parts.CODEC
+    shutil.rmtree(place)
+    place.mkdir()
+    shutil.copy(exported, place / file)
+    own = checkpoint.load(str(exported.parent), "cpu").codec
+    public = checkpoint.load(str(folder), "cpu").codec
+    assert torch.equal(public.decode(codes(), None), own.decode(codes(), None))
+
+
+def test_an_export_that_only_names_another_codec_is_none(tmp_path: Path) -> None:
+    (tmp_path / "someone" / "codec").mkdir(parents=True)
+    torch.save({"pretrained": "someone/codec"}, tmp_path / "someone" / "codec" / "compression_state_dict.bin")
+    with pytest.raises(CheckpointError, match=r"someone/codec is no codec: .* holds 'pretrained'"):
+        build.build_codec(CodecFile("someone/codec", None, None), tmp_path, "cpu")
+
+
+@pytest.mark.parametrize(("part", "what"), [(tiny_parts.CODEC, "codec"), (tiny_parts.TEXT_ENCODER, "text encoder")])
+def test_a_part_without_all_its_weights_is_refused(folder: Path, part: str, what: str) -> None:
+    lost = drop_a_weight(folder / part / "model.safetensors")
+    with pytest.raises(CheckpointError, match=f"The {what} {part} lacks weights: {lost}"):
+        checkpoint.load(str(folder), "cpu")
+
+
+def test_a_part_whose_weights_do_not_fit_its_config_is_refused(folder: Path) -> None:
+    config = folder / tiny_parts.CODEC / "config.json"
+    config.write_text(config.read_text().replace('"num_filters": 4', '"num_filters": 8'))
+    with pytest.raises(CheckpointError, match="codec facebook/encodec_32khz cannot be loaded"):
+        checkpoint.load(str(folder), "cpu")
+
+
+def test_a_part_whose_file_is_cut_is_refused(folder: Path) -> None:
+    file = folder / tiny_parts.CODEC / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:5000])
+    with pytest.raises(CheckpointError, match="codec facebook/encodec_32khz cannot be loaded"):
+        checkpoint.load(str(folder), "cpu")
+
+
+def test_a_part_s_pickle_runs_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    (folder / tiny_parts.TEXT_ENCODER / "model.safetensors").unlink()
+    torch.save({"shared.weight": Payload()}, folder / tiny_parts.TEXT_ENCODER / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="text encoder t5-base cannot be loaded"):
+        checkpoint.load(str(folder), "cpu")
+    assert not (folder / "executed").exists()
+
+
+@pytest.mark.parametrize(
+    "conditioner",
+    [
+        {"model": "style", "style": {"model_name": "mert"}},
+        {"model": "clap", "clap": {"checkpoint": "clap.pt"}},
+        {"model": "lut", "lut": {"n_bins": 8, "dim": 8, "tokenizer": "whitespace"}},
+    ],
+    ids=lambda conditioner: conditioner["model"],
+)
+def test_a_condition_that_audiocraft_cannot_build_is_refused_by_its_kind(
+    folder: Path, conditioner: dict[str, Any]
+) -> None:
+    rewrite_config(folder, {"conditioners": {"self_wav": conditioner}})
+    with pytest.raises(CheckpointError, match=f"'self_wav' is of the kind '{conditioner['model']}'.* MusicGen-Style"):
+        checkpoint.load(str(folder), "cpu")
+
+
+def test_a_hugging_face_melody_checkpoint_loads_with_its_own_parts_and_demucs(folder: Path, tmp_path: Path) -> None:
+    text_encoder = T5Config.from_pretrained(tiny.TEXT_ENCODER)
+    decoder = MusicgenMelodyDecoderConfig(
+        vocab_size=tiny.CARD,
+        hidden_size=48,
+        num_hidden_layers=1,
+        ffn_dim=192,
+        num_attention_heads=3,
+        num_codebooks=4,
+        pad_token_id=tiny.CARD,
+        bos_token_id=tiny.CARD,
+    )
+    config = MusicgenMelodyConfig(
+        text_encoder=text_encoder.to_dict(),
+        audio_encoder=EncodecConfig.from_pretrained(folder / tiny_parts.CODEC).to_dict(),
+        decoder=decoder.to_dict(),
+    )
+    place = tmp_path / "huggingface"
+    MusicgenMelodyForConditionalGeneration(config).save_pretrained(place)
+    for file in tiny.TEXT_ENCODER.glob("tokenizer*"):
+        shutil.copy(file, place)
+    shutil.copytree(folder / DEMUCS, place / DEMUCS)
+    assert checkpoint.load(str(place), "cpu").follows_melody

@@ -1,0 +1,59 @@
+"""The config that shapes give, held to the one that was written."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from audiocraft_ext.checkpoint import infer
+from audiocraft_ext.checkpoint.source import EMBEDDED
+from audiocraft_ext.errors import CheckpointError
+from tests import tiny
+from tests.audiocraft_ext.checkpoint import wrappings
+from tests.audiocraft_ext.checkpoint.test_formats import KINDS
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return wrappings.write_parts(tmp_path_factory.mktemp("parts"))
+
+
+def shared(ours: Any, theirs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Both configs with the keys that both have."""
+    return {key: ours[key] for key in ours if key in theirs}, {key: theirs[key] for key in theirs if key in ours}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_shapes_give_the_config_that_was_written(kind: tiny.Kind, parts: Path) -> None:
+    lm = wrappings.language_model(kind, parts)
+    inferred, written = infer.config_of(lm.state), OmegaConf.create(wrappings.config_of(kind))
+    for key in ("transformer_lm", "fuser", "codebooks_pattern", "interleave_stereo_codebooks", "dataset"):
+        ours, theirs = shared(inferred[key], written[key])
+        assert ours == theirs, key
+    assert inferred.compression_model_checkpoint == written.compression_model_checkpoint
+    assert set(inferred.conditioners) == set(written.conditioners)
+
+
+def test_a_model_that_crosses_to_text_and_prepends_a_melody_is_told() -> None:
+    package = torch.load(EMBEDDED / "state_dict.bin")
+    inferred, written = infer.config_of(package["best_state"]), OmegaConf.create(package["xp.cfg"])
+    assert inferred.fuser.cross == written.fuser.cross == ["description"]
+    assert inferred.fuser.prepend == written.fuser.prepend == ["self_wav"]
+    assert inferred.transformer_lm.cross_attention is True
+
+
+def test_the_log_says_what_was_told_and_what_was_taken_for_granted(
+    parts: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        infer.config_of(wrappings.language_model("stereo", parts).state)
+    assert "from its shapes: 8 codebooks of 64, 2 layers of 192, text, text encoder text_encoder." in caplog.text
+    assert "3 heads, a window of 30 s, codec facebook/encodec_32khz" in caplog.text
+
+
+def test_a_size_that_no_shape_tells_is_named() -> None:
+    with pytest.raises(CheckpointError, match=r"linear1\.weight' is missing"):
+        infer.config_of({"emb.0.weight": torch.zeros(3, 4), "transformer.layers.0.norm1.weight": torch.zeros(4)})

@@ -1,0 +1,176 @@
+"""The pretrained models that a checkpoint names, found in each of the four places, with the hub's real client."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+import pytest
+
+from audiocraft_ext.checkpoint import parts, source
+from audiocraft_ext.checkpoint.parts import DEMUCS, DIFFUSION, folder_of, local_folder_of
+from audiocraft_ext.errors import CheckpointError
+from tests import tiny_parts
+from tests.audiocraft_ext.checkpoint.loopback import File, HubHandler, Server, published, serving
+from tests.audiocraft_ext.checkpoint.probe import printed
+
+NAMES = [tiny_parts.TEXT_ENCODER, tiny_parts.CODEC, DEMUCS, DIFFUSION]
+FILES = {
+    tiny_parts.TEXT_ENCODER: {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"},
+    tiny_parts.CODEC: {"config.json", "model.safetensors"},
+    DEMUCS: {"htdemucs.yaml", "955717e8.safetensors"},
+    DIFFUSION: {"mbd_musicgen_32khz.th"},
+}
+
+OFFLINE = {"HF_HUB_OFFLINE": "1"}
+
+# folder_of each name, a line each.
+FOLDERS = """
+from pathlib import Path
+from audiocraft_ext.checkpoint import parts, source
+weights, beside, *names = sys.argv[2:]
+source.WEIGHTS_FOLDER = Path(weights)
+for name in names:
+    try:
+        print(parts.folder_of(name, Path(beside)))
+    except CheckpointError as error:
+        print("REFUSED", str(error).replace(chr(10), " "))
+"""
+
+
+class Places:
+    """The four of them, empty but for the hub; a question to them is a fresh process."""
+
+    def __init__(self, folder: Path, hub: Server) -> None:
+        self.beside, self.weights, self.cache = folder / "checkpoint", folder / "weights", folder / "cache"
+        self.hub = hub
+
+    def find(
+        self, *names: str, largest_file_bytes: int = -1, environment: Mapping[str, str] = MappingProxyType({})
+    ) -> list[str]:
+        """The folder of each, or "REFUSED" and why; what is asked of the hub meanwhile is in ``hub.asked``."""
+        self.hub.asked.clear()
+        places = {"HF_HOME": str(self.cache), "HF_ENDPOINT": self.hub.url(), **environment}
+        folders = (self.weights, self.beside)
+        return printed(FOLDERS, *folders, *names, environment=places, largest_file_bytes=largest_file_bytes)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_parts.write_parts(tmp_path_factory.mktemp("parts"))
+
+
+@pytest.fixture
+def places(written: Path, tmp_path: Path) -> Iterator[Places]:
+    with serving(HubHandler) as hub:
+        for name in NAMES:
+            hub.files |= published(written / name, name if "/" in name else f"google-t5/{name}")
+        yield Places(tmp_path, hub)
+
+
+def files_in(folder: str | Path) -> set[str]:
+    return {path.name for path in Path(folder).iterdir()}
+
+
+def test_the_places_are_the_checkpoint_s_folder_then_weights_then_the_cache_then_the_hub(
+    places: Places, written: Path
+) -> None:
+    fetched = places.find(*NAMES)
+    assert all(Path(folder).is_relative_to(places.cache) for folder in fetched), fetched
+    assert places.hub.asked
+    assert places.find(*NAMES) == fetched
+    assert not places.hub.asked, "the hub is asked for what is cached"
+    assert places.find(*NAMES, environment=OFFLINE) == fetched
+    shutil.copytree(written, places.weights)
+    assert places.find(*NAMES) == [str(places.weights / name) for name in NAMES]
+    shutil.copytree(written, places.beside)
+    assert places.find(*NAMES) == [str(places.beside / name) for name in NAMES]
+    assert not places.hub.asked
+
+
+def test_of_a_repository_the_one_wrapping_is_fetched_that_is_loaded(places: Places) -> None:
+    for name, folder in zip(NAMES, places.find(*NAMES), strict=True):
+        assert files_in(folder) == FILES[name]
+        assert {file.name for file in parts.files_in(Path(folder))} == FILES[name]
+
+
+def test_a_repository_without_safetensors_gives_its_pickle(places: Places) -> None:
+    del places.hub.files["google-t5/t5-base/model.safetensors"]
+    (folder,) = places.find("t5-base")
+    assert files_in(folder) == FILES["t5-base"] - {"model.safetensors"} | {"pytorch_model.bin"}
+
+
+def test_a_model_in_several_files_is_fetched_whole(places: Places) -> None:
+    files = places.hub.files
+    whole = files.pop("google-t5/t5-base/model.safetensors")
+    shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    files |= {f"google-t5/t5-base/{shard}": whole for shard in shards}
+    index = File(json.dumps({"weight_map": {"one": shards[0], "two": shards[1]}}).encode())
+    files["google-t5/t5-base/model.safetensors.index.json"] = index
+    (folder,) = places.find("t5-base")
+    assert files_in(folder) >= set(shards)
+    (Path(folder) / shards[1]).unlink()
+    assert places.find("t5-base", environment=OFFLINE)[0].startswith("REFUSED")
+    assert places.find("t5-base") == [folder]
+    assert files_in(folder) >= set(shards)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_cached_in_part_is_completed(places: Places, name: str) -> None:
+    (folder,) = places.find(name)
+    lost = max(FILES[name] - {"tokenizer_config.json"})
+    (Path(folder) / lost).unlink()
+    (told,) = places.find(name, environment=OFFLINE)
+    assert re.match(f"REFUSED .*{name}.* nor whole in the .*HF_HUB_OFFLINE", told)
+    assert places.find(name) == [folder]
+    assert files_in(folder) == FILES[name]
+
+
+def test_what_transformers_has_cached_under_an_old_name_is_found(places: Places) -> None:
+    (folder,) = places.find("t5-base")
+    (places.cache / "hub" / "models--google-t5--t5-base").rename(places.cache / "hub" / "models--t5-base")
+    (found,) = places.find("t5-base", environment=OFFLINE)
+    assert Path(found).parts[-3] == "models--t5-base"
+    assert Path(found).name == Path(folder).name
+
+
+def test_what_cannot_be_had_is_told_in_a_sentence(places: Places) -> None:
+    places.hub.files["someone/else/README.md"] = File(b"no model")
+    unknown, another = places.find("someone/unknown", "someone/else")
+    assert re.match("REFUSED The checkpoint names the model someone/unknown.* hub has no such public model", unknown)
+    assert re.match("REFUSED The checkpoint names the model someone/else, which lacks the weights on", another)
+    for environment in (OFFLINE, {"HF_ENDPOINT": "http://127.0.0.1:1"}):
+        (unreached,) = places.find("t5-base", environment=environment)
+        assert re.match("REFUSED .* t5-base, which lies neither .* cannot be reached.* script/fetch-weights", unreached)
+
+
+def test_a_full_disk_is_told_and_leaves_nothing_that_is_taken_for_whole(places: Places) -> None:
+    (full,) = places.find("t5-base", largest_file_bytes=20_000)
+    assert re.match("REFUSED The disk is full: there is no room for t5-base.* HF_HOME", full)
+    (folder,) = places.find("t5-base")
+    assert files_in(folder) == FILES["t5-base"]
+
+
+def test_a_local_folder_that_is_not_whole_is_refused_instead_of_passed_by(
+    written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source, "WEIGHTS_FOLDER", tmp_path / "weights")
+    for name in NAMES:
+        for lost in FILES[name] - {"tokenizer_config.json"}:
+            shutil.rmtree(tmp_path, ignore_errors=True)
+            shutil.copytree(written / name, tmp_path / name, ignore=shutil.ignore_patterns(lost, "pytorch_model.bin"))
+            with pytest.raises(CheckpointError, match=f"{name} is not whole in .*: add "):
+                folder_of(name, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../weights", "/etc/passwd", "a/b/c", "", "facebook/", "../../x"])
+def test_a_name_that_leads_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(CheckpointError, match="is no name"):
+        local_folder_of(name, tmp_path)
+
+
+def test_a_name_that_the_hub_cannot_know_is_not_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"'text_encoder', which lies neither .* text_encoder/ beside"):
+        folder_of("text_encoder", tmp_path)

@@ -1,0 +1,233 @@
+"""What is no checkpoint, or half of one, or two: refused in a sentence that says what it is, and the way out."""
+
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from safetensors.torch import save_file
+
+from audiocraft_ext import checkpoint
+from audiocraft_ext.checkpoint import tensors
+from audiocraft_ext.errors import CheckpointError
+from audiocraft_ext.upstream import builders
+from tests import tiny
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        checkpoint.load(str(path), "cpu")
+    return str(caught.value)
+
+
+# ------------------------------------------------------------------------------------------- no language model in it
+
+
+def _text(folder: Path) -> None:
+    (folder / "state_dict.bin").write_text("not a checkpoint")
+
+
+def _json(folder: Path) -> None:
+    (folder / "index.json").write_text('{"conf":{"emb.0.weight": 1}}')
+
+
+def _bare_pickle(folder: Path) -> None:
+    (folder / "model.tar").write_bytes(pickle.dumps([1, 2]))
+
+
+def _no_weights(folder: Path) -> None:
+    torch.save({"xp.cfg": "transformer_lm: {}", "model": {}}, folder / "model.bin")
+
+
+def _optimizer(folder: Path) -> None:
+    torch.save({"optimizer": {"state": {0: {"exp_avg": torch.zeros(3)}}}, "epoch": 3}, folder / "checkpoint.th")
+
+
+def _diffusion(folder: Path) -> None:
+    names = ["model.diffusion_model.input_blocks.0.0.weight", "first_stage_model.decoder.conv_in.bias"]
+    save_file({name: torch.zeros(3) for name in names}, folder / "v1-5.safetensors")
+
+
+def _huggingface_alone(folder: Path) -> None:
+    save_file({"decoder.model.decoder.embed_tokens.0.weight": torch.zeros(3, 3)}, folder / "model.safetensors")
+
+
+def _adapter_alone(folder: Path) -> None:
+    weights = {"base_model.model.decoder.lm_heads.0.lora_A.weight": torch.zeros(4, 8)}
+    save_file(weights, folder / "adapter_model.safetensors")
+
+
+def _codec_alone(folder: Path) -> None:
+    codec = builders.get_compression_model(OmegaConf.create(tiny.CODEC_CONFIG))
+    tiny.export(folder / "compression_state_dict.bin", codec.state_dict(), tiny.CODEC_CONFIG)
+
+
+def _half_an_lm(folder: Path) -> None:
+    torch.save({"transformer.layers.0.norm1.weight": torch.ones(3)}, folder / "lm.pt")
+
+
+NOT_ONE: dict[str, tuple[Callable[[Path], None], str]] = {
+    "an empty folder": (lambda folder: None, "it is an empty folder"),
+    "a text file": (_text, "neither torch nor safetensors files: state_dict.bin"),
+    "json that begins like safetensors": (_json, "neither torch nor safetensors files: index.json"),
+    "a bare pickle": (_bare_pickle, "neither torch nor safetensors files: model.tar"),
+    "a config alone": (_no_weights, "model.bin has no weights of a model, only xp.cfg, model"),
+    "an optimizer": (_optimizer, "checkpoint.th has no weights of a model, only optimizer, epoch"),
+    "Stable Diffusion": (_diffusion, "v1-5.safetensors has 2 weights of some other model (first_stage_model.decoder"),
+    "Hugging Face's without its config": (
+        _huggingface_alone,
+        "of a Hugging Face MusicGen, which are read as safetensors",
+    ),
+    "an adapter without its config": (_adapter_alone, "is a LoRA adapter, whose adapter_config.json is to lie beside"),
+    "a codec": (_codec_alone, "compression_state_dict.bin is a codec, whose language model is to lie beside it"),
+    "half of a language model": (_half_an_lm, "lm.pt has weights of a MusicGen, but lacks emb.0.weight"),
+}
+
+
+@pytest.mark.parametrize(("write", "what"), NOT_ONE.values(), ids=NOT_ONE)
+def test_what_holds_no_language_model_is_told_what_it_is(
+    tmp_path: Path, write: Callable[[Path], None], what: str
+) -> None:
+    write(tmp_path)
+    told = refusal(tmp_path)
+    assert told.startswith(f"{tmp_path} holds no MusicGen language model: ")
+    assert what in told
+    assert "Readable are audiocraft's export" in told
+    assert "\n" not in told
+
+
+def test_a_codec_without_its_config_is_told_from_other_models(tmp_path: Path, export: Path) -> None:
+    state = torch.load(export / "compression_state_dict.bin")["best_state"]
+    torch.save(state, tmp_path / "codec.pt")
+    assert "codec.pt is a codec, whose language model is to lie beside it" in refusal(tmp_path)
+
+
+# ---------------------------------------------------------------------------------------- not whole, not one, not safe
+
+
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
+def test_a_torch_file_that_was_cut_off_is_damaged(export: Path, rewrapped: Path, share: float) -> None:
+    whole = (export / "state_dict.bin").read_bytes()
+    (rewrapped / "lm.bin").write_bytes(whole[: int(share * len(whole))])
+    told = refusal(rewrapped)
+    assert told.startswith("lm.bin is damaged")
+    assert "\n" not in told
+
+
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
+def test_a_safetensors_file_that_was_cut_off_is_damaged(package: dict[str, Any], rewrapped: Path, share: float) -> None:
+    tensors.write(rewrapped / "lm.safetensors", package["best_state"], package["xp.cfg"])
+    whole = (rewrapped / "lm.safetensors").read_bytes()
+    (rewrapped / "lm.safetensors").write_bytes(whole[: int(share * len(whole))])
+    assert refusal(rewrapped).startswith("lm.safetensors is damaged")
+
+
+def test_a_config_that_was_cut_off_is_damaged(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "music')
+    assert refusal(tmp_path).startswith("config.json is damaged")
+
+
+def test_two_language_models_or_codecs_in_a_folder_are_named(export: Path, rewrapped: Path) -> None:
+    for name in ("first.bin", "second.bin"):
+        (rewrapped / name).symlink_to(export / "state_dict.bin")
+    assert "holds 2 language models, first.bin, second.bin: leave one" in refusal(rewrapped)
+    (rewrapped / "second.bin").unlink()
+    (rewrapped / "other.bin").symlink_to(export / "compression_state_dict.bin")
+    assert "holds 2 codecs, codec.bin, other.bin: leave one" in refusal(rewrapped)
+
+
+def test_weights_that_are_missing_or_left_over_are_listed(package: dict[str, Any], rewrapped: Path) -> None:
+    del package["best_state"]["out_norm.weight"]
+    package["best_state"]["out_norm.wait"] = torch.zeros(3)
+    torch.save(package, rewrapped / "lm.bin")
+    told = refusal(rewrapped)
+    assert "out_norm.weight" in told
+    assert "out_norm.wait" in told
+
+
+class _Payload:
+    """What a malicious pickle would call."""
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.system, ("touch executed",)
+
+
+def test_a_pickle_that_asks_for_a_function_is_refused_by_its_name_and_runs_nothing(
+    rewrapped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(rewrapped)
+    torch.save({"xp.cfg": _Payload(), "model": {}}, rewrapped / "trained_model.tar")
+    assert "posix.system" in refusal(rewrapped)
+    (rewrapped / "trained_model.tar").write_bytes(pickle.dumps(_Payload()))
+    assert "trained_model.tar" in refusal(rewrapped)
+    assert not (rewrapped / "executed").exists()
+
+
+# --------------------------------------------------------------------------------------- a codec that does not fit it
+
+
+def with_codec(folder: Path, package: dict[str, Any], lm: dict[str, Any] | None = None, **codec: Any) -> Path:
+    """The export in ``folder``, with a codec and a solver config in which something is different."""
+    (folder / "codec.bin").unlink()
+    settings = OmegaConf.create(tiny.CODEC_CONFIG)
+    for key, value in codec.items():
+        OmegaConf.update(settings, key.replace("__", "."), value)
+    state = builders.get_compression_model(settings).state_dict()
+    torch.save({"best_state": state, "xp.cfg": OmegaConf.to_yaml(settings)}, folder / "codec.bin")
+    config = OmegaConf.merge(OmegaConf.create(package["xp.cfg"]), lm or {})
+    torch.save({**package, "xp.cfg": OmegaConf.to_yaml(config)}, folder / "lm.bin")
+    return folder
+
+
+STEREO = {"interleave_stereo_codebooks": {"use": True, "per_timestep": False}}
+MISFITS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "entries": ({}, {"rvq__bins": 32}, "codebooks have 32 entries, and the language model expects 64:"),
+    "codebooks": ({}, {"rvq__n_q": 3}, "codebooks are 3, and the language model has 4:"),
+    "codebooks of stereo": (STEREO, {}, "codebooks are 4 for each of two channels, and the language model has 4:"),
+    "a mono setting for stereo": ({}, {"rvq__n_q": 2}, "twice the codec's 2, as for stereo, and its config says mono:"),
+    "more than there are": (
+        {"compression_model_n_q": 8},
+        {},
+        "codebooks are 4, and the language model uses 8:",
+    ),
+    "sample rate": ({"sample_rate": 16000}, {}, "sample rate is 32000 Hz, and the language model was trained at 16000"),
+    "channels": (
+        STEREO,
+        {"seanet__channels": 2, "encodec__channels": 2, "rvq__n_q": 2},
+        "audio has 2 channels, and the language model interleaves the tokens of two mono codecs:",
+    ),
+}
+
+
+@pytest.mark.parametrize(("lm", "codec", "what"), MISFITS.values(), ids=MISFITS)
+def test_a_codec_of_another_language_model_is_refused_with_what_each_has(
+    rewrapped: Path, package: dict[str, Any], lm: dict[str, Any], codec: dict[str, Any], what: str
+) -> None:
+    told = refusal(with_codec(rewrapped, package, lm, **codec))
+    assert what in told
+    assert "belong together" in told or "interleave_stereo_codebooks.use" in told
+
+
+@pytest.mark.parametrize("lm", [{"sample_rate": 32000}, {"sample_rate": "???"}, {"compression_model_n_q": None}])
+def test_a_config_that_says_what_the_codec_is_fits(
+    rewrapped: Path, package: dict[str, Any], lm: dict[str, Any]
+) -> None:
+    assert checkpoint.load(str(with_codec(rewrapped, package, lm)), "cpu").codec.num_codebooks == 4
+
+
+def test_a_language_model_may_use_some_of_the_codebooks(rewrapped: Path, package: dict[str, Any]) -> None:
+    folder = with_codec(rewrapped, package, {"compression_model_n_q": 4}, rvq__n_q=6)
+    assert checkpoint.load(str(folder), "cpu").codec.total_codebooks == 6
+
+
+def test_a_language_model_whose_codec_is_nowhere_asks_for_it(rewrapped: Path, package: dict[str, Any]) -> None:
+    (rewrapped / "codec.bin").unlink()
+    config = OmegaConf.merge(OmegaConf.create(package["xp.cfg"]), {"compression_model_checkpoint": "//sig/1234"})
+    torch.save({**package, "xp.cfg": OmegaConf.to_yaml(config)}, rewrapped / "lm.bin")
+    told = refusal(rewrapped / "lm.bin")
+    assert told.startswith("The language model's codec is '//sig/1234', which is no public one.")
+    assert "Put its compression_state_dict.bin beside it, and name the folder of both." in told

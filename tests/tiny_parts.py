@@ -1,0 +1,158 @@
+"""The pretrained models that a checkpoint names, real ones with small random weights, as the hub has them.
+
+Each ``write_…`` makes the folder of one of them, under the name of Meta's.
+"""
+
+import json
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from demucs.htdemucs import HTDemucs
+from omegaconf import OmegaConf
+from safetensors.torch import save_file
+from torch import nn
+
+from audiocraft_ext.checkpoint import build
+from audiocraft_ext.checkpoint.parts import DEMUCS, DEMUCS_BAG, DIFFUSION, DIFFUSION_CODEC, DIFFUSION_FILE
+from audiocraft_ext.upstream import EncodecConfig, EncodecModel, T5EncoderModel, builders
+from tests import tiny
+
+TEXT_ENCODER = "t5-base"
+CODEC = DIFFUSION_CODEC
+N_BANDS = 2
+
+
+def write_text_encoder(folder: Path) -> Path:
+    """In all of the wrappings in which the hub has it, what is in two of them being real."""
+    place = folder / TEXT_ENCODER
+    shutil.copytree(tiny.TEXT_ENCODER, place)
+    torch.save(T5EncoderModel.from_pretrained(place).state_dict(), place / "pytorch_model.bin")
+    for other in ("flax_model.msgpack", "tf_model.h5", "rust_model.ot", "README.md"):
+        (place / other).write_text("---\nlicense: apache-2.0\n---\n")
+    return place
+
+
+def write_codec(folder: Path) -> Path:
+    place = folder / CODEC
+    config = EncodecConfig(
+        num_filters=4,
+        hidden_size=16,
+        codebook_size=tiny.CARD,
+        codebook_dim=16,
+        sampling_rate=tiny.SAMPLE_RATE,
+        upsampling_ratios=[8, 5, 4, 4],
+        target_bandwidths=[1.2],
+        normalize=False,
+        use_causal_conv=False,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        EncodecModel(config).save_pretrained(place)
+    (place / "README.md").write_text("EnCodec, without a word on its licence.\n")
+    return place
+
+
+def demucs(seed: int = 2) -> nn.Module:
+    """Half a million times smaller than the real one, at 8 kHz, in pieces of a second."""
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of widths of one
+        torch.manual_seed(seed)
+        return HTDemucs(
+            sources=["drums", "bass", "other", "vocals"],
+            channels=4,
+            growth=1,
+            nfft=256,
+            depth=2,
+            dconv_depth=1,
+            dconv_comp=2,
+            bottom_channels=8,
+            t_layers=1,
+            t_heads=1,
+            t_hidden_scale=1.0,
+            samplerate=8000,
+            segment=1,
+        )
+
+
+def write_demucs(folder: Path) -> Path:
+    """As demucs' own export to the hub does: the class and its arguments in the header of a safetensors file."""
+    place = folder / DEMUCS
+    place.mkdir(parents=True)
+    (place / DEMUCS_BAG).write_text("models: ['955717e8']\n")
+    model: Any = demucs()
+    arguments, named = model._init_args_kwargs
+    metadata = {"klass": "demucs.htdemucs.HTDemucs", "args": json.dumps(arguments), "kwargs": json.dumps(named)}
+    save_file(model.state_dict(), place / "955717e8.safetensors", metadata)
+    return place
+
+
+def diffusion(codec_dim: int = 16, sample_rate: int = tiny.SAMPLE_RATE) -> dict[Any, Any]:
+    """A package in the format of audiocraft's MultiBand Diffusion."""
+    with torch.random.fork_rng():
+        bands = {band: _band(band, codec_dim) for band in range(N_BANDS)}
+    return {"sample_rate": sample_rate, "n_bands": N_BANDS, **bands}
+
+
+def _band(seed: int, codec_dim: int) -> dict[str, Any]:
+    config = OmegaConf.create(
+        {
+            "channels": 1,
+            "schedule": {"beta_t0": 1e-4, "beta_t1": 0.02, "num_steps": 1000, "variance": "beta", "beta_exp": 7.5},
+            "diffusion_unet": {
+                "hidden": 4,
+                "depth": 3,
+                "growth": 1,
+                "codec_dim": codec_dim,
+                "kernel": 8,
+                "stride": 4,
+            },
+            "processor": {"use": True, "name": "multi_band_processor", "n_bands": 4, "num_samples": 10},
+        }
+    )
+    torch.manual_seed(seed)
+    processor = builders.get_processor(config.processor, sample_rate=tiny.SAMPLE_RATE)
+    processor.project_sample(torch.randn(10, 1, tiny.SAMPLE_RATE))  # the statistics that training leaves
+    model = builders.get_diffusion_model(config)
+    return {"cfg": config, "model_state": model.state_dict(), "processor_state": processor.state_dict()}
+
+
+def write_diffusion(folder: Path) -> Path:
+    """Beside the models of other codecs, as on the hub."""
+    place = folder / DIFFUSION
+    place.mkdir(parents=True)
+    torch.save(diffusion(), place / DIFFUSION_FILE)
+    (place / "mbd_comp_8.pt").write_text("another codec's")
+    return place
+
+
+def write_parts(folder: Path) -> Path:
+    """All four in one folder, each in one of its own name."""
+    for write in (write_text_encoder, write_codec, write_demucs, write_diffusion):
+        write(folder)
+    return folder
+
+
+def melody_config() -> dict[str, Any]:
+    """A melody checkpoint's as Meta's have it: by name a T5 and Demucs, and paths of the trainer's machine."""
+    config = {**tiny.lm_config("melody"), "compression_model_checkpoint": f"//pretrained/{CODEC}"}
+    chroma = {"sample_rate": tiny.SAMPLE_RATE, "n_chroma": 12, "radix2_exp": 12, "argmax": True}
+    of_training = {"match_len_on_eval": False, "cache_path": "/trainer", "eval_wavs": "/trainer", "n_eval_wavs": 100}
+    config["conditioners"] = {
+        "description": {"model": "t5", "t5": {"name": TEXT_ENCODER, "finetune": False}},
+        "self_wav": {"model": "chroma_stem", "chroma_stem": {**chroma, **of_training}},
+    }
+    return config
+
+
+def write_melody(folder: Path, parts: Path, seed: int = 0) -> Path:
+    """A melody checkpoint that holds its LM alone, in audiocraft's export format; ``parts`` is what it names."""
+    folder.mkdir(parents=True)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        lm = build.untrained_lm(OmegaConf.create(melody_config()), parts, "cpu")
+    tiny.export(folder / "state_dict.bin", lm.state_dict(), melody_config())
+    torch.save({"pretrained": CODEC}, folder / "compression_state_dict.bin")
+    return folder
