@@ -53,9 +53,7 @@ class Predictor(BasePredictor):
         n_cores = torch.get_num_threads()
         # A thread that ends, and its team of OpenMP threads with it (why: engine.engine).
         with ThreadPoolExecutor(1, "loader", torch.set_num_threads, (n_cores,)) as loader:
-            self.model: musicgen.Model = loader.submit(
-                lambda: musicgen.Model(checkpoint.load(chosen, device), settings)
-            ).result()
+            self.model: musicgen.Model = loader.submit(_load, chosen, device, settings).result()
         n_threads = 1 if device == "cpu" and self.model.has_own_thread else n_cores
         self.threads = ThreadPoolExecutor(MAX_CONCURRENCY, "prediction", torch.set_num_threads, (n_threads,))
         self.load_s: float | None = time.perf_counter() - start
@@ -195,6 +193,14 @@ class Predictor(BasePredictor):
             os.unlink(name)
             raise
         return name
+
+
+def _load(weights: str, device: str, settings: Settings) -> musicgen.Model:
+    """The model, and a second of its music made, so that the first request pays nothing."""
+    model = musicgen.Model(checkpoint.load(weights, device), settings)
+    if _chosen("MUSICGEN_SMOKE_TEST", ("on", "off")) == "on":
+        model.smoke_test()
+    return model
 
 
 def _chosen(variable: str, choices: tuple[str, ...]) -> Any:

@@ -18,7 +18,7 @@ from audiocraft_ext import codec, language_model
 from audiocraft_ext.audio import Clip, resample
 from audiocraft_ext.checkpoint import Checkpoint
 from audiocraft_ext.diffusion import DiffusionDecoder
-from audiocraft_ext.errors import InputError
+from audiocraft_ext.errors import CheckpointError, InputError
 from audiocraft_ext.language_model import RequestLM, Settings
 from audiocraft_ext.progress import Progress
 from audiocraft_ext.request import Request
@@ -52,6 +52,21 @@ class Model:
     @property
     def sample_rate(self) -> int:
         return self.checkpoint.codec.sample_rate
+
+    def smoke_test(self) -> None:
+        """Makes a second of music: kernels, caches and graphs are ready after it, and broken weights are found.
+
+        Raises ``CheckpointError`` where no sound comes out.
+        """
+        progress = Progress()
+        try:
+            samples = self.generate(Request(prompt="", duration=1), None, progress)
+        except Exception as error:
+            raise CheckpointError(f"The checkpoint was loaded, but it cannot make music: {error}") from error
+        finally:
+            progress.close()
+        if not samples.isfinite().all():
+            raise CheckpointError("The checkpoint was loaded, but its codec makes samples that are no numbers.")
 
     @torch.inference_mode()
     def generate(self, request: Request, clip: Clip | None, progress: Progress) -> Tensor:

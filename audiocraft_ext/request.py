@@ -35,22 +35,23 @@ class Window:
 class Request:
     """The inputs of one prediction, after ``checked``: nothing below this needs to doubt them.
 
-    ``seed`` is never None: a missing one has been drawn. ``window`` is the cut of ``input_audio``.
+    ``seed`` is never None: a missing one has been drawn. ``window`` is the cut of ``input_audio``. Defaults are the
+    contract's, for requests of our own.
     """
 
-    prompt: str | None
-    input_audio: Path | None
-    duration: int
-    continuation: bool
-    window: Window
-    multi_band_diffusion: bool
-    normalization_strategy: NormalizationStrategy
-    top_k: int
-    top_p: float
-    temperature: float
-    classifier_free_guidance: int
-    output_format: OutputFormat
-    seed: int
+    prompt: str | None = None
+    input_audio: Path | None = None
+    duration: int = 8
+    continuation: bool = False
+    window: Window = Window(0, None)
+    multi_band_diffusion: bool = False
+    normalization_strategy: NormalizationStrategy = "loudness"
+    top_k: int = 250
+    top_p: float = 0.0
+    temperature: float = 1.0
+    classifier_free_guidance: int = 3
+    output_format: OutputFormat = "wav"
+    seed: int = 0
 
     @staticmethod
     def checked(

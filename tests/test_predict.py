@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import predict
+from audiocraft_ext.errors import CheckpointError
 from predict import Predictor
 from tests import tiny
 
@@ -27,6 +29,10 @@ def predictor() -> Predictor:
 
 def ask(predictor: Predictor, **inputs: Any) -> Any:
     return predictor.predict(**{**DEFAULTS, "prompt": "kick", "duration": 1, **inputs})
+
+
+def engine_threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name == "engine"}
 
 
 def files(predictor: Predictor) -> list[Path]:
@@ -112,7 +118,20 @@ def test_a_second_setup_serves_its_own_weights_and_ends_the_first_one_s_engine(t
     other = asyncio.run(ask(predictor, seed=1)).read_bytes()
     predictor.setup("weights/demo")
     assert asyncio.run(ask(predictor, seed=1)).read_bytes() == demo != other
-    engines = [thread for thread in threading.enumerate() if thread.name == "engine" and thread.is_alive()]
-    before = len(engines)
+    before = engine_threads()
     predictor.setup("weights/demo")
-    assert len([thread for thread in threading.enumerate() if thread.name == "engine"]) == before - 1
+    assert len(engine_threads()) == len(before)
+    assert engine_threads() != before
+
+
+def test_a_checkpoint_that_makes_no_music_fails_at_setup_unless_told_not_to_try(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tiny.write(tmp_path, "text") / "state_dict.bin"
+    package = torch.load(path)
+    package["best_state"]["out_norm.weight"].fill_(torch.nan)
+    torch.save(package, path)
+    with pytest.raises(CheckpointError, match="cannot make music"):
+        Predictor().setup(str(tmp_path))
+    monkeypatch.setenv("MUSICGEN_SMOKE_TEST", "off")
+    Predictor().setup(str(tmp_path))

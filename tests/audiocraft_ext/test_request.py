@@ -32,6 +32,10 @@ def checked(**inputs: Any) -> Request:
     return Request.checked(**{**DEFAULTS, **inputs})
 
 
+def test_a_request_s_own_defaults_are_the_contract_s() -> None:
+    assert Request(prompt="electro", seed=1) == checked(seed=1)
+
+
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"prompt": None}, "prompt"),
     ({"prompt": "x" * (MAX_PROMPT_CHARACTERS + 1)}, "prompt"),
