@@ -10,13 +10,18 @@ import argparse
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from audiocraft_ext.audio import Clip
 from audiocraft_ext.checkpoint import Checkpoint, load
-from audiocraft_ext.upstream import MusicGen
+from audiocraft_ext.language_model import Settings
+from audiocraft_ext.musicgen import Model
+from audiocraft_ext.progress import Progress
+from audiocraft_ext.request import Request
 from weights.demo.train import captions, detectors, synth
 from weights.demo.train.codec import snr_db
 
@@ -103,14 +108,11 @@ def measure_detectors(checkpoint: Checkpoint) -> tuple[detectors.Detectors, dict
     return fitted, figures
 
 
-def music_gen(checkpoint: Checkpoint) -> MusicGen:
-    """audiocraft's MusicGen around the checkpoint, with its default sampling."""
-    clip_s = CLIP_FRAMES / synth.FRAME_RATE
-    # Built for 30 s: the constructor sets an 18 s stride, which a shorter window refuses.
-    model = MusicGen("demo", checkpoint.codec, checkpoint.lm, max_duration=30)
-    model.max_duration = clip_s
-    model.set_generation_params(duration=clip_s, extend_stride=0.6 * clip_s)
-    return model
+def ask(model: Model, seed: int, clip: Tensor | None = None, **inputs: Any) -> Tensor:
+    """Samples [1, N] of a clip as a caller would get it, sampling by default; `clip` [1, N'] is its input audio."""
+    given = None if clip is None else Clip(clip, synth.SAMPLE_RATE)
+    request = Request(duration=CLIP_FRAMES // synth.FRAME_RATE, seed=seed, **inputs)
+    return model.generate(request, given, Progress())
 
 
 def draw_request(rng: np.random.Generator) -> captions.Mention:
@@ -127,12 +129,12 @@ def draw_request(rng: np.random.Generator) -> captions.Mention:
     )
 
 
-def measure_prompts(model: MusicGen, fitted: detectors.Detectors, n: int, out: Path | None) -> dict[str, Figure]:
+def measure_prompts(model: Model, fitted: detectors.Detectors, n: int, out: Path | None) -> dict[str, Figure]:
     """Tempo, wanted and excluded instruments over `n` held-out prompts."""
     rng = np.random.default_rng(SEED + 3)
     mentions = [draw_request(rng) for _ in range(n)]
     texts = [captions.write_caption(mention, rng, held_out=True) for mention in mentions]
-    wavs = torch.cat([model.generate(texts[i : i + 25]) for i in range(0, n, 25)])
+    wavs = torch.stack([ask(model, i, prompt=text) for i, text in enumerate(texts)])
     tempo, wanted, excluded = [], [], []
     for wav, mention in zip(wavs[:, 0].numpy(), mentions, strict=True):
         assert mention.tempo_bpm is not None
@@ -154,12 +156,11 @@ def chroma_similarity(a: Tensor, b: Tensor) -> float:
     return float(torch.nn.functional.cosine_similarity(a, b, dim=-1).mean())
 
 
-def measure_melody(checkpoint: Checkpoint, model: MusicGen, n: int) -> dict[str, Figure]:
+def measure_melody(checkpoint: Checkpoint, model: Model, n: int) -> dict[str, Figure]:
     """How often the output's chroma is nearer to its own input's than to another input's."""
     wavs, songs = unseen_clips(SEED + 4, 3 * n)
     wavs = wavs[[i for i, song in enumerate(songs) if song.instruments & {"arp", "pad"}][:n]]
-    texts = ["electro"] * len(wavs)
-    outputs = model.generate_with_chroma(texts, wavs, synth.SAMPLE_RATE)
+    outputs = torch.stack([ask(model, i, wav, prompt="electro") for i, wav in enumerate(wavs)])
     extract = checkpoint.lm.condition_provider.conditioners["self_wav"].chroma
     inputs, followed = extract(wavs), extract(outputs)
     others = inputs.roll(1, 0)
@@ -170,12 +171,13 @@ def measure_melody(checkpoint: Checkpoint, model: MusicGen, n: int) -> dict[str,
     return {"melody followed": share(nearer, 0.8)}
 
 
-def measure_continuation(model: MusicGen, fitted: detectors.Detectors, n: int) -> dict[str, Figure]:
+def measure_continuation(model: Model, fitted: detectors.Detectors, n: int) -> dict[str, Figure]:
     """How often the continued part, heard alone, keeps the tempo and the key of the excerpt."""
     wavs, songs = unseen_clips(SEED + 5, 3 * n)
     chosen = [i for i, song in enumerate(songs) if is_pitched(song) and song.instruments & captions.DRUMS][:n]
     n_prompt = int(PROMPT_S * synth.SAMPLE_RATE)
-    outputs = model.generate_continuation(wavs[chosen, :, :n_prompt], synth.SAMPLE_RATE)
+    starts = wavs[chosen, :, :n_prompt]
+    outputs = torch.stack([ask(model, i, start, continuation=True) for i, start in enumerate(starts)])
     tempo, key = [], []
     for wav, i in zip(outputs[:, 0, n_prompt:].numpy(), chosen, strict=True):
         tempo.append(is_tempo(fitted.tempo_bpm(wav), songs[i].tempo_bpm))
@@ -189,9 +191,8 @@ def measure_continuation(model: MusicGen, fitted: detectors.Detectors, n: int) -
 
 def measure(weights: str, n_prompts: int, n_clips: int, out: Path | None) -> dict[str, Figure]:
     """All figures of a checkpoint on the CPU, by name."""
-    torch.manual_seed(SEED)
     checkpoint = load(weights, device="cpu")
-    model = music_gen(checkpoint)
+    model = Model(checkpoint, Settings())
     wavs, _ = unseen_clips(SEED, 100)
     snr = snr_db(wavs, through_codec(checkpoint, wavs))
     figures = {"codec SNR": Figure(float(snr.mean()), 10.0, len(wavs), "dB")}

@@ -13,7 +13,6 @@ import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from audiocraft_ext import checkpoint
 from audiocraft_ext.language_model import Settings
@@ -23,20 +22,15 @@ from audiocraft_ext.request import Request
 
 RESULTS = Path(__file__).parent / "results" / "long_clips.jsonl"
 DURATIONS_S = (30, 60, 300)
+PROMPT = "electro at 120 bpm"
 
 
 def measure(weights: str, duration: int) -> tuple[float, float]:
     """Seconds for a clip, the model loaded and warm, and this process's peak memory in GB."""
     model = Model(checkpoint.load(weights, "cpu"), Settings())
-    inputs: dict[str, Any] = {
-        "prompt": "electro at 120 bpm", "input_audio": None, "continuation": False, "continuation_start": 0,
-        "continuation_end": None, "multi_band_diffusion": False, "normalization_strategy": "loudness", "top_k": 250,
-        "top_p": 0.0, "temperature": 1.0, "classifier_free_guidance": 3, "output_format": "wav", "seed": 1,
-        "max_duration_s": 300,
-    }  # fmt: skip
-    model.generate(Request.checked(**inputs, duration=1), None, Progress())
+    model.generate(Request(prompt=PROMPT, duration=1), None, Progress())
     start = time.perf_counter()
-    model.generate(Request.checked(**inputs, duration=duration), None, Progress())
+    model.generate(Request(prompt=PROMPT, duration=duration), None, Progress())
     return time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
