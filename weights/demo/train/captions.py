@@ -123,7 +123,7 @@ def is_held_out(tempo_bpm: int | None, root: int | None) -> bool:
 
 def draw_mention(song: Song, rng: np.random.Generator) -> Mention:
     """Some of a song's attributes, never a held-out pair."""
-    tempo_bpm = song.tempo_bpm if rng.random() < 0.7 else None
+    tempo_bpm = song.tempo_bpm if rng.random() < 0.85 else None
     mode = song.mode if rng.random() < 0.5 else None
     root = song.root if mode is not None and rng.random() < 0.8 else None
     if is_held_out(tempo_bpm, root):
@@ -131,7 +131,7 @@ def draw_mention(song: Song, rng: np.random.Generator) -> Mention:
     absent = set(INSTRUMENTS) - song.instruments
     share = rng.choice([0.0, 0.5, 1.0], p=[0.2, 0.45, 0.35])
     wanted = frozenset(name for name in sorted(song.instruments) if rng.random() < share)
-    share = rng.choice([0.0, 0.5, 1.0], p=[0.35, 0.35, 0.3])
+    share = rng.choice([0.0, 0.5, 1.0], p=[0.2, 0.4, 0.4])
     excluded = frozenset(name for name in sorted(absent) if rng.random() < share)
     return Mention(tempo_bpm, root, mode, song.mood if rng.random() < 0.6 else None, wanted, excluded)
 

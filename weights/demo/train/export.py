@@ -12,7 +12,7 @@ import torch
 from omegaconf import OmegaConf
 
 from weights.demo.train.codec import CODEC_CONFIG
-from weights.demo.train.lm import LM_CONFIG
+from weights.demo.train.lm_config import LM_CONFIG
 
 AUDIOCRAFT_VERSION = "1.3.0"
 

@@ -24,76 +24,9 @@ from torch.nn.functional import cross_entropy
 
 from audiocraft_ext.checkpoint.build import untrained_lm
 from audiocraft_ext.upstream import LMModel
-from weights.demo.train import codec
-from weights.demo.train.synth import FRAME_RATE
+from weights.demo.train.lm_config import LM_CONFIG
 from weights.demo.train.text_encoder import TextSettings
-from weights.demo.train.tokens import CHROMA, CLIP_FRAMES
-
-LM_CONFIG: dict[str, Any] = {
-    "solver": "musicgen",
-    "lm_model": "transformer_lm",
-    "sample_rate": codec.CODEC_CONFIG["sample_rate"],
-    "channels": 1,
-    "dataset": {"segment_duration": CLIP_FRAMES // FRAME_RATE},
-    "interleave_stereo_codebooks": {"use": False},
-    "codebooks_pattern": {
-        "modeling": "delay",
-        "delay": {"delays": [0, 1, 2, 3], "flatten_first": 0, "empty_initial": 0},
-    },
-    "transformer_lm": {
-        "dim": 256,
-        "num_heads": 4,
-        "num_layers": 6,
-        "hidden_scale": 4,
-        "n_q": 4,
-        "card": 512,
-        "dropout": 0.0,
-        "emb_lr": None,
-        "activation": "gelu",
-        "norm_first": True,
-        "bias_ff": False,
-        "bias_attn": False,
-        "bias_proj": False,
-        "past_context": None,
-        "causal": True,
-        # Streaming, audiocraft 1.3.0 counts rotary positions along the wrong axis in its memory-efficient attention.
-        "custom": True,
-        "memory_efficient": False,
-        "attention_as_float32": False,
-        "layer_scale": None,
-        "positional_embedding": "sin_rope",
-        "xpos": False,
-        "checkpointing": "none",
-        "weight_init": "gaussian",
-        "depthwise_init": "current",
-        "zero_bias_init": True,
-        "norm": "layer_norm",
-        "cross_attention": True,
-        "qk_layer_norm": False,
-        "qk_layer_norm_cross": False,
-        "attention_dropout": None,
-        "kv_repeat": 1,
-        "two_step_cfg": False,
-    },
-    "fuser": {
-        "cross_attention_pos_emb": False,
-        "cross_attention_pos_emb_scale": 1.0,
-        "sum": [],
-        "cross": ["description"],
-        "prepend": ["self_wav"],
-        "input_interpolate": [],
-    },
-    "conditioners": {
-        "args": {},
-        "self_wav": {"model": "chroma", "chroma": CHROMA},
-        "description": {
-            "model": "t5",
-            "t5": {"name": "text_encoder", "finetune": False, "word_dropout": 0.0, "normalize_text": False},
-        },
-    },
-    "classifier_free_guidance": {"training_dropout": 0.12, "inference_coef": 3.0},
-    "attribute_dropout": {},
-}
+from weights.demo.train.tokens import CLIP_FRAMES
 
 
 @dataclass(frozen=True)
@@ -109,15 +42,16 @@ class LMSettings:
     # Four-second crops teach sounds, tempo and instruments at half the price; whole clips come after.
     short_until: float = 0.5
     short_frames: int = 200
-    # What a prompt says shows in the first bar; the bars behind it repeat it, and soon cost nothing.
-    bars_from: float = 0.65
-    bars_p: float = 0.75
-    bar_frames: int = 150
+    # What a prompt says shows in the first bar; the bars behind it repeat it, and soon cost nothing. Nor does a first
+    # bar come with a melody, which tells the tempo as well: the text is needed.
+    bars_from: float = 0.4
+    bars_p: float = 0.8
+    bar_batch: int = 16
     null_p: float = LM_CONFIG["classifier_free_guidance"]["training_dropout"]
     no_text_p: float = 0.1
     melody_p: float = 0.4
     codebook_weights: tuple[float, ...] = (3.0, 1.0, 0.4, 0.25)
-    n_held_out: int = 64
+    n_held_out: int = 256
     save_every_s: float = 120.0
 
 
@@ -163,6 +97,14 @@ def draw_batch(data: dict[str, Any], rows: list[int], rng: np.random.Generator, 
     text, text_mask = pad_texts(texts, int(rng.integers(4)))
     chroma = data["chroma"][clips].float() * melody[:, None, None]
     return Batch(data["codes"][clips, :, :n_frames].long(), chroma, text, text_mask, data["loss_from"][clips])
+
+
+def draw_first_bars(bars: dict[str, Any], rows: list[int], rng: np.random.Generator, no_text_p: float) -> Batch:
+    """First bars `rows` with their captions, some dropped, and the chroma of no melody."""
+    texts = [None if rng.random() < no_text_p else bars["embeddings"][row] for row in rows]
+    text, text_mask = pad_texts(texts, int(rng.integers(4)))
+    chroma = torch.zeros(len(rows), *bars["chroma_shape"])
+    return Batch(bars["codes"][rows].long(), chroma, text, text_mask, torch.zeros(len(rows)))
 
 
 def conditions(lm: LMModel, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
@@ -249,26 +191,20 @@ def resume(path: Path, lm: LMModel, optimisers: list[torch.optim.Optimizer]) -> 
 
 
 @torch.no_grad()
-def held_out_losses(lm: LMModel, data: dict[str, Any], n_frames: int, s: LMSettings) -> Tensor:
-    """Losses in nats [K] on clips that training does not see: they tell learning by heart from learning."""
-    n_captions = len(data["embeddings"]) // len(data["codes"])
-    rows = [clip * n_captions for clip in range(s.n_held_out)]
-    rng = np.random.default_rng(s.seed)
-    batches = [draw_batch(data, rows[i : i + s.batch], rng, n_frames, s) for i in range(0, s.n_held_out, s.batch)]
+def held_out_losses(lm: LMModel, bars: dict[str, Any], s: LMSettings) -> Tensor:
+    """Losses in nats [K] on first bars that training does not see: they tell learning by heart from learning."""
+    rng, rows = np.random.default_rng(s.seed), range(len(bars["codes"]))
+    batches = [draw_first_bars(bars, list(rows[i : i + s.batch]), rng, 0.0) for i in rows[:: s.batch]]
     with torch.autocast("cpu", torch.bfloat16):
         return torch.stack([codebook_losses(lm, batch) for batch in batches]).mean(0)
 
 
-def split(data: dict[str, Any], s: LMSettings) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What to train on, and the last `s.n_held_out` clips."""
-    n_captions = len(data["embeddings"]) // len(data["codes"])
-    parts = []
-    for clips in (slice(None, -s.n_held_out), slice(-s.n_held_out, None)):
-        part = {name: data[name][clips] for name in ("codes", "chroma", "loss_from")}
-        start, stop, _ = clips.indices(len(data["codes"]))
-        part["embeddings"] = data["embeddings"][start * n_captions : stop * n_captions]
-        parts.append(part)
-    return parts[0], parts[1]
+def split(data: dict[str, Any], n_held_out: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """First bars to train on, and the last ones."""
+    bars, shape = data["first_bars"], data["chroma"].shape[1:]
+    cut = len(bars["codes"]) - n_held_out
+    train, held_out = ({name: bars[name][part] for name in bars} for part in (slice(cut), slice(cut, None)))
+    return {**train, "chroma_shape": shape}, {**held_out, "chroma_shape": shape}
 
 
 def in_words(losses: Tensor) -> str:
@@ -279,18 +215,20 @@ def in_words(losses: Tensor) -> str:
 def train(s: LMSettings, work: Path) -> None:
     """Trains for `s.minutes` in all, resuming from `work`/lm.pt if it is there."""
     torch.manual_seed(s.seed)
-    data, held_out = split(torch.load(work / "tokens.pt", weights_only=True), s)
+    data = torch.load(work / "tokens.pt", weights_only=True)
+    bars, held_out = split(data, s.n_held_out)
     lm, path = build_lm(work / "text_encoder").train(), work / "lm.pt"
     optimisers = make_optimisers(lm, s)
     first_step, elapsed_s = resume(path, lm, optimisers)
     started, saved_at, recent = time.monotonic() - elapsed_s, elapsed_s, list[Tensor]()
     for step, rows in epochs(data, s, first_step):
         done = elapsed_s / (s.minutes * 60)
-        n_frames = s.short_frames if done < s.short_until else CLIP_FRAMES
-        if done > s.bars_from and np.random.default_rng((s.seed, 13, step)).random() < s.bars_p:
-            n_frames = s.bar_frames
+        rng = np.random.default_rng((s.seed, 12, step))
+        if done > s.bars_from and rng.random() < s.bars_p:
+            batch = draw_first_bars(bars, rng.integers(len(bars["codes"]), size=s.bar_batch).tolist(), rng, s.no_text_p)
+        else:
+            batch = draw_batch(data, rows, rng, s.short_frames if done < s.short_until else CLIP_FRAMES, s)
         set_learning_rate(optimisers, s, elapsed_s)
-        batch = draw_batch(data, rows, np.random.default_rng((s.seed, 12, step)), n_frames, s)
         recent.append(train_step(lm, optimisers, batch, s.codebook_weights))
         elapsed_s = time.monotonic() - started
         if elapsed_s - saved_at > s.save_every_s or elapsed_s >= s.minutes * 60:
@@ -298,8 +236,8 @@ def train(s: LMSettings, work: Path) -> None:
             state = {"lm": lm.state_dict(), "optimisers": [optimiser.state_dict() for optimiser in optimisers]}
             torch.save({**state, "step": step + 1, "elapsed_s": elapsed_s}, path)
             nats = in_words(torch.stack(recent).mean(0))
-            unseen = in_words(held_out_losses(lm, held_out, n_frames, s))
-            print(f"step {step + 1} {elapsed_s:.0f} s, {n_frames} frames, nats {nats}, unseen {unseen}", flush=True)
+            unseen = in_words(held_out_losses(lm, held_out, s))
+            print(f"step {step + 1} {elapsed_s:.0f} s, nats {nats}, unseen first bars {unseen}", flush=True)
             recent.clear()
         if elapsed_s >= s.minutes * 60:
             return

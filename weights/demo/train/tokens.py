@@ -38,6 +38,9 @@ class TokenSettings:
 
     n_clips: int = 12_000
     n_captions: int = 3
+    # What a caption says has to show in the first bar: of that there are more, with a caption each and nothing else.
+    n_first_bars: int = 40_000
+    first_bar_frames: int = 100
     seed: int = 0
     chunk: int = 200
     batch: int = 4
@@ -76,6 +79,19 @@ def make_chunk(codec_path: Path, s: TokenSettings, chunk: int) -> dict[str, Any]
         "loss_from": torch.tensor([first for _, _, first in clips]),
         "texts": texts,
     }
+
+
+@torch.no_grad()
+def make_first_bars(codec_path: Path, s: TokenSettings, chunk: int) -> tuple[Tensor, list[str]]:
+    """Codes [N, K, T] int16 of `s.chunk` songs' first `s.first_bar_frames`, and a caption each."""
+    torch.set_num_threads(1)
+    model = load_codec(codec_path)
+    rng = np.random.default_rng((s.seed, 8, chunk))
+    songs = [synth.draw_song(rng) for _ in range(s.chunk)]
+    wavs = [synth.render(song, synth.draw_score(song, rng), s.first_bar_frames) for song in songs]
+    texts = [captions.write_caption(captions.draw_mention(song, rng), rng) for song in songs]
+    parts = torch.from_numpy(np.stack(wavs))[:, None].split(4 * s.batch)
+    return torch.cat([model.encode(part)[0].to(torch.int16) for part in parts]), texts
 
 
 def make_clips(codec_path: Path, s: TokenSettings) -> dict[str, Any]:
@@ -117,10 +133,17 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path(".train"))
     parser.add_argument("--clips", type=int, default=TokenSettings.n_clips)
     args = parser.parse_args()
-    clips = make_clips(args.work / "codec.pt", TokenSettings(n_clips=args.clips))
+    s, codec_path, text_encoder = TokenSettings(n_clips=args.clips), args.work / "codec.pt", args.work / "text_encoder"
+    clips = make_clips(codec_path, s)
     texts = [text for group in clips.pop("texts") for text in group]
-    clips["embeddings"] = embed(texts, args.work / "text_encoder")
-    torch.save(clips, args.work / "tokens.pt")
+    clips["embeddings"] = embed(texts, text_encoder)
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        bars = list(pool.map(partial(make_first_bars, codec_path, s), range(s.n_first_bars // s.chunk)))
+    first_bars = {
+        "codes": torch.cat([codes for codes, _ in bars]),
+        "embeddings": embed([text for _, texts in bars for text in texts], text_encoder),
+    }
+    torch.save({**clips, "first_bars": first_bars}, args.work / "tokens.pt")
 
 
 if __name__ == "__main__":
