@@ -163,3 +163,19 @@ def test_a_hugging_face_melody_checkpoint_loads_with_its_own_parts_and_demucs(fo
         shutil.copy(file, place)
     shutil.copytree(folder / DEMUCS, place / DEMUCS)
     assert checkpoint.load(str(place), "cpu").follows_melody
+
+
+def test_weights_are_given_in_half_precision_by_name_and_whole_numbers_stay() -> None:
+    module = torch.nn.ModuleDict({"transformer": torch.nn.Linear(2, 3), "out": torch.nn.BatchNorm1d(3)})
+    state = {name: value.clone() for name, value in module.state_dict().items()}
+    build._give(module, state, "cpu", "model", half=("transformer.",))
+    assert {value.dtype for value in module["transformer"].state_dict().values()} == {torch.float16}
+    assert module["out"].weight.dtype == torch.float32
+    assert module["out"].num_batches_tracked.dtype == torch.int64
+
+
+def test_what_is_built_to_be_given_weights_moves_no_generator(tmp_path: Path) -> None:
+    folder = tiny.write(tmp_path, "text")
+    before = torch.get_rng_state()
+    checkpoint.load(str(folder), "cpu")
+    assert torch.equal(torch.get_rng_state(), before)
