@@ -47,6 +47,7 @@ _TRAINING_KEYS = (
     "conditioners.args.merge_text_conditions_p",
     "conditioners.args.drop_desc_p",
 )
+_N_SHOWN = 5
 _OURS = ("t5", "chroma", "chroma_stem")
 
 
@@ -187,7 +188,7 @@ def _pretrained(kind: Any, what: str, folder: Path | None = None, **options: Any
     except (OSError, ValueError, RuntimeError, UnpicklingError, SafetensorError) as error:
         raise CheckpointError(f"The {what} cannot be loaded: {error!s:.300}") from error
     if report["missing_keys"]:
-        raise CheckpointError(f"The {what} lacks weights: {', '.join(sorted(report['missing_keys'])[:5])}.")
+        raise CheckpointError(f"The {what} lacks weights: {_some(sorted(report['missing_keys']))}.")
     return model
 
 
@@ -203,7 +204,15 @@ def _give(module: nn.Module, state: State, device: str, what: str, half: tuple[s
         if given[key] is not value:
             pages.release(value)
     try:
-        module.load_state_dict(given, assign=True)
-    except RuntimeError as error:
-        raise CheckpointError(f"The {what}'s weights do not fit its config: {error}") from error
+        lacking, left_over = module.load_state_dict(given, strict=False, assign=True)
+    except RuntimeError as error:  # of sizes: its first line is a heading
+        problems = [line.strip().rstrip(".") for line in str(error).splitlines()[1:]]
+        raise CheckpointError(f"The {what}'s weights do not fit its config: {_some(problems)}.") from error
+    if lacking or left_over:
+        problems = [f"{_some(names)} {is_}" for names, is_ in ((lacking, "missing"), (left_over, "left over")) if names]
+        raise CheckpointError(f"The {what}'s weights do not fit its config: {'; '.join(problems)}.")
     module.to(device)  # buffers that no checkpoint holds
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:_N_SHOWN]) + (f" and {len(names) - _N_SHOWN} more" if len(names) > _N_SHOWN else "")

@@ -179,3 +179,24 @@ def test_what_is_built_to_be_given_weights_moves_no_generator(tmp_path: Path) ->
     before = torch.get_rng_state()
     checkpoint.load(str(folder), "cpu")
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"out_norm.weight": None}, r"config: out_norm\.weight missing\.$"),
+        ({"extra": torch.zeros(1)}, r"config: extra left over\.$"),
+        ({"emb.1.weight": None, "extra": torch.zeros(1)}, r"config: emb\.1\.weight missing; extra left over\.$"),
+        ({"out_norm.weight": torch.zeros(3)}, r"config: size mismatch for out_norm\.weight: .*\[3\].*\[128\]\)\.$"),
+    ],
+)
+def test_weights_that_do_not_fit_their_config_are_named_in_a_sentence(
+    tmp_path: Path, change: dict[str, Tensor | None], told: str
+) -> None:
+    folder = tiny.write(tmp_path, "text")
+    package = torch.load(folder / "state_dict.bin")
+    state = {**package["best_state"], **change}
+    package["best_state"] = {name: value for name, value in state.items() if value is not None}
+    torch.save(package, folder / "state_dict.bin")
+    with pytest.raises(CheckpointError, match=told):
+        checkpoint.load(str(folder), "cpu")
