@@ -74,7 +74,7 @@ def _write(contents: Contents, folder: Path, out: Path, dtype: Dtype | None) -> 
         dtype = "int8"
     if dtype not in (None, "int8"):
         state = _cast(state, getattr(torch, str(dtype)))
-    tensors.write(out / LM_FILE, state, OmegaConf.to_yaml(config), _is_matrix if dtype == "int8" else None)
+    tensors.write(out / LM_FILE, state, OmegaConf.to_yaml(config), is_matrix if dtype == "int8" else None)
     for file in filter(Path.is_file, out.rglob("*")):
         file.chmod(0o644)  # safetensors makes files that their owner alone can read
 
@@ -85,11 +85,12 @@ def _cast(state: State, dtype: torch.dtype) -> State:
 
 def _was_int8(state: State) -> bool:
     """Whether no matrix loses anything in int8: it has been there before."""
-    matrices = (value for name, value in state.items() if _is_matrix(name, value))
+    matrices = (value for name, value in state.items() if is_matrix(name, value))
     return all(torch.equal(dequantized(*quantized(matrix)), matrix.float()) for matrix in matrices)
 
 
-def _is_matrix(name: str, value: Tensor) -> bool:
+def is_matrix(name: str, value: Tensor) -> bool:
+    """Whether a language model's weight is one that is stored in int8."""
     return _MATRIX.fullmatch(name) is not None and value.dim() == 2
 
 

@@ -1,4 +1,4 @@
-"""Writes what training left in a work folder as an audiocraft export: weights/demo. Knows nothing of training.
+"""Writes what training left in a work folder as a checkpoint: weights/demo. Knows nothing of training.
 
 python -m weights.demo.train.export
 """
@@ -11,25 +11,35 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
+from audiocraft_ext.checkpoint import tensors
+from audiocraft_ext.checkpoint.convert import LM_FILE, is_matrix
 from weights.demo.train.codec import CODEC_CONFIG
 from weights.demo.train.lm_config import LM_CONFIG
 
 AUDIOCRAFT_VERSION = "1.3.0"
 
 
-def package(state: dict[str, torch.Tensor], config: dict[str, Any]) -> dict[str, Any]:
-    """audiocraft's export format; weights in fp16, which loading turns back into the model's own type."""
-    best_state = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
-    text = OmegaConf.to_yaml(OmegaConf.create({**config, "device": "cpu", "dtype": "float16"}))
-    return {"best_state": best_state, "xp.cfg": text, "version": AUDIOCRAFT_VERSION, "exported": True}
+def halved(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights in fp16, which loading turns back into the model's own type."""
+    return {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
+
+
+def text_of(config: dict[str, Any]) -> str:
+    """A solver config as YAML."""
+    return OmegaConf.to_yaml(OmegaConf.create({**config, "device": "cpu", "dtype": "float16"}))
 
 
 def export(work: Path, out: Path) -> None:
-    """codec.pt, lm.pt and text_encoder/ of `work` → the three parts of a checkpoint in `out`."""
+    """codec.pt, lm.pt and text_encoder/ of `work` → the three parts of a checkpoint in `out`.
+
+    The codec is an audiocraft export; the LM is in our own form, in int8: it is the part that this repository pays for.
+    """
     codec = torch.load(work / "codec.pt", weights_only=True)["codec"]
-    torch.save(package(codec, CODEC_CONFIG), out / "compression_state_dict.bin")
+    package = {"best_state": halved(codec), "xp.cfg": text_of(CODEC_CONFIG), "version": AUDIOCRAFT_VERSION}
+    torch.save({**package, "exported": True}, out / "compression_state_dict.bin")
     lm = torch.load(work / "lm.pt", weights_only=True)["lm"]
-    torch.save(package(lm, LM_CONFIG), out / "state_dict.bin")
+    tensors.write(out / LM_FILE, halved(lm), text_of(LM_CONFIG), is_matrix)
+    (out / LM_FILE).chmod(0o644)
     shutil.copytree(work / "text_encoder", out / "text_encoder", dirs_exist_ok=True)
 
 

@@ -1,6 +1,6 @@
 """Trains the LM of the melody kind on codes, chroma and embedded captions. Knows nothing of audio.
 
-    python -m weights.demo.train.lm --minutes 55
+    python -m weights.demo.train.lm
 
 audiocraft builds and runs it; only the conditions are put together here, because text and chroma were embedded once, in
 advance. What is dropped becomes exactly what audiocraft gives for an absent condition: zeros for text, the projection
@@ -33,18 +33,18 @@ from weights.demo.train.tokens import CLIP_FRAMES
 class LMSettings:
     """How the LM is trained."""
 
-    minutes: float = 41.0
+    minutes: float = 127.0
     seed: int = 0
     batch: int = 8
     learning_rate: float = 2e-3
     warmup_s: float = 30.0
     weight_decay: float = 0.05
     # Four-second crops teach sounds, tempo and instruments at half the price; whole clips come after.
-    short_until: float = 0.5
+    short_until: float = 0.2
     short_frames: int = 200
     # What a prompt says shows in the first bar; the bars behind it repeat it, and soon cost nothing. Nor does a first
     # bar come with a melody, which tells the tempo as well: the text is needed.
-    bars_from: float = 0.4
+    bars_from: float = 0.3
     bars_p: float = 0.8
     bar_batch: int = 16
     null_p: float = LM_CONFIG["classifier_free_guidance"]["training_dropout"]
