@@ -8,7 +8,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from audiocraft_ext.checkpoint import infer
+from audiocraft_ext.checkpoint import formats, infer
 from audiocraft_ext.checkpoint.source import EMBEDDED
 from audiocraft_ext.errors import CheckpointError
 from tests import tiny
@@ -38,8 +38,8 @@ def test_shapes_give_the_config_that_was_written(kind: tiny.Kind, parts: Path) -
 
 
 def test_a_model_that_crosses_to_text_and_prepends_a_melody_is_told() -> None:
-    package = torch.load(EMBEDDED / "state_dict.bin")
-    inferred, written = infer.config_of(package["best_state"]), OmegaConf.create(package["xp.cfg"])
+    lm = formats.read(EMBEDDED).lm
+    inferred, written = infer.config_of(lm.state), lm.config
     assert inferred.fuser.cross == written.fuser.cross == ["description"]
     assert inferred.fuser.prepend == written.fuser.prepend == ["self_wav"]
     assert inferred.transformer_lm.cross_attention is True
