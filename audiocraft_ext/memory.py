@@ -36,7 +36,7 @@ class FilePages:
 
 
 def trim() -> None:
-    """Gives back what was freed: blocks of freed weights, a little too small for the next ones, would pile up."""
+    """Gives back what malloc keeps of freed weights: half of their size, where they were packed anew one by one."""
     if sys.platform == "linux" and hasattr(_libc(), "malloc_trim"):  # glibc's
         _libc().malloc_trim(0)
 

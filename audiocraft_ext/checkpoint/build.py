@@ -86,7 +86,7 @@ def _assemble(config: DictConfig, folder: Path, device: str, text_encoder: Trans
     """The LM with its transformer on the CPU, in fp32, and its conditioners on ``device``."""
     config = deepcopy(config)
     OmegaConf.set_struct(config, False)
-    config.device, config.dtype = device, "float32"
+    config.device, config.dtype = device, "float32" if device == "cpu" else "float16"
     for key in _TRAINING_KEYS:
         _drop(config, key)
     OmegaConf.resolve(config.conditioners)  # while its references to the rest of the config still reach it
@@ -101,7 +101,7 @@ def _assemble(config: DictConfig, folder: Path, device: str, text_encoder: Trans
         # MusicGen.get_pretrained does this; building without it silently changes the melody's prefix.
         provider.conditioners["self_wav"].match_len_on_eval = True
         provider.conditioners["self_wav"]._use_masking = False
-    lm = builders.get_lm_model(OmegaConf.merge(config, {"device": "cpu"}))
+    lm = builders.get_lm_model(OmegaConf.merge(config, {"device": "cpu", "dtype": "float32"}))
     lm.condition_provider = provider
     lm.cfg = config
     return lm
