@@ -1,20 +1,47 @@
-"""MultiBand Diffusion: tokens → samples by a diffusion decoder instead of the codec's own, mono and stereo."""
+"""MultiBand Diffusion: tokens → samples by a diffusion decoder instead of the codec's own, mono and stereo.
 
-from collections.abc import Callable
+Left and right are rows of one batch, and long clips are heard by the U-Nets in pieces, as ``codec`` cuts them, while
+the noise is the whole clip's: neither the noise nor the samples know where a piece ends.
+"""
+
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import julius
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from audiocraft_ext import codec
 from audiocraft_ext.checkpoint import Checkpoint, parts
 from audiocraft_ext.checkpoint.formats import load_pickle
 from audiocraft_ext.checkpoint.source import WEIGHTS_FOLDER
 from audiocraft_ext.errors import CheckpointError
 from audiocraft_ext.progress import Progress
-from audiocraft_ext.upstream import CompressionModel, DiffusionProcess, MultiBandDiffusion, NoiseSchedule, builders
+from audiocraft_ext.unet import UNet
+from audiocraft_ext.upstream import CompressionModel, DiffusionUnet, NoiseSchedule, SampleProcessor, builders
 
-Band = tuple[nn.Module, NoiseSchedule]
+# Passes of a U-Net that audiocraft makes of its schedule's 1000 steps.
+N_PASSES = 20
+N_EQUALISER_BANDS = 32
+
+
+@dataclass(frozen=True)
+class Band:
+    """One band's U-Net, its noise schedule, and how its signal was scaled for training."""
+
+    unet: DiffusionUnet | UNet
+    schedule: NoiseSchedule
+    processor: SampleProcessor
+
+    def estimate(self, noisy: Tensor, step: int, latents: Tensor) -> Tensor:
+        """The noise [B, 1, N] in samples [B, 1, N] at a step; latents [B, D, T]."""
+        steps = torch.full((len(noisy),), step, device=noisy.device)
+        if isinstance(self.unet, UNet):
+            return self.unet(noisy, steps, latents)
+        sample: Tensor = self.unet(noisy, steps, condition=latents).sample
+        return sample
 
 
 class DiffusionDecoder:
@@ -30,39 +57,85 @@ class DiffusionDecoder:
         return _file_beside(checkpoint) is not None or checkpoint.codec_name == parts.DIFFUSION_CODEC
 
     @staticmethod
-    def load(checkpoint: Checkpoint) -> "DiffusionDecoder":
+    def load(checkpoint: Checkpoint, fast: bool = True) -> "DiffusionDecoder":
         """From the checkpoint's folder, ``weights/`` or where else ``parts`` finds Meta's, in this order.
 
-        Raises ``CheckpointError`` where there is none, or one of another codec.
+        ``fast`` evaluates the U-Nets by ``unet``, else by audiocraft's own modules. Raises ``CheckpointError`` where
+        there are no weights, or those of another codec.
         """
         path = _file_beside(checkpoint) or parts.folder_of(parts.DIFFUSION, checkpoint.folder) / parts.DIFFUSION_FILE
         package = load_pickle(path)
         _refuse_unless_for(checkpoint.codec, package, path)
         device = next(checkpoint.codec.parameters()).device
-        bands = [_band(package[band], package["sample_rate"], device) for band in range(package["n_bands"])]
+        bands = [_band(package[band], package["sample_rate"], device, fast) for band in range(package["n_bands"])]
         return DiffusionDecoder(bands, checkpoint.codec)
 
+    @torch.inference_mode()
     def decode(self, tokens: Tensor, progress: Progress) -> Tensor:
         """Samples [1, C, N] from tokens [1, K, T]; twice the codec's codebooks are left and right, interleaved.
 
-        Left and right are decoded one after the other: the equaliser's statistics are taken over the whole batch.
         Draws its noise from the ambient generator (``upstream.drawing_from``). Raises ``Cancelled`` at the next of its
-        20 passes a band after ``progress.stop()``.
+        20 passes a band after ``progress.stop()``. Source: ``MultiBandDiffusion.tokens_to_wav``.
         """
-        processes = [DiffusionProcess(_stoppable(model, progress), schedule) for model, schedule in self._bands]
-        diffusion = MultiBandDiffusion(processes, self._codec)
         n_channels = tokens.shape[1] // self._codec.num_codebooks
-        channels = [diffusion.tokens_to_wav(tokens[:, channel::n_channels]) for channel in range(n_channels)]
-        # The equaliser divides by each band's deviation, which is 0 in silence.
-        return torch.nan_to_num(torch.cat(channels, dim=1))
+        channels = torch.cat([tokens[:, channel::n_channels] for channel in range(n_channels)])
+        plain = codec.decode(self._codec, channels, progress)
+        latents = self._codec.decode_latent(channels)
+        samples = torch.zeros_like(plain)
+        for i in range(len(self._bands)):
+            samples += self._generate(i, latents, torch.randn_like(plain), progress)
+        return self._equalised(samples, plain).transpose(0, 1)
 
+    def _generate(self, i: int, latents: Tensor, noise: Tensor, progress: Progress) -> Tensor:
+        """The samples [B, 1, N] of band ``i``, from latents [B, D, T] and noise [B, 1, N]."""
+        band, n_frames, hop = self._bands[i], latents.shape[-1], noise.shape[-1] // latents.shape[-1]
+        n_passes = i * N_PASSES
 
-def _stoppable(model: nn.Module, progress: Progress) -> Callable[..., Any]:
-    def call(*args: Any, **kwargs: Any) -> Any:
-        progress.check()
-        return model(*args, **kwargs)
+        def estimate(noisy: Tensor, step: int, condition: Tensor) -> SimpleNamespace:
+            def piece(frames: slice) -> Tensor:
+                progress.check()
+                return band.estimate(noisy[..., codec.samples_of(frames, hop)], step, condition[..., frames])
 
-    return call
+            nonlocal n_passes
+            sample = codec.join(piece, n_frames, self._codec)
+            n_passes += 1
+            progress.reach(n_passes, len(self._bands) * N_PASSES, unit="pass")
+            return SimpleNamespace(sample=sample)
+
+        scaled: Tensor = band.schedule.generate_subsampled(estimate, noise, condition=latents)
+        return codec.join(
+            lambda frames: band.processor.return_sample(scaled[..., codec.samples_of(frames, hop)]),
+            n_frames,
+            self._codec,
+        )
+
+    def _equalised(self, samples: Tensor, reference: Tensor) -> Tensor:
+        """Samples [B, 1, N] as loud in each of 32 bands as the reference [B, 1, N]; each row on its own.
+
+        Source: ``MultiBandDiffusion.re_eq``, which takes the whole batch for one signal, and divides by 0 where a
+        band is silent. Such a band stays silent here.
+        """
+        frame_rate = round(self._codec.frame_rate)
+        hop = self._codec.sample_rate // frame_rate
+        n_frames = samples.shape[-1] // hop
+        split = julius.SplitBands(self._codec.sample_rate, n_bands=N_EQUALISER_BANDS).to(samples)
+
+        def deviation(signal: Tensor) -> Tensor:
+            """Of each band [32, B]."""
+            total, square = torch.zeros(2, N_EQUALISER_BANDS, len(signal), dtype=torch.double, device=signal.device)
+            for piece in codec.pieces_of(n_frames, frame_rate):
+                before = (piece.inner.start - piece.heard.start) * hop
+                n_samples = (piece.inner.stop - piece.inner.start) * hop
+                bands = split(signal[..., codec.samples_of(piece.heard, hop)])[..., before : before + n_samples]
+                total += bands.sum((2, 3), dtype=torch.double)
+                square += bands.square().sum((2, 3), dtype=torch.double)
+            return (square - total.square() / signal.shape[-1]).clamp(min=0).sqrt()
+
+        own = deviation(samples)
+        gains = torch.where(own > 0, deviation(reference) / own, 0).to(samples.dtype)[..., None, None]
+        return codec.join(
+            lambda frames: (split(samples[..., codec.samples_of(frames, hop)]) * gains).sum(0), n_frames, self._codec
+        )
 
 
 def _file_beside(checkpoint: Checkpoint) -> Path | None:
@@ -87,10 +160,11 @@ def _refuse_unless_for(codec: CompressionModel, package: dict[Any, Any], path: P
             )
 
 
-def _band(package: dict[str, Any], sample_rate: int, device: torch.device) -> Band:
+def _band(package: dict[str, Any], sample_rate: int, device: torch.device, fast: bool) -> Band:
     model = builders.get_diffusion_model(package["cfg"])
     model.load_state_dict(package["model_state"])
     processor = builders.get_processor(cfg=package["cfg"].processor, sample_rate=sample_rate)
     processor.load_state_dict(package["processor_state"])
-    schedule = NoiseSchedule(**package["cfg"].schedule, sample_processor=processor.to(device), device=device)
-    return model.to(device).eval(), schedule
+    model = model.to(device).eval()
+    unet = UNet(model) if fast and UNet.can_run(model) else model
+    return Band(unet, NoiseSchedule(**package["cfg"].schedule, device=device), processor.to(device))

@@ -37,6 +37,7 @@ class Model:
         self.checkpoint = checkpoint
         n_frames = int(checkpoint.lm.cfg.dataset.segment_duration * checkpoint.codec.frame_rate)
         self._lm = language_model.make(checkpoint.lm, n_frames, settings)
+        self._is_fast = settings.engine == "fast"
         self._diffusion: DiffusionDecoder | None = None
         self._diffusion_lock = threading.Lock()
 
@@ -109,7 +110,7 @@ class Model:
         """Loaded at its first use, kept after."""
         with self._diffusion_lock:
             if self._diffusion is None:
-                self._diffusion = DiffusionDecoder.load(self.checkpoint)
+                self._diffusion = DiffusionDecoder.load(self.checkpoint, self._is_fast)
             return self._diffusion
 
 

@@ -6,33 +6,55 @@ last line of the logs that matches, and split at newlines only: a bar redrawn af
 
 import sys
 import threading
+import time
 
 from tqdm import tqdm
 
 from audiocraft_ext.errors import Cancelled
 
+_LINE_EVERY_S = 2.0
 
-class _Line(tqdm):
-    # tqdm's monitor thread would redraw a stalled line into the logs of whichever prediction runs then.
-    monitor_interval = 0
 
-    def display(self, msg: str | None = None, pos: int | None = None) -> None:
-        """A line of its own for each state, and none for the start."""
-        if self.n > 0:
-            print(msg or str(self), file=self.fp, flush=True)
+class _Line:
+    """One kind of step, counted. Of tqdm the line alone: its bars share a lock, which one that fails keeps."""
+
+    def __init__(self, total: int, unit: str) -> None:
+        self.n = 0
+        self._total = total
+        self._unit = unit
+        self._started_at = self._shown_at = time.monotonic()
+        self._n_shown = 0
+
+    def reach(self, n: int) -> None:
+        self.n = n
+        if n == self._total or time.monotonic() - self._shown_at >= _LINE_EVERY_S:
+            self.show()
+
+    def show(self) -> None:
+        """Writes the line, if it says anything new."""
+        if self.n > self._n_shown:
+            self._n_shown = self.n
+            self._shown_at = time.monotonic()
+            elapsed_s = self._shown_at - self._started_at
+            print(tqdm.format_meter(self.n, self._total, elapsed_s, unit=self._unit), file=sys.stderr, flush=True)
 
 
 class Progress:
     """The frames of one prediction, counted by the thread that makes them and stopped from any other.
 
-    ``queue_s`` is how long it waited in line for the decoder.
+    ``queue_s`` is how long it waited in line for the decoder. What comes after the frames and takes its time, the
+    passes of MultiBand Diffusion, has a line of its own.
     """
 
     def __init__(self) -> None:
         self._stopped = threading.Event()
-        self._line: _Line | None = None
-        self.n_frames = 0
+        self._lines: dict[str, _Line] = {}
         self.queue_s = 0.0
+
+    @property
+    def n_frames(self) -> int:
+        """The frames made so far."""
+        return self._lines["frame"].n if "frame" in self._lines else 0
 
     def stop(self) -> None:
         """Makes the next ``check`` raise."""
@@ -43,16 +65,12 @@ class Progress:
         if self._stopped.is_set():
             raise Cancelled
 
-    def reach(self, n_frames: int, total: int) -> None:
-        """``n_frames`` of ``total`` are made; a line is written every two seconds at most. Raises ``Cancelled``."""
+    def reach(self, n: int, total: int, unit: str = "frame") -> None:
+        """``n`` of ``total`` are made; a line is written every two seconds at most. Raises ``Cancelled``."""
         self.check()
-        if self._line is None:
-            self._line = _Line(total=total, unit="frame", mininterval=2, file=sys.stderr)
-        self._line.update(n_frames - self.n_frames)
-        self.n_frames = n_frames
+        self._lines.setdefault(unit, _Line(total, unit)).reach(n)
 
     def close(self) -> None:
-        """Ends the line."""
-        if self._line is not None:
-            self._line.refresh()
-            self._line.disable = True  # tqdm's own close would add an empty line
+        """Writes how far it came."""
+        for line in self._lines.values():
+            line.show()

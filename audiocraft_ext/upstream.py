@@ -110,6 +110,7 @@ with _standing_in():
     from audiocraft.models.lm import LMModel
     from audiocraft.models.multibanddiffusion import DiffusionProcess, MultiBandDiffusion
     from audiocraft.models.musicgen import MusicGen
+    from audiocraft.models.unet import DiffusionUnet
     from audiocraft.modules.chroma import ChromaExtractor
     from audiocraft.modules.codebooks_patterns import DelayedPatternProvider
     from audiocraft.modules.conditioners import (
@@ -120,7 +121,7 @@ with _standing_in():
         T5Conditioner,
         WaveformConditioner,
     )
-    from audiocraft.modules.diffusion_schedule import NoiseSchedule
+    from audiocraft.modules.diffusion_schedule import NoiseSchedule, SampleProcessor
     from audiocraft.utils.autocast import TorchAutocast
     from audiocraft.utils.utils import sample_top_k, sample_top_p
     from transformers import (
@@ -144,6 +145,7 @@ __all__ = [
     "ConditioningAttributes",
     "DelayedPatternProvider",
     "DiffusionProcess",
+    "DiffusionUnet",
     "EncodecConfig",
     "EncodecModel",
     "HFEncodecCompressionModel",
@@ -153,6 +155,7 @@ __all__ = [
     "MusicGen",
     "NoiseSchedule",
     "PreTrainedTokenizerBase",
+    "SampleProcessor",
     "T5Conditioner",
     "T5Config",
     "T5EncoderModel",

@@ -18,13 +18,14 @@ ORDER = [
     "memory",
     "sniff",
     "decode",
+    "fetch",
     "engine",
     "upstream",
     "conditioners",
     "audio",
     "checkpoint",
 ]
-ORDER += ["codec", "diffusion", "lm_weights", "language_model", "musicgen"]
+ORDER += ["codec", "unet", "diffusion", "lm_weights", "language_model", "musicgen"]
 
 
 def imports_of(path: Path) -> set[str]:

@@ -1,6 +1,8 @@
 """The progress line and the flag that stops a prediction."""
 
+import io
 import re
+import threading
 
 import pytest
 
@@ -37,3 +39,27 @@ def test_the_next_frame_after_a_stop_raises() -> None:
     with pytest.raises(Cancelled):
         progress.reach(2, 400)
     progress.close()
+
+
+def test_a_line_that_cannot_be_written_holds_up_no_other_prediction(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    first, other = Progress(), Progress()
+    with monkeypatch.context() as gone, pytest.raises(BrokenPipeError):
+        gone.setattr("sys.stderr", Closed())
+        first.reach(1, 2)
+        first.close()
+
+    def finish() -> None:
+        other.reach(2, 2)
+        other.close()
+
+    thread = threading.Thread(target=finish, daemon=True)
+    thread.start()
+    thread.join(timeout=5)
+    assert not thread.is_alive()
+    assert "2/2" in capsys.readouterr().err

@@ -1,0 +1,90 @@
+"""MultiBand Diffusion's U-Net, channels last: audiocraft's weights and arithmetic in a memory layout that is fast.
+
+torch's 1-D convolutions lie channels first, and on a CPU each of them copies its input into the layout that the kernels
+want, and back. Knows nothing of noise schedules, bands or codecs.
+"""
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from audiocraft_ext.upstream import DiffusionUnet
+
+
+class UNet:
+    """The noise estimate of audiocraft's ``DiffusionUnet``, whose weights it takes over and lays out anew.
+
+    Source: ``audiocraft.models.unet``, without its LSTM and transformer, which no published decoder has
+    (``can_run``).
+    """
+
+    def __init__(self, unet: DiffusionUnet) -> None:
+        self._unet = unet
+        for module in unet.modules():
+            if isinstance(module, nn.Conv1d | nn.ConvTranspose1d):
+                # [A, B, k] as before to whoever asks, with B innermost in memory: no convolution copies it then.
+                module.weight.data = module.weight.data.transpose(1, 2).contiguous().transpose(1, 2)
+
+    @staticmethod
+    def can_run(unet: DiffusionUnet) -> bool:
+        transposed = [module for module in unet.modules() if isinstance(module, nn.ConvTranspose1d)]
+        is_tiled = all(module.kernel_size[0] % module.stride[0] == 0 for module in transposed)
+        return is_tiled and unet.bilstm is None and not unet.use_transformer and unet.use_codec
+
+    def __call__(self, noisy: Tensor, step: Tensor, condition: Tensor) -> Tensor:
+        """The noise [B, C, N] in samples [B, C, N] at diffusion steps [B]; condition: the codec's latents [B, D, T]."""
+        unet, z, skips = self._unet, noisy[:, :, None], []
+        for level, encoder in enumerate(unet.encoders):
+            z = _encoded(z, encoder)
+            if level == 0 or unet.embeddings is not None:
+                embedding = unet.embeddings[level - 1] if level else unet.embedding
+                z.add_(embedding(step)[:, :, None, None])
+            skips.append(z)
+        heard = functional.interpolate(unet.conv_codec(condition), z.shape[-1])
+        z = skips.pop() + heard[:, :, None]  # with neither LSTM nor transformer nothing lies below the last skip
+        for level, decoder in enumerate(unet.decoders):
+            if level:
+                skip = skips.pop()
+                z = z[..., : skip.shape[-1]].add_(skip)
+            z = _decoded(z, decoder)
+        return z[:, :, 0, : noisy.shape[-1]]
+
+
+def _encoded(z: Tensor, layer: Any) -> Tensor:
+    """Activations [B, C, 1, N] → [B, C', 1, N / stride], N rounded up."""
+    z = functional.pad(z, (0, -z.shape[-1] % layer.conv.stride[0]))
+    z = functional.relu_(layer.norm(_convolved(z, layer.conv)))
+    return _through_blocks(z, layer.res_blocks)
+
+
+def _decoded(z: Tensor, layer: Any) -> Tensor:
+    """Activations [B, C, 1, N] → [B, C', 1, N * stride]."""
+    z = functional.relu_(layer.norm(_through_blocks(z, layer.res_blocks)))
+    return _transposed(z, layer.convtr)
+
+
+def _through_blocks(z: Tensor, blocks: Any) -> Tensor:
+    for block in blocks:
+        inner = _convolved(functional.relu_(block.norm1(z)), block.conv1)
+        z = _convolved(functional.relu_(block.norm2(inner)), block.conv2).add_(z)
+    return z
+
+
+def _convolved(z: Tensor, conv: nn.Conv1d) -> Tensor:
+    return functional.conv2d(
+        z, conv.weight[:, :, None], conv.bias, (1, *conv.stride), (0, *conv.padding), (1, *conv.dilation)
+    )
+
+
+def _transposed(z: Tensor, conv: nn.ConvTranspose1d) -> Tensor:
+    """One product and the sum of what overlaps, where torch's own is slow."""
+    (n_rows, n_in, _, n), (_, n_out, kernel) = z.shape, conv.weight.shape
+    stride, padding = conv.stride[0], int(conv.padding[0])
+    taps = z[:, :, 0].transpose(1, 2) @ conv.weight.transpose(1, 2).reshape(n_in, kernel * n_out)
+    parts = taps.split(stride * n_out, dim=-1)
+    spread = functional.pad(parts[0], (0, 0, 0, len(parts) - 1))
+    for i, part in enumerate(parts[1:], 1):
+        spread[:, i : i + n].add_(part)
+    samples = spread.reshape(n_rows, -1, n_out)[:, padding : (n - 1) * stride + kernel - padding]
+    return samples.transpose(1, 2)[:, :, None]
