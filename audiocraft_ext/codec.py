@@ -48,7 +48,7 @@ def samples_of(frames: slice, hop: int) -> slice:
 def join(decode: Callable[[slice], Tensor], n_frames: int, codec: CompressionModel) -> Tensor:
     """Samples [B, C, N] from ``decode``, which gives those of a slice of the frames; called once a piece."""
     frame_rate = round(codec.frame_rate)
-    hop = codec.sample_rate // frame_rate
+    hop = round(codec.sample_rate / codec.frame_rate)
     parts = []
     for piece in pieces_of(n_frames, frame_rate):
         before = piece.inner.start - piece.heard.start

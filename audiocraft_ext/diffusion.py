@@ -116,7 +116,7 @@ class DiffusionDecoder:
         band is silent. Such a band stays silent here.
         """
         frame_rate = round(self._codec.frame_rate)
-        hop = self._codec.sample_rate // frame_rate
+        hop = round(self._codec.sample_rate / self._codec.frame_rate)
         n_frames = samples.shape[-1] // hop
         split = julius.SplitBands(self._codec.sample_rate, n_bands=N_EQUALISER_BANDS).to(samples)
 
@@ -139,10 +139,7 @@ class DiffusionDecoder:
 
 
 def _file_beside(checkpoint: Checkpoint) -> Path | None:
-    """The diffusion weights that lie in the checkpoint's folder or ``weights/``, alone or in a folder of their own."""
-    names = (parts.DIFFUSION_FILE, f"{parts.DIFFUSION}/{parts.DIFFUSION_FILE}")
-    candidates = (folder / name for folder in (checkpoint.folder, WEIGHTS_FOLDER) for name in names)
-    return next((path for path in candidates if path.is_file()), None)
+    return parts.local_diffusion(checkpoint.folder, WEIGHTS_FOLDER)
 
 
 @torch.inference_mode()

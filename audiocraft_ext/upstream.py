@@ -126,6 +126,8 @@ with _standing_in():
     from audiocraft.utils.utils import sample_top_k, sample_top_p
     from transformers import (
         AutoTokenizer,
+        DacConfig,
+        DacModel,
         EncodecConfig,
         EncodecModel,
         PreTrainedTokenizerBase,
@@ -143,6 +145,8 @@ __all__ = [
     "ClassifierFreeGuidanceDropout",
     "CompressionModel",
     "ConditioningAttributes",
+    "DacConfig",
+    "DacModel",
     "DelayedPatternProvider",
     "DiffusionProcess",
     "DiffusionUnet",

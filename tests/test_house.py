@@ -22,6 +22,7 @@ ORDER = [
     "engine",
     "upstream",
     "conditioners",
+    "dac",
     "audio",
     "checkpoint",
 ]

@@ -4,10 +4,11 @@ Everything is built by audiocraft's builders, except what they would download: c
 """
 
 import warnings
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -15,16 +16,26 @@ from safetensors import SafetensorError
 from torch import nn
 
 from audiocraft_ext.checkpoint import parts
-from audiocraft_ext.checkpoint.formats import CodecFile, Contents, LanguageModelFile, TransformersFile, load_pickle
+from audiocraft_ext.checkpoint.formats import (
+    CodecFile,
+    Contents,
+    LanguageModelFile,
+    TransformersFile,
+    load_pickle,
+    model_type_of,
+)
 from audiocraft_ext.checkpoint.separator import load_separator
 from audiocraft_ext.checkpoint.tensors import State
 from audiocraft_ext.conditioners import ChromaConditioner, StemConditioner, TextConditioner
+from audiocraft_ext.dac import DacCodec
 from audiocraft_ext.errors import CheckpointError
 from audiocraft_ext.memory import FilePages
 from audiocraft_ext.upstream import (
     AutoTokenizer,
     BaseConditioner,
     CompressionModel,
+    DacConfig,
+    DacModel,
     EncodecConfig,
     EncodecModel,
     HFEncodecCompressionModel,
@@ -48,6 +59,21 @@ _TRAINING_KEYS = (
     "conditioners.args.drop_desc_p",
 )
 _N_SHOWN = 5
+
+
+class _Kind(NamedTuple):
+    """A codec of transformers', and how audiocraft is told of it."""
+
+    model: Any
+    config: Any
+    codec: Callable[[Any], CompressionModel]
+
+
+# By the model type in their config.json.
+TRANSFORMERS_CODECS = {
+    "encodec": _Kind(EncodecModel, EncodecConfig, HFEncodecCompressionModel),
+    "dac": _Kind(DacModel, DacConfig, DacCodec),
+}
 _OURS = ("t5", "chroma", "chroma_stem")
 
 
@@ -110,8 +136,9 @@ def _assemble(config: DictConfig, folder: Path, device: str, text_encoder: Trans
 def build_codec(file: CodecFile | TransformersFile, folder: Path, device: str) -> CompressionModel:
     """The mono codec in eval mode, fp32; a public one is found from the checkpoint's ``folder`` on."""
     if isinstance(file, TransformersFile):
-        encodec = _pretrained(EncodecModel, "codec", config=EncodecConfig(**file.config), state_dict=file.state)
-        return HFEncodecCompressionModel(encodec).to(device).eval()
+        kind = TRANSFORMERS_CODECS[file.config.get("model_type", "encodec")]
+        model = _pretrained(kind.model, "codec", config=kind.config(**file.config), state_dict=file.state)
+        return kind.codec(model).to(device).eval()
     if file.pretrained is not None:
         return _public_codec(file.pretrained, parts.folder_of(file.pretrained, folder), device)
     assert file.config is not None
@@ -124,9 +151,12 @@ def build_codec(file: CodecFile | TransformersFile, folder: Path, device: str) -
 
 
 def _public_codec(name: str, folder: Path, device: str) -> CompressionModel:
-    """transformers' EnCodec, or an audiocraft export."""
-    if (folder / "config.json").is_file():
-        return HFEncodecCompressionModel(_pretrained(EncodecModel, f"codec {name}", folder)).to(device).eval()
+    """transformers' EnCodec or DAC, or an audiocraft export."""
+    if model_type := model_type_of(folder):
+        if model_type not in TRANSFORMERS_CODECS:
+            raise CheckpointError(f"The codec {name} is no codec that is served: its config says {model_type!r}.")
+        kind = TRANSFORMERS_CODECS[model_type]
+        return kind.codec(_pretrained(kind.model, f"codec {name}", folder)).to(device).eval()
     exported = min(folder.glob("*state_dict.bin"))
     package = load_pickle(exported)
     if not {"xp.cfg", "best_state"} <= package.keys():

@@ -16,11 +16,12 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from audiocraft_ext.checkpoint import formats, parts, source, tensors
+from audiocraft_ext.checkpoint.build import TRANSFORMERS_CODECS
 from audiocraft_ext.checkpoint.formats import CodecFile, Contents, TransformersFile
 from audiocraft_ext.checkpoint.tensors import State
 from audiocraft_ext.engine.linear import dequantized, quantized
 from audiocraft_ext.errors import CheckpointError
-from audiocraft_ext.upstream import EncodecConfig, EncodecModel, T5Config, T5EncoderModel, transformers_logging
+from audiocraft_ext.upstream import T5Config, T5EncoderModel, transformers_logging
 
 Dtype = Literal["float32", "float16", "bfloat16", "int8"]
 
@@ -69,6 +70,8 @@ def _write(contents: Contents, folder: Path, out: Path, dtype: Dtype | None) -> 
             _write_text_encoder(contents.text_encoder, conditioner.t5.name, folder, out)
         elif conditioner.get("model") == "chroma_stem":
             _copy(parts.folder_of(parts.DEMUCS, folder), out / parts.DEMUCS)
+    if diffusion := parts.local_diffusion(folder):
+        shutil.copy(diffusion, out / parts.DIFFUSION_FILE)
     state = contents.lm.state
     if dtype is None and _was_int8(state):
         dtype = "int8"
@@ -97,14 +100,16 @@ def is_matrix(name: str, value: Tensor) -> bool:
 def _write_codec(codec: CodecFile | TransformersFile, config: DictConfig, folder: Path, out: Path) -> None:
     """The codec, and its name in the language model's ``config`` if it is a public one."""
     if isinstance(codec, TransformersFile):
-        _in_own_type(EncodecModel, EncodecConfig, codec).save_pretrained(out / CODEC_FOLDER)
+        kind = TRANSFORMERS_CODECS[codec.config.get("model_type", "encodec")]
+        _in_own_type(kind.model, kind.config, codec).save_pretrained(out / CODEC_FOLDER)
     elif codec.pretrained is None:
         assert codec.state is not None
         tensors.write(out / CODEC_FILE, codec.state, OmegaConf.to_yaml(codec.config))
     else:
         place = parts.folder_of(codec.pretrained, folder)
-        if (place / "config.json").is_file():
-            EncodecModel.from_pretrained(place, dtype="auto").save_pretrained(out / codec.pretrained)
+        if model_type := formats.model_type_of(place):
+            model = TRANSFORMERS_CODECS[model_type].model.from_pretrained(place, dtype="auto")
+            model.save_pretrained(out / codec.pretrained)
         else:  # an audiocraft export
             _copy(place, out / codec.pretrained)
         config.compression_model_checkpoint = f"//pretrained/{codec.pretrained}"

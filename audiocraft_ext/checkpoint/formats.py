@@ -6,7 +6,7 @@
 | the fine-tuner's ``trained_model.tar`` (a torch file, in spite of its name) | ``xp.cfg`` and ``model`` |
 | dora's ``checkpoint.th`` | ``fsdp_best_state``, ``best_state``, ``model``, in this order |
 | continue-from, Lightning, a bare state dict | an ``emb.0.weight`` somewhere; the config is inferred from shapes |
-| our own, what ``convert.py`` writes | safetensors whose header holds ``xp.cfg``; Hugging Face's EnCodec in a folder |
+| our own, what ``convert.py`` writes | safetensors whose header holds ``xp.cfg``; transformers' codec in a folder |
 | Hugging Face | ``config.json`` with the model type ``musicgen`` or ``musicgen_melody`` |
 | PEFT LoRA | ``adapter_config.json``; its base is loaded, and it is merged |
 
@@ -26,7 +26,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.base import ContainerMetadata, Metadata
 from omegaconf.nodes import AnyNode
 
-from audiocraft_ext.checkpoint import diagnosis, huggingface, infer, source, tensors
+from audiocraft_ext.checkpoint import diagnosis, huggingface, infer, parts, source, tensors
 from audiocraft_ext.checkpoint.tensors import State
 from audiocraft_ext.errors import CheckpointError
 
@@ -93,7 +93,7 @@ def read(path: Path) -> Contents:
     folder = path if path.is_dir() else path.parent
     if (folder / "adapter_config.json").is_file():
         base = _json(folder / "adapter_config.json").get("base_model_name_or_path")
-        return _read_huggingface(_base_folder(str(base)), adapter=folder)
+        return _read_huggingface(_base_folder(str(base), folder), adapter=folder)
     if _is_huggingface(folder):
         return _read_huggingface(folder)
     return _read_audiocraft(path)
@@ -104,10 +104,10 @@ def read(path: Path) -> Contents:
 
 def _is_huggingface(folder: Path) -> bool:
     # Meta's own repositories hold an export and Hugging Face's form, of which the export alone is fetched.
-    return _model_type(folder) in huggingface.MODEL_TYPES and any(folder.glob("*.safetensors"))
+    return model_type_of(folder) in huggingface.MODEL_TYPES and any(folder.glob("*.safetensors"))
 
 
-def _model_type(folder: Path) -> str | None:
+def model_type_of(folder: Path) -> str | None:
     """What Hugging Face's ``config.json`` in a folder says that the model is, if there is one."""
     config = folder / "config.json"
     return _json(config).get("model_type") if config.is_file() else None
@@ -121,9 +121,11 @@ def _json(file: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _base_folder(base: str) -> Path:
+def _base_folder(base: str, beside: Path) -> Path:
+    """An adapter's base: as any model that a checkpoint names, in its folder, in ``weights/``, or where it says."""
     try:
-        folder = source.fetch(base)
+        is_name = parts.NAME.fullmatch(base) is not None
+        folder = (parts.local_folder_of(base, beside) if is_name else None) or source.fetch(base)
     except CheckpointError as error:
         raise CheckpointError(f"The adapter's base model cannot be had. {error}") from error
     if not _is_huggingface(folder):
@@ -176,9 +178,9 @@ def _read_audiocraft(path: Path) -> Contents:
 
 
 def _transformers_codec_in(folders: list[Path]) -> TransformersFile | None:
-    """The first that is a folder with Hugging Face's EnCodec."""
+    """The first that is a folder with Hugging Face's EnCodec or DAC."""
     for folder in folders:
-        if _model_type(folder) == "encodec":
+        if model_type_of(folder) in ("encodec", "dac"):
             return TransformersFile(_json(folder / "config.json"), huggingface.read_weights(folder), folder)
     return None
 
@@ -193,8 +195,18 @@ def _recognise(payload: dict[Any, Any]) -> LanguageModelFile | CodecFile | None:
     config = OmegaConf.create(payload["xp.cfg"]) if "xp.cfg" in payload else None
     assert config is None or isinstance(config, DictConfig)
     if _LM_KEY in state:
+        _refuse_other_models(config)
         return LanguageModelFile(config or infer.config_of(state), state)
     return CodecFile(None, config, state) if config is not None and "encodec" in config else None
+
+
+def _refuse_other_models(config: DictConfig | None) -> None:
+    """MAGNeT and JASCO have MusicGen's names for their weights, and make tokens in other ways."""
+    kind = "transformer_lm" if config is None else config.get("lm_model", "transformer_lm")
+    if kind != "transformer_lm":
+        raise CheckpointError(
+            f"The language model is of the kind {kind!r}, and no MusicGen: MAGNeT and JASCO are not served."
+        )
 
 
 def _load(file: Path) -> dict[Any, Any]:

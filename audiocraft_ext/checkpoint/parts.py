@@ -24,7 +24,7 @@ DIFFUSION = "facebook/multiband-diffusion"
 DIFFUSION_FILE = "mbd_musicgen_32khz.th"
 DIFFUSION_CODEC = "facebook/encodec_32khz"
 
-_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 # Many repositories hold one model in several wrappings. The first that there is, by a file to know it by, is taken.
 _WRAPPINGS = {
     "model.safetensors": ["model.safetensors"],
@@ -37,6 +37,7 @@ _WRAPPINGS = {
     DEMUCS_BAG: [DEMUCS_BAG, "*.safetensors"],
 }
 _SMALL_FILES = ["*.json", "*.model"]
+_OWNERS = {"t5-": "google-t5", "dac_": "descript"}
 _TOKENIZERS = ("tokenizer.json", "spiece.model")
 
 
@@ -59,7 +60,7 @@ def folder_of(name: str, beside: Path) -> Path:
 
 def local_folder_of(name: str, beside: Path) -> Path | None:
     """The model's folder below the checkpoint's own or below ``weights/``, where there is one; raises as above."""
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise CheckpointError(f"The checkpoint names the model {name!r}, which is no name: owner/name is one.")
     for folder in (beside / name, source.WEIGHTS_FOLDER / name):
         if folder.is_dir():
@@ -71,6 +72,12 @@ def local_folder_of(name: str, beside: Path) -> Path | None:
     return None
 
 
+def local_diffusion(*folders: Path) -> Path | None:
+    """The diffusion weights that lie in the first of some folders, alone or in a folder of their name."""
+    names = (DIFFUSION_FILE, f"{DIFFUSION}/{DIFFUSION_FILE}")
+    return next((path for folder in folders for name in names if (path := folder / name).is_file()), None)
+
+
 def files_in(folder: Path) -> list[Path]:
     """The files of a model that lies whole in a folder, in the one wrapping that is loaded."""
     wrapping = next(files for known_by, files in _WRAPPINGS.items() if (folder / known_by).is_file())
@@ -79,10 +86,10 @@ def files_in(folder: Path) -> list[Path]:
 
 
 def _hub_id(name: str) -> str | None:
-    """The hub's own name; T5 alone goes by one without its owner, in all of Meta's configs."""
+    """The hub's own name; T5 and DAC alone go by one without their owner, in all of Meta's configs."""
     if "/" in name:
         return name
-    return f"google-t5/{name}" if name.startswith("t5-") else None
+    return next((f"{owner}/{name}" for prefix, owner in _OWNERS.items() if name.startswith(prefix)), None)
 
 
 def _missing(folder: Path) -> Iterator[str]:

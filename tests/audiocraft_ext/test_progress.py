@@ -49,10 +49,11 @@ def test_a_line_that_cannot_be_written_holds_up_no_other_prediction(
             raise BrokenPipeError
 
     first, other = Progress(), Progress()
-    with monkeypatch.context() as gone, pytest.raises(BrokenPipeError):
+    with monkeypatch.context() as gone:
         gone.setattr("sys.stderr", Closed())
         first.reach(1, 2)
-        first.close()
+        with pytest.raises(BrokenPipeError):
+            first.close()
 
     def finish() -> None:
         other.reach(2, 2)

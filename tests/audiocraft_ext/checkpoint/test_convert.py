@@ -16,9 +16,10 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 from audiocraft_ext import checkpoint
 from audiocraft_ext.checkpoint import Checkpoint, convert, source
+from audiocraft_ext.checkpoint.parts import DIFFUSION_FILE
 from audiocraft_ext.errors import CheckpointError
 from audiocraft_ext.language_model import Settings
-from tests import tiny
+from tests import tiny, tiny_parts
 from tests.audiocraft_ext.checkpoint import wrappings
 from tests.audiocraft_ext.checkpoint.test_formats import KINDS, greedy
 from tests.audiocraft_ext.checkpoint.wrappings import WRAPPINGS
@@ -97,6 +98,13 @@ def test_the_script_converts_the_embedded_checkpoint(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith(f"{tmp_path / 'out'} exists and is no empty folder")
+
+
+def test_diffusion_weights_beside_it_are_kept(wrap: Wrap, tmp_path: Path) -> None:
+    folder = shutil.copytree(wrap(FORMATS[0], "text"), tmp_path / "in")
+    original = tiny_parts.write_diffusion(folder) / DIFFUSION_FILE
+    convert.convert(str(folder), tmp_path / "out")
+    assert (tmp_path / "out" / DIFFUSION_FILE).read_bytes() == original.read_bytes()
 
 
 def test_of_a_public_text_encoder_the_decoder_is_left_behind(wrap: Wrap, tmp_path: Path) -> None:

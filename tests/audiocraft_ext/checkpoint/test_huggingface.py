@@ -22,7 +22,7 @@ from transformers.models.musicgen.configuration_musicgen import MusicgenDecoderC
 from transformers.models.musicgen_melody.configuration_musicgen_melody import MusicgenMelodyDecoderConfig
 
 from audiocraft_ext import checkpoint
-from audiocraft_ext.checkpoint import formats, huggingface
+from audiocraft_ext.checkpoint import formats, huggingface, source
 from audiocraft_ext.errors import CheckpointError
 from audiocraft_ext.language_model import EngineLanguageModel, Settings, make
 from audiocraft_ext.progress import Progress
@@ -246,6 +246,15 @@ def test_an_adapter_that_fits_nothing_is_refused(
 ) -> None:
     with pytest.raises(CheckpointError, match=message):
         checkpoint.load(str(write_adapter(tmp_path, folder, weights)), "cpu")
+
+
+def test_an_adapter_s_base_is_found_by_its_name_in_weights(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source, "WEIGHTS_FOLDER", tmp_path / "weights")
+    shutil.copytree(folder, tmp_path / "weights" / "facebook" / "musicgen-small")
+    write_adapter(tmp_path / "adapter", Path("facebook/musicgen-small"), factors())
+    assert checkpoint.load(str(tmp_path / "adapter"), "cpu").lm.num_codebooks == 4
 
 
 def test_an_adapter_without_its_base_says_so(tmp_path: Path) -> None:

@@ -106,6 +106,12 @@ def test_a_codec_without_its_config_is_told_from_other_models(tmp_path: Path, ex
     assert "codec.pt is a codec, whose language model is to lie beside it" in refusal(tmp_path)
 
 
+def test_a_magnet_is_told_from_a_musicgen_whose_names_its_weights_have(tmp_path: Path) -> None:
+    config = {**tiny.lm_config("text"), "lm_model": "transformer_lm_magnet"}
+    tiny.export(tmp_path / "state_dict.bin", {"emb.0.weight": torch.zeros(3, 3)}, config)
+    assert "of the kind 'transformer_lm_magnet', and no MusicGen" in refusal(tmp_path)
+
+
 # ---------------------------------------------------------------------------------------- not whole, not one, not safe
 
 

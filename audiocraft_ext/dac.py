@@ -1,0 +1,67 @@
+"""Descript's codec (DAC) in transformers' form, as audiocraft's ``CompressionModel``. Knows no checkpoints.
+
+audiocraft has one of its own around the package ``dac``, which brings a training framework along to decode a file.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from audiocraft_ext.upstream import CompressionModel, DacModel
+
+
+class DacCodec(CompressionModel):
+    """Samples [B, 1, N] ↔ tokens [B, K, T], one frame of all codebooks each ``hop_length`` samples.
+
+    Source: ``audiocraft.models.encodec.DAC``. A clip that ends within a frame is filled up with silence.
+    """
+
+    def __init__(self, model: DacModel) -> None:
+        super().__init__()
+        self.model = model
+        self._n_codebooks = model.config.n_codebooks
+
+    def forward(self, x: Tensor) -> None:
+        raise NotImplementedError("Training is not what this is for.")
+
+    @torch.no_grad()
+    def encode(self, x: Tensor) -> tuple[Tensor, None]:
+        whole_frames = functional.pad(x, (0, -x.shape[-1] % self.model.config.hop_length))
+        return self.model.encode(whole_frames).audio_codes[:, : self._n_codebooks], None
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor, scale: Tensor | None = None) -> Tensor:
+        samples: Tensor = self.model.decoder(self.decode_latent(codes))
+        return samples
+
+    def decode_latent(self, codes: Tensor) -> Tensor:
+        """Latents [B, D, T]."""
+        latents: Tensor = self.model.quantizer.from_codes(codes)[0]
+        return latents
+
+    @property
+    def channels(self) -> int:
+        return 1
+
+    @property
+    def sample_rate(self) -> int:
+        return int(self.model.config.sampling_rate)
+
+    @property
+    def frame_rate(self) -> float:
+        return self.sample_rate / float(self.model.config.hop_length)
+
+    @property
+    def cardinality(self) -> int:
+        return int(self.model.config.codebook_size)
+
+    @property
+    def num_codebooks(self) -> int:
+        return int(self._n_codebooks)
+
+    @property
+    def total_codebooks(self) -> int:
+        return int(self.model.config.n_codebooks)
+
+    def set_num_codebooks(self, n: int) -> None:
+        self._n_codebooks = n
