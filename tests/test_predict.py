@@ -1,18 +1,20 @@
 """The Predictor in this process: what it leaves behind, and its settings."""
 
 import asyncio
+import contextvars
 import json
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
+import cog
 import pytest
 import torch
 
 import predict
-from audiocraft_ext.errors import CheckpointError
-from predict import Predictor
+from audiocraft_ext.errors import CheckpointError, InputError
+from predict import Predictor, ServerError
 from tests import tiny
 
 ROOT = Path(__file__).parents[1]
@@ -72,6 +74,79 @@ def test_a_refused_prediction_leaves_no_file(predictor: Predictor, tmp_path: Pat
     with pytest.raises(ValueError, match="input_audio"):
         asyncio.run(ask(predictor, input_audio=text))
     assert files(predictor) == []
+
+
+def test_a_file_from_a_url_is_deleted_after_its_use(predictor: Predictor) -> None:
+    with pytest.raises(InputError, match="input_audio: the file is not audio"):
+        asyncio.run(ask(predictor, input_audio=cog.File.validate("data:audio/wav;base64,bm8gYXVkaW8=")))
+    assert files(predictor) == []
+
+
+def test_an_unexpected_error_is_one_sentence_for_the_caller_and_a_traceback_in_the_log(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError("/secret/path")
+
+    monkeypatch.setattr(predictor.model, "generate", broken)
+    with pytest.raises(ServerError) as told:
+        asyncio.run(ask(predictor))
+    assert str(told.value).startswith("The server failed; its log says why (")
+    assert "secret" not in str(told.value)
+    assert str(told.value)[-10:-2] in caplog.text
+    assert "Traceback" in caplog.text
+    assert "/secret/path" in caplog.text
+
+
+def test_the_health_check_fails_while_predictions_do_and_not_for_a_single_failure(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generate = predictor.model.generate
+    can_fail = {"once": True, "always": True}
+
+    def failing(request: Any, *others: Any) -> torch.Tensor:
+        if can_fail["always"] or (can_fail["once"] and request.seed == 13):
+            raise torch.OutOfMemoryError
+        return generate(request, *others)
+
+    async def health_after_a_failure() -> bool:
+        with pytest.raises(ServerError, match="out of memory"):
+            await ask(predictor, seed=13)
+        assert predictor.trial is not None
+        await predictor.trial
+        return await predictor.healthcheck()
+
+    async def life() -> None:
+        assert not await health_after_a_failure()
+        can_fail["always"] = False
+        assert predictor.trial is not None
+        await predictor.trial
+        assert await predictor.healthcheck()
+        assert await health_after_a_failure()
+
+    monkeypatch.setattr(predictor.model, "generate", failing)
+    asyncio.run(life())
+
+
+def test_the_folders_that_cog_leaves_are_deleted_and_no_others(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(predict, "KEEP_OUTPUT_S", 0.2)
+    monkeypatch.setattr(predict, "COG_FOLDER", tmp_path / "cog")
+    name = contextvars.ContextVar[str](predict.COG_ID)
+    for folder in ("cog/mine", "cog/another", "outside"):
+        (tmp_path / folder / "inputs").mkdir(parents=True)
+        (tmp_path / folder / "outputs").mkdir()
+
+    async def life() -> None:
+        for own in ("mine", "../outside"):
+            name.set(own)
+            await ask(predictor)
+        await asyncio.sleep(0.5)
+
+    asyncio.run(life())
+    assert {path.name for path in (tmp_path / "cog").iterdir()} == {"another"}
+    assert (tmp_path / "outside" / "outputs").exists()
 
 
 def test_the_longest_duration_and_the_engine_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

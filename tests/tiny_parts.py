@@ -50,7 +50,11 @@ def write_codec(folder: Path) -> Path:
     )
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        EncodecModel(config).save_pretrained(place)
+        model = EncodecModel(config)
+        for name, buffer in model.named_buffers():
+            if name.endswith(".embed"):  # empty before training: all tokens would sound the same
+                buffer.normal_()
+        model.save_pretrained(place)
     (place / "README.md").write_text("EnCodec, without a word on its licence.\n")
     return place
 
@@ -60,7 +64,7 @@ def demucs(seed: int = 2) -> nn.Module:
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of widths of one
         torch.manual_seed(seed)
-        return HTDemucs(
+        model = HTDemucs(
             sources=["drums", "bass", "other", "vocals"],
             channels=4,
             growth=1,
@@ -75,6 +79,10 @@ def demucs(seed: int = 2) -> nn.Module:
             samplerate=8000,
             segment=1,
         )
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):  # drawn as large as the weights, they would drown the clip
+            parameter.data.zero_()
+    return model
 
 
 def write_demucs(folder: Path) -> Path:

@@ -1,5 +1,6 @@
 """The progress line and the flag that stops a prediction."""
 
+import contextvars
 import io
 import re
 import threading
@@ -64,3 +65,23 @@ def test_a_line_that_cannot_be_written_holds_up_no_other_prediction(
     thread.join(timeout=5)
     assert not thread.is_alive()
     assert "2/2" in capsys.readouterr().err
+
+
+def test_a_line_of_another_thread_is_written_in_the_context_of_its_prediction(monkeypatch: pytest.MonkeyPatch) -> None:
+    prediction = contextvars.ContextVar("prediction", default="none")
+    written: list[tuple[str, str]] = []
+
+    class Log(io.StringIO):
+        def write(self, text: str) -> int:
+            written.append((prediction.get(), text))
+            return len(text)
+
+    monkeypatch.setattr("sys.stderr", Log())
+    prediction.set("mine")
+    progress = Progress()
+    prediction.set("another's")
+    thread = threading.Thread(target=progress.reach, args=(4, 4))
+    thread.start()
+    thread.join()
+    assert {name for name, _ in written} == {"mine"}
+    assert "4/4" in written[0][1]

@@ -26,11 +26,7 @@ DIM, N_HEADS = 192, 3  # not the text encoder's 128: transformers would leave th
 def write_parts(folder: Path) -> Path:
     """What the models name, each in a folder of its name: a codec, a text encoder and a Demucs."""
     shutil.copytree(tiny.TEXT_ENCODER, folder / "text_encoder")
-    codec = EncodecModel.from_pretrained(tiny_parts.write_codec(folder))
-    for name, buffer in codec.named_buffers():
-        if name.endswith(".embed"):  # empty before training: all tokens would sound the same
-            buffer.normal_(generator=torch.Generator().manual_seed(0))
-    codec.save_pretrained(folder / CODEC)
+    tiny_parts.write_codec(folder)
     tiny_parts.write_demucs(folder)
     return folder
 

@@ -1,0 +1,105 @@
+"""Melodies on a checkpoint as Meta's: held to ``MusicGen.get_pretrained(...).generate_with_chroma``, token for token."""
+
+import random
+import shutil
+from pathlib import Path
+
+import demucs.pretrained
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from audiocraft_ext import checkpoint
+from audiocraft_ext.audio import Clip
+from audiocraft_ext.language_model import Settings
+from audiocraft_ext.musicgen import Model, _Generation
+from audiocraft_ext.progress import Progress
+from audiocraft_ext.request import Request
+from audiocraft_ext.upstream import MusicGen, T5Conditioner, builders
+from tests import tiny, tiny_parts
+
+PROMPT = "dark electro"
+STRIDE_S = 12  # three fifths of the window, as upstream's 18 of 30 s
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A melody checkpoint with a T5, a codec and a Demucs beside it, by Meta's names."""
+    place = tmp_path_factory.mktemp("melody")
+    tiny_parts.write_melody(place / "checkpoint", tiny_parts.write_parts(place / "parts"))
+    shutil.copytree(place / "parts", place / "checkpoint", dirs_exist_ok=True)
+    shutil.rmtree(place / "checkpoint" / tiny_parts.CODEC)  # of a folder, audiocraft reads exports alone
+    (place / "checkpoint" / tiny_parts.CODEC).mkdir()
+    codec = builders.get_compression_model(OmegaConf.create(tiny.CODEC_CONFIG))
+    tiny.export(
+        place / "checkpoint" / tiny_parts.CODEC / "compression_state_dict.bin", codec.state_dict(), tiny.CODEC_CONFIG
+    )
+    package = torch.load(place / "checkpoint" / "state_dict.bin")
+    config = OmegaConf.create(package["xp.cfg"])
+    for of_the_trainer in ("eval_wavs", "n_eval_wavs"):  # audiocraft looks for the trainer's clips, and fails
+        del config.conditioners.self_wav.chroma_stem[of_the_trainer]
+    torch.save({**package, "xp.cfg": OmegaConf.to_yaml(config)}, place / "checkpoint" / "state_dict.bin")
+    return place / "checkpoint"
+
+
+@pytest.fixture
+def theirs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> MusicGen:
+    """audiocraft's own, by its own loader, which finds by name what lies in the working directory.
+
+    Its Demucs is the small one, shifted by nothing, which is the longest of the shifts that it would draw.
+    """
+    monkeypatch.chdir(folder)
+    monkeypatch.setitem(T5Conditioner.MODELS_DIMS, tiny_parts.TEXT_ENCODER, 128)
+    monkeypatch.setattr(demucs.pretrained, "get_model", lambda name: tiny_parts.demucs().eval())
+    monkeypatch.setattr(random, "randint", lambda low, high: high)
+    return MusicGen.get_pretrained(str(folder), device="cpu")
+
+
+def clip(seconds: float, channels: int = 2, sample_rate: int = tiny.SAMPLE_RATE, seed: int = 0) -> Clip:
+    """Three notes a second, each a random pitch."""
+    generator = torch.Generator().manual_seed(seed)
+    t = torch.arange(int(seconds * sample_rate)) / sample_rate
+    pitches_hz = 220 * 2 ** (torch.randint(24, (3 * int(seconds + 1),), generator=generator) / 12)
+    return Clip(0.5 * torch.sin(2 * torch.pi * pitches_hz[(3 * t).long()] * t).expand(channels, -1), sample_rate)
+
+
+def our_tokens(folder: Path, melody: Clip, duration: int, monkeypatch: pytest.MonkeyPatch) -> Tensor:
+    """The tokens [1, K, T] that a request is decoded from."""
+    heard: list[Tensor] = []
+
+    def generate_audio(generation: _Generation, tokens: Tensor) -> Tensor:
+        heard.append(tokens)
+        return generation._decode(tokens)
+
+    monkeypatch.setattr(_Generation, "generate_audio", generate_audio)
+    model = Model(checkpoint.load(str(folder), "cpu"), Settings())
+    request = Request(prompt=PROMPT, input_audio="melody", duration=duration, temperature=0, seed=1)
+    model.generate(request, melody, Progress())
+    model.close()
+    return heard[0]
+
+
+# Melodies shorter than the clip start again, longer ones are cut, and beyond the window they go on with the windows.
+@pytest.mark.parametrize(
+    ("melody", "duration"),
+    [
+        (clip(2), 2),
+        (clip(0.7, channels=1), 3),
+        (clip(6), 2),
+        (clip(2, sample_rate=44100), 2),
+        (clip(5), tiny.WINDOW_S + 3),
+        (clip(40), tiny.WINDOW_S + 3),
+    ],
+    ids=["as long", "shorter", "longer", "44.1 kHz", "beyond the window", "both beyond the window"],
+)
+def test_a_melody_gives_audiocraft_s_own_tokens(
+    folder: Path, theirs: MusicGen, monkeypatch: pytest.MonkeyPatch, melody: Clip, duration: int
+) -> None:
+    theirs.set_generation_params(duration=duration, use_sampling=False, extend_stride=STRIDE_S)
+    _, expected = theirs.generate_with_chroma([PROMPT], melody.samples[None], melody.sample_rate, return_tokens=True)
+    tokens = our_tokens(folder, melody, duration, monkeypatch)
+    assert tokens.shape == (1, 4, duration * 50)
+    assert torch.equal(tokens, expected)
+    other = clip(melody.duration_s, seed=1)
+    assert not torch.equal(our_tokens(folder, other, duration, monkeypatch), expected), "the melody has no effect"
