@@ -12,6 +12,7 @@ from typing import Any
 import julius
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from audiocraft_ext import codec
 from audiocraft_ext.checkpoint import Checkpoint, parts
@@ -132,10 +133,23 @@ class DiffusionDecoder:
             return (square - total.square() / signal.shape[-1]).clamp(min=0).sqrt()
 
         own = deviation(samples)
-        gains = torch.where(own > 0, deviation(reference) / own, 0).to(samples.dtype)[..., None, None]
+        gains = torch.where(own > 0, deviation(reference) / own, 0).to(samples.dtype)
         return codec.join(
-            lambda frames: (split(samples[..., codec.samples_of(frames, hop)]) * gains).sum(0), n_frames, self._codec
+            lambda frames: _weighted(samples[..., codec.samples_of(frames, hop)], split.lowpass, gains),
+            n_frames,
+            self._codec,
         )
+
+
+def _weighted(samples: Tensor, lowpass: julius.LowPassFilters, gains: Tensor) -> Tensor:
+    """The sum of the bands of samples [B, 1, N], each times its gain of gains [bands, B].
+
+    A band is what one low-pass leaves of the next one, so that the sum of all is one filter.
+    """
+    padded = functional.pad(samples, (lowpass.half_size, lowpass.half_size), mode="replicate")
+    taps = torch.einsum("fcn,fb->bcn", lowpass.filters, gains[:-1] - gains[1:])
+    rows = [julius.fft_conv1d(row[None], own[None]) for row, own in zip(padded, taps, strict=True)]
+    return torch.cat(rows) + gains[-1, :, None, None] * samples
 
 
 def _file_beside(checkpoint: Checkpoint) -> Path | None:

@@ -1,0 +1,201 @@
+"""Trains the diffusion decoder: the codec's latents → samples, in two bands. Knows nothing of text or the LM.
+
+    python -m weights.demo.train.diffusion --band 0 & python -m weights.demo.train.diffusion --band 1; wait
+    python -m weights.demo.train.diffusion --export
+
+audiocraft's MultiBand Diffusion made small: a U-Net a band learns which noise was added to the synthesiser's clips,
+given the latents that the embedded codec makes of them. It learns the 20 steps alone that decoding takes.
+"""
+
+import argparse
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import julius
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
+
+from audiocraft_ext.checkpoint import load
+from audiocraft_ext.checkpoint.parts import DIFFUSION_FILE
+from audiocraft_ext.checkpoint.source import EMBEDDED
+from audiocraft_ext.upstream import CompressionModel, NoiseSchedule, builders
+from weights.demo.train import synth
+from weights.demo.train.codec import draw_crop
+
+# What audiocraft's `generate_subsampled` walks by default, from noise to sound.
+STEPS = tuple(range(999, 0, -50))
+# The codec hears zeros beyond a crop's ends, and never does within a song: frames that are thrown away.
+MARGIN_FRAMES = 4
+
+DIFFUSION_CONFIG: dict[str, Any] = {
+    "model": "unet",
+    "channels": 1,
+    "sample_rate": synth.SAMPLE_RATE,
+    "schedule": {"beta_t0": 1e-7, "beta_t1": 2.9e-2, "num_steps": 1000, "variance": "beta", "beta_exp": 7.5, "clip": 5},
+    "diffusion_unet": {
+        "hidden": 24,
+        "depth": 4,
+        "growth": 2,
+        "max_channels": 96,
+        "emb_all_layers": True,
+        "codec_dim": 64,
+        "res_blocks": 1,
+        "norm_groups": 4,
+        "kernel": 8,
+        "stride": 4,
+    },
+    "processor": {"use": True, "name": "multi_band_processor", "n_bands": 8, "num_samples": 2000, "power_std": 0.6},
+}
+# Where each band differs. The lower one must get every pitch and phase right, and is larger. Its noise is a tenth: at
+# full scale, two steps in five would have nothing to hear in it, at a signal-to-noise ratio below -20 dB.
+BANDS: tuple[dict[str, Any], ...] = (
+    {"schedule": {"beta_t0": 1e-5, "noise_scale": 0.1}, "diffusion_unet": {"max_channels": 128}},
+    {},
+)
+
+
+@dataclass(frozen=True)
+class DiffusionSettings:
+    """How each band is trained."""
+
+    minutes: float = 40.0
+    seed: int = 0
+    batch: int = 8
+    # Groups are normalised over a whole clip: crops far shorter than clips would sound louder to the U-Net.
+    crop_frames: int = 64
+    n_crops: int = 4000
+    learning_rate: float = 1e-3
+    warmup_steps: int = 200
+    ema_decay: float = 0.999
+    report_every_s: float = 60.0
+
+
+Crops = tuple[Tensor, Tensor]
+
+
+@torch.no_grad()
+def draw_crops(codec: CompressionModel, n: int, n_frames: int, rng: np.random.Generator) -> Crops:
+    """Crops [n, 1, N] of random songs, and the latents [n, D, T] that the codec's tokens of them stand for."""
+    inner = slice(MARGIN_FRAMES, MARGIN_FRAMES + n_frames)
+    wavs, latents = [], []
+    for _ in range(n):
+        wav = torch.from_numpy(draw_crop(rng, n_frames + 2 * MARGIN_FRAMES))[None, None]
+        codes, _ = codec.encode(wav)
+        latents.append(codec.decode_latent(codes)[..., inner])
+        wavs.append(wav[..., inner.start * synth.FRAME : inner.stop * synth.FRAME])
+    return torch.cat(wavs), torch.cat(latents)
+
+
+def config_of(band: int) -> DictConfig:
+    """The config of one band, as audiocraft's builders read it."""
+    config = OmegaConf.merge(DIFFUSION_CONFIG, BANDS[band])
+    assert isinstance(config, DictConfig)
+    return config
+
+
+def build_band(config: DictConfig) -> tuple[nn.Module, NoiseSchedule]:
+    """An untrained U-Net and its noise schedule, whose processor has seen nothing yet."""
+    processor = builders.get_processor(config.processor, sample_rate=config.sample_rate)
+    return builders.get_diffusion_model(config), NoiseSchedule(
+        **config.schedule, sample_processor=processor, device="cpu"
+    )
+
+
+def noised(schedule: NoiseSchedule, clean: Tensor, steps: Tensor, noise: Tensor) -> Tensor:
+    """Clips [B, 1, N], already projected, with the noise that they have at their steps [B]."""
+    alpha_bar = schedule.get_alpha_bar(steps)
+    return alpha_bar.sqrt() * clean + (1 - alpha_bar).sqrt() * noise * schedule.noise_scale
+
+
+class Average:
+    """An exponential moving average of a model's weights, which samples better than the weights of any one step."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.state = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        self._decay = decay
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        decay = min(self._decay, (1 + step) / (10 + step))
+        for name, value in model.state_dict().items():
+            self.state[name].lerp_(value, 1 - decay)
+
+
+def train(band: int, s: DiffusionSettings, path: Path) -> None:
+    """Trains the U-Net of one band for ``s.minutes`` and leaves the package that decoding loads at ``path``."""
+    torch.manual_seed(s.seed + band)
+    torch.set_num_threads(1)  # as fast as two, for so small a model; the other core has the other band
+    config = config_of(band)
+    codec = load(str(EMBEDDED), "cpu").codec
+    wavs, latents = draw_crops(codec, s.n_crops, s.crop_frames, np.random.default_rng(s.seed))
+    targets = julius.SplitBands(config.sample_rate, n_bands=len(BANDS))(wavs)[band]
+    model, schedule = build_band(config)
+    clean = torch.cat([schedule.sample_processor.project_sample(some) for some in targets.split(100)])
+    optimiser = torch.optim.AdamW(model.parameters(), s.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
+    average, losses, step = Average(model, s.ema_decay), list[float](), 0
+    started = reported = time.monotonic()
+    while (elapsed := time.monotonic() - started) < s.minutes * 60:
+        done = elapsed / (s.minutes * 60)
+        for group in optimiser.param_groups:
+            group["lr"] = s.learning_rate * min((step + 1) / s.warmup_steps, 1) * (1 - 0.97 * done)
+        picked = torch.randint(len(clean), (s.batch,))
+        steps = torch.tensor(STEPS)[torch.randint(len(STEPS), (s.batch,))]
+        noise = torch.randn_like(clean[picked])
+        estimate = model(noised(schedule, clean[picked], steps, noise), steps, condition=latents[picked]).sample
+        loss = mse_loss(estimate, noise)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        average.update(model, step)
+        step += 1
+        losses.append(loss.item())
+        if time.monotonic() - reported > s.report_every_s:
+            reported = time.monotonic()
+            print(f"band {band} step {step} {elapsed:.0f} s, loss {np.mean(losses):.4f}", flush=True)
+            losses.clear()
+            torch.save(package_of(config, average.state, schedule), path)
+    torch.save(package_of(config, average.state, schedule), path)
+
+
+def package_of(config: DictConfig, state: dict[str, Tensor], schedule: NoiseSchedule) -> dict[str, Any]:
+    """A band as audiocraft's loader reads it, in fp16; what no decoding asks for is zero, and packs to nothing."""
+    unused = torch.ones(config.schedule.num_steps, dtype=torch.bool)
+    unused[list(STEPS)] = False
+    halved = {name: value.half() for name, value in state.items()}
+    for name, value in halved.items():
+        if name.startswith("embedding"):
+            value[unused] = 0
+    return {"cfg": config, "model_state": halved, "processor_state": schedule.sample_processor.state_dict()}
+
+
+def export(work: Path, out: Path) -> None:
+    """The trained bands of ``work`` → one file in audiocraft's format, beside the codec that they are of."""
+    bands = {band: torch.load(work / f"band_{band}.pt", weights_only=False) for band in range(len(BANDS))}
+    package: dict[Any, Any] = {"sample_rate": synth.SAMPLE_RATE, "n_bands": len(BANDS), **bands}
+    torch.save(package, out / DIFFUSION_FILE)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--work", type=Path, default=Path(".train"))
+    parser.add_argument("--minutes", type=float, default=DiffusionSettings.minutes)
+    parser.add_argument("--band", type=int, choices=range(len(BANDS)))
+    parser.add_argument("--export", action="store_true")
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    if args.export:
+        export(args.work, EMBEDDED)
+    elif args.band is None:
+        parser.error("--band 0, --band 1 or --export")
+    else:
+        train(args.band, DiffusionSettings(minutes=args.minutes), args.work / f"band_{args.band}.pt")
+
+
+if __name__ == "__main__":
+    main()
