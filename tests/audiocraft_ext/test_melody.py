@@ -18,6 +18,7 @@ from audiocraft_ext.progress import Progress
 from audiocraft_ext.request import Request
 from audiocraft_ext.upstream import MusicGen, T5Conditioner, builders
 from tests import tiny, tiny_parts
+from tests.audiocraft_ext.test_request import AUDIO
 
 PROMPT = "dark electro"
 STRIDE_S = 12  # three fifths of the window, as upstream's 18 of 30 s
@@ -74,7 +75,7 @@ def our_tokens(folder: Path, melody: Clip, duration: int, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(_Generation, "generate_audio", generate_audio)
     model = Model(checkpoint.load(str(folder), "cpu"), Settings())
-    request = Request(prompt=PROMPT, input_audio="melody", duration=duration, temperature=0, seed=1)
+    request = Request(prompt=PROMPT, input_audio=AUDIO, duration=duration, temperature=0, seed=1)
     model.generate(request, melody, Progress())
     model.close()
     return heard[0]
