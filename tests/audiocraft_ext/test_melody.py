@@ -1,4 +1,4 @@
-"""Melodies on a checkpoint as Meta's: held to ``MusicGen.get_pretrained(...).generate_with_chroma``, token for token."""
+"""Melodies on a checkpoint as Meta's: ``MusicGen.get_pretrained(...).generate_with_chroma``, token for token."""
 
 import random
 import shutil
