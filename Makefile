@@ -34,6 +34,7 @@ lint: .venv/ready
 	$(BIN)/mypy script/predict
 	$(BIN)/mypy script/convert-weights
 	$(BIN)/mypy script/fetch-weights
+	$(BIN)/mypy script/gallery
 	$(BIN)/mypy script/spectrogram
 
 bench: .venv/ready

@@ -8,8 +8,12 @@ import torch
 from torch import nn
 from transformers import T5Config, T5EncoderModel
 
+from audiocraft_ext.checkpoint import Checkpoint, load
+from audiocraft_ext.checkpoint.source import EMBEDDED
+from audiocraft_ext.diffusion import DiffusionDecoder
+from audiocraft_ext.progress import Progress
 from audiocraft_ext.upstream import ConditioningAttributes
-from weights.demo.train import captions, codec, detectors, lm, synth, text_encoder, tokens
+from weights.demo.train import captions, codec, detectors, diffusion, lm, synth, text_encoder, tokens
 
 
 def draw(seed: int, n_frames: int = 400) -> tuple[synth.Samples, synth.Song]:
@@ -112,6 +116,29 @@ def text_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         T5Config(vocab_size=len(tokenizer), d_model=width, d_kv=32, num_heads=4, d_ff=64, num_layers=1)
     ).save_pretrained(folder)
     return folder
+
+
+def test_diffusion_is_trained_on_noise_as_audiocraft_s_schedule_adds_it() -> None:
+    for band in range(len(diffusion.BANDS)):
+        _, schedule = diffusion.build_band(diffusion.config_of(band))
+        clips = codec.draw_batch(np.random.default_rng(0), 3, 10)
+        schedule.sample_processor.project_sample(clips)
+        schedule.sample_processor.num_samples = 0  # what it has seen is enough: its scale stays
+        item = schedule.get_training_item(clips, tensor_step=True)
+        clean = schedule.sample_processor.project_sample(clips)
+        torch.testing.assert_close(diffusion.noised(schedule, clean, item.step, item.noise), item.noisy)
+
+
+def test_a_moment_of_diffusion_training_leaves_a_decoder_that_loads(tmp_path: Path) -> None:
+    settings = diffusion.DiffusionSettings(minutes=0.02, batch=2, crop_frames=8, n_crops=4)
+    for band in range(len(diffusion.BANDS)):
+        diffusion.train(band, settings, tmp_path / f"band_{band}.pt")
+    diffusion.export(tmp_path, tmp_path)
+    embedded = load(str(EMBEDDED), "cpu")
+    decoder = DiffusionDecoder.load(Checkpoint(embedded.lm, embedded.codec, None, tmp_path))
+    samples = decoder.decode(torch.zeros(1, 4, 10, dtype=torch.long), Progress())
+    assert samples.shape == (1, 1, 10 * synth.FRAME)
+    assert samples.isfinite().all()
 
 
 def test_a_number_is_one_token(text_folder: Path) -> None:

@@ -23,14 +23,17 @@ from torch.nn.functional import mse_loss
 from audiocraft_ext.checkpoint import load
 from audiocraft_ext.checkpoint.parts import DIFFUSION_FILE
 from audiocraft_ext.checkpoint.source import EMBEDDED
-from audiocraft_ext.upstream import CompressionModel, NoiseSchedule, builders
+from audiocraft_ext.diffusion import DiffusionDecoder
+from audiocraft_ext.progress import Progress
+from audiocraft_ext.upstream import CompressionModel, NoiseSchedule, builders, drawing_from
 from weights.demo.train import synth
-from weights.demo.train.codec import draw_crop
+from weights.demo.train.codec import draw_crop, stft_loss
 
 # What audiocraft's `generate_subsampled` walks by default, from noise to sound.
 STEPS = tuple(range(999, 0, -50))
 # The codec hears zeros beyond a crop's ends, and never does within a song: frames that are thrown away.
 MARGIN_FRAMES = 4
+DB_A_NEPER = 8.686
 
 DIFFUSION_CONFIG: dict[str, Any] = {
     "model": "unet",
@@ -129,7 +132,6 @@ class Average:
 def train(band: int, s: DiffusionSettings, path: Path) -> None:
     """Trains the U-Net of one band for ``s.minutes`` and leaves the package that decoding loads at ``path``."""
     torch.manual_seed(s.seed + band)
-    torch.set_num_threads(1)  # as fast as two, for so small a model; the other core has the other band
     config = config_of(band)
     codec = load(str(EMBEDDED), "cpu").codec
     wavs, latents = draw_crops(codec, s.n_crops, s.crop_frames, np.random.default_rng(s.seed))
@@ -181,19 +183,37 @@ def export(work: Path, out: Path) -> None:
     torch.save(package, out / DIFFUSION_FILE)
 
 
+@torch.inference_mode()
+def evaluate(n_clips: int = 40, seconds: int = 4) -> dict[str, float]:
+    """Mean distance in dB, of their spectra, of unseen clips from what codec and diffusion make of their tokens."""
+    checkpoint = load(str(EMBEDDED), "cpu")
+    decoder, rng = DiffusionDecoder.load(checkpoint), np.random.default_rng(20_260_102)
+    distances: dict[str, list[float]] = {"codec": [], "diffusion": []}
+    for i in range(n_clips):
+        clip = torch.from_numpy(draw_crop(rng, seconds * synth.FRAME_RATE))[None, None]
+        codes, _ = checkpoint.codec.encode(clip)
+        with drawing_from(torch.Generator().manual_seed(i)):
+            decoded = {"codec": checkpoint.codec.decode(codes, None), "diffusion": decoder.decode(codes, Progress())}
+        for name, wav in decoded.items():
+            distances[name].append(DB_A_NEPER * float(stft_loss(clip, wav)))
+    return {name: float(np.mean(values)) for name, values in distances.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--work", type=Path, default=Path(".train"))
     parser.add_argument("--minutes", type=float, default=DiffusionSettings.minutes)
     parser.add_argument("--band", type=int, choices=range(len(BANDS)))
-    parser.add_argument("--export", action="store_true")
+    parser.add_argument("--export", action="store_true", help="write both bands to weights/demo, and evaluate them")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     if args.export:
         export(args.work, EMBEDDED)
+        print("; ".join(f"{name} {distance_db:.1f} dB" for name, distance_db in evaluate().items()))
     elif args.band is None:
         parser.error("--band 0, --band 1 or --export")
     else:
+        torch.set_num_threads(1)  # as fast as two, for so small a model; the other core has the other band
         train(args.band, DiffusionSettings(minutes=args.minutes), args.work / f"band_{args.band}.pt")
 
 
