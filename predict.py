@@ -10,15 +10,20 @@ import logging
 import os
 import tempfile
 import time
+import uuid
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import Any, Optional, get_args
 
 import cog
 import torch
-from cog import BasePredictor, Input, Path
+from cog import BasePredictor, File, Input, Path
 
 from audiocraft_ext import audio, checkpoint, musicgen
+from audiocraft_ext.errors import InputError
+from audiocraft_ext.fetch import fetch
 from audiocraft_ext.language_model import EngineName, Quantize, Settings
 from audiocraft_ext.progress import Progress
 from audiocraft_ext.request import DEFAULT_MAX_DURATION_S, Request, refuse_window_as_long_as_duration
@@ -29,6 +34,18 @@ MAX_CONCURRENCY = 16
 KEEP_OUTPUT_S = 60.0
 # Less is the time until the decoder's next step, not a wait in line.
 NOTABLE_QUEUE_S = 0.5
+# Where cog makes two folders for each prediction, which it leaves.
+COG_FOLDER = Path("/tmp/coglet/predictions")
+COG_ID = "_coglet_prediction_id"
+# How long a cancelled prediction keeps its slot while it ends. What takes longer, an ffmpeg that hangs or a URL that
+# sends nothing, ends without it.
+CANCEL_S = 0.8
+
+log = logging.getLogger(__name__)
+
+
+class ServerError(RuntimeError):
+    """A prediction that failed through no fault of its caller; the message is all that the caller sees of it."""
 
 
 class Predictor(BasePredictor):
@@ -45,6 +62,7 @@ class Predictor(BasePredictor):
         )
         self.max_duration_s = int(os.environ.get("MUSICGEN_MAX_DURATION", DEFAULT_MAX_DURATION_S))
         device = os.environ.get("MUSICGEN_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+        audio.ffmpeg_path()  # without one no prediction would succeed: fail here
         chosen = checkpoint.chosen_weights(str(weights) if weights else None)
         self.outputs = tempfile.TemporaryDirectory(prefix="musicgen-")
         if hasattr(self, "model"):  # set up again: the former weights go before the next ones come
@@ -56,8 +74,19 @@ class Predictor(BasePredictor):
             self.model: musicgen.Model = loader.submit(_load, chosen, device, settings).result()
         n_threads = 1 if device == "cpu" and self.model.has_own_thread else n_cores
         self.threads = ThreadPoolExecutor(MAX_CONCURRENCY, "prediction", torch.set_num_threads, (n_threads,))
+        self.running: set[str] = set()
+        self.is_failing = False
+        self.trial: asyncio.Task[None] | None = None
         self.load_s: float | None = time.perf_counter() - start
-        print(f"Loaded {checkpoint.shown(chosen)} on {device} in {self.load_s:.1f} s")
+        # The health check repeats this line to whoever asks: a file's name, not where it lies.
+        name = os.path.basename(os.path.abspath(chosen)) if os.path.exists(chosen) else checkpoint.shown(chosen)
+        print(f"Loaded {name} on {device} in {self.load_s:.1f} s")
+
+    async def healthcheck(self) -> bool:
+        """Whether predictions succeed, as far as known. While they do not, each check tries once more (``_try``)."""
+        if self.is_failing:
+            self._start_trial()
+        return not self.is_failing
 
     @cog.concurrent(max=16)
     async def predict(
@@ -66,7 +95,7 @@ class Predictor(BasePredictor):
             default=None,
             description="A description of the music you want to generate.",
         ),
-        input_audio: Optional[Path] = Input(
+        input_audio: Optional[File] = Input(
             default=None,
             description="An audio file that will influence the generated music. If `continuation` is `True`, the generated music will be a continuation of the audio file. Otherwise, the generated music will mimic the audio file's melody.",  # noqa: E501
         ),
@@ -124,75 +153,144 @@ class Predictor(BasePredictor):
         ),
     ) -> Path:
         """One audio file for the 14 inputs; an input that cannot be served raises ``InputError``, for the caller."""
-        request = Request.checked(
-            prompt=prompt,
-            input_audio=input_audio,
-            duration=duration,
-            continuation=continuation,
-            continuation_start=continuation_start,
-            continuation_end=continuation_end,
-            multi_band_diffusion=multi_band_diffusion,
-            normalization_strategy=normalization_strategy,
-            top_k=top_k,
-            top_p=top_p,
-            temperature=temperature,
-            classifier_free_guidance=classifier_free_guidance,
-            output_format=output_format,
-            seed=seed,
-            max_duration_s=self.max_duration_s,
-        )
-        print(f"Using seed {request.seed}")
-        self.record_metric("seed", request.seed)
-        if self.load_s is not None:
-            self.record_metric("load_s", round(self.load_s, 3))
-            self.load_s = None
-        progress = Progress()
-        start = time.perf_counter()
-        path = await self._in_thread(request, progress)
-        self.record_metric("frames", progress.n_frames)
-        if progress.queue_s > NOTABLE_QUEUE_S:
-            self.record_metric("queue_s", round(progress.queue_s, 3))
-        self.record_metric("realtime_factor", round(request.duration / (time.perf_counter() - start), 3))
-        asyncio.get_running_loop().call_later(KEEP_OUTPUT_S, Path(path).unlink, True)
-        return Path(path)
+        with self._cleaned_up(), self._told_plainly():
+            # From a URL, cog makes a file that is yet to be fetched; other callers name one that is there.
+            source = input_audio if hasattr(input_audio, "close") else None
+            request = Request.checked(
+                prompt=prompt,
+                input_audio=self._new_path() if source is not None else input_audio,
+                duration=duration,
+                continuation=continuation,
+                continuation_start=continuation_start,
+                continuation_end=continuation_end,
+                multi_band_diffusion=multi_band_diffusion,
+                normalization_strategy=normalization_strategy,
+                top_k=top_k,
+                top_p=top_p,
+                temperature=temperature,
+                classifier_free_guidance=classifier_free_guidance,
+                output_format=output_format,
+                seed=seed,
+                max_duration_s=self.max_duration_s,
+            )
+            print(f"Using seed {request.seed}")
+            self.record_metric("seed", request.seed)
+            if self.load_s is not None:
+                self.record_metric("load_s", round(self.load_s, 3))
+                self.load_s = None
+            progress = Progress()
+            start = time.perf_counter()
+            path = await self._in_thread(request, source, progress)
+            self.record_metric("frames", progress.n_frames)
+            if progress.queue_s > NOTABLE_QUEUE_S:
+                self.record_metric("queue_s", round(progress.queue_s, 3))
+            self.record_metric("realtime_factor", round(request.duration / (time.perf_counter() - start), 3))
+            asyncio.get_running_loop().call_later(KEEP_OUTPUT_S, Path(path).unlink, True)
+            return Path(path)
 
-    async def _in_thread(self, request: Request, progress: Progress) -> str:
-        """``_serve`` off the event loop; a cancel stops it at its next frame and waits until nothing of it is left."""
+    @contextmanager
+    def _cleaned_up(self) -> Iterator[None]:
+        """Deletes the empty folders that cog leaves of the prediction, once it has sent the answer."""
+        name = next((str(value) for key, value in contextvars.copy_context().items() if key.name == COG_ID), "")
+        self.running.add(name)
+        try:
+            yield
+        finally:
+            self.running.discard(name)
+            asyncio.get_running_loop().call_later(KEEP_OUTPUT_S, self._remove_folders, name)
+
+    def _remove_folders(self, name: str) -> None:
+        # A caller's own id may come again, and may be the path of something else.
+        if name and name not in self.running and Path(name).name == name:
+            for folder in ("inputs", "outputs", ""):
+                with suppress(OSError):
+                    (COG_FOLDER / name / folder).rmdir()
+
+    @contextmanager
+    def _told_plainly(self) -> Iterator[None]:
+        """Hands on what is written for the caller. Other errors go to the server's log, and as one sentence further."""
+        try:
+            yield
+        except InputError:
+            raise
+        except Exception as error:
+            reference = uuid.uuid4().hex[:8]
+            # Outside of the prediction's context, by which cog tells what belongs into the answer.
+            contextvars.Context().run(log.error, "Error %s", reference, exc_info=error)
+            self._start_trial()
+            if isinstance(error, torch.OutOfMemoryError):
+                raise ServerError(f"The server ran out of memory ({reference}). Ask for less, or later.") from None
+            raise ServerError(f"The server failed; its log says why ({reference}).") from None
+        self.is_failing = False
+
+    def _start_trial(self) -> None:
+        if self.trial is None or self.trial.done():
+            self.trial = asyncio.get_running_loop().create_task(self._try(), context=contextvars.Context())
+
+    async def _try(self) -> None:
+        """Makes a second of music to find out whether predictions fail: the last one may have been too large."""
+        try:
+            os.unlink(await self._in_thread(Request(prompt="", duration=1), None, Progress()))
+            self.is_failing = False
+        except Exception as error:
+            log.error("Predictions fail: %s", error)
+            self.is_failing = True
+
+    def _new_path(self, suffix: str = "") -> Path:
+        return Path(self.outputs.name, uuid.uuid4().hex + suffix)
+
+    async def _in_thread(self, request: Request, source: Any, progress: Progress) -> str:
+        """``_serve`` off the event loop; a cancel stops it at its next frame, and waits for that for a moment."""
         # cog tells predictions' logs apart by their context. asyncio.to_thread carries it over too, but has hardly more
         # threads than cores, and a prediction that waits for a thread cannot be cancelled.
         context = contextvars.copy_context()
         loop = asyncio.get_running_loop()
-        work = loop.run_in_executor(self.threads, context.run, self._serve, request, progress)
+        work = loop.run_in_executor(self.threads, context.run, self._serve, request, source, progress)
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
             progress.stop()
-            await asyncio.wait([work])
-            if work.exception() is None:
-                os.unlink(work.result())
+            work.add_done_callback(_discard)
+            await asyncio.wait([work], timeout=CANCEL_S)
             raise
         finally:
             progress.close()
 
-    def _serve(self, request: Request, progress: Progress) -> str:
+    def _serve(self, request: Request, source: Any, progress: Progress) -> str:
         """The path of the request's finished file; on a failure no file is left. Runs in a worker thread."""
-        clip = None
-        if request.input_audio is not None:
-            clip = audio.decode(request.input_audio, request.window.start_s, request.window.end_s)
-            if request.continuation:
-                refuse_window_as_long_as_duration(clip.duration_s, request.duration)
+        clip = self._clip(request, source, progress)
         samples = self.model.generate(request, clip, progress)
         samples = audio.normalise(samples, self.model.sample_rate, request.normalization_strategy)
         progress.check()
-        handle, name = tempfile.mkstemp(suffix=f".{request.output_format}", dir=self.outputs.name)
-        os.close(handle)
+        path = self._new_path(f".{request.output_format}")
         try:
-            audio.encode(samples, self.model.sample_rate, Path(name), request.output_format, _tags(request))
+            audio.encode(samples, self.model.sample_rate, path, request.output_format, _tags(request))
             progress.check()
         except BaseException:
-            os.unlink(name)
+            path.unlink(missing_ok=True)
             raise
-        return name
+        return str(path)
+
+    def _clip(self, request: Request, source: Any, progress: Progress) -> audio.Clip | None:
+        """The request's window of input audio; fetched first, where ``source`` is what cog makes of a URL."""
+        if request.input_audio is None:
+            return None
+        try:
+            if source is not None:
+                fetch(source, request.input_audio, progress)
+            clip = audio.decode(request.input_audio, request.window.start_s, request.window.end_s)
+        finally:
+            if source is not None:
+                request.input_audio.unlink(missing_ok=True)
+        if request.continuation:
+            refuse_window_as_long_as_duration(clip.duration_s, request.duration)
+        return clip
+
+
+def _discard(work: asyncio.Future[str]) -> None:
+    """Deletes what a prediction made after its caller had left."""
+    if not work.cancelled() and work.exception() is None:
+        os.unlink(work.result())
 
 
 def _load(weights: str, device: str, settings: Settings) -> musicgen.Model:

@@ -4,6 +4,7 @@ The line has the form that Replicate's clients read a percentage from, ``37%|█
 last line of the logs that matches, and split at newlines only: a bar redrawn after carriage returns stays at 0 % there.
 """
 
+import contextvars
 import sys
 import threading
 import time
@@ -18,8 +19,9 @@ _LINE_EVERY_S = 2.0
 class _Line:
     """One kind of step, counted. Of tqdm the line alone: its bars share a lock, which one that fails keeps."""
 
-    def __init__(self, total: int, unit: str) -> None:
+    def __init__(self, total: int, unit: str, context: contextvars.Context) -> None:
         self.n = 0
+        self._context = context
         self._total = total
         self._unit = unit
         self._started_at = self._shown_at = time.monotonic()
@@ -36,7 +38,8 @@ class _Line:
             self._n_shown = self.n
             self._shown_at = time.monotonic()
             elapsed_s = self._shown_at - self._started_at
-            print(tqdm.format_meter(self.n, self._total, elapsed_s, unit=self._unit), file=sys.stderr, flush=True)
+            line = tqdm.format_meter(self.n, self._total, elapsed_s, unit=self._unit)
+            self._context.copy().run(print, line, file=sys.stderr, flush=True)
 
 
 class Progress:
@@ -48,6 +51,8 @@ class Progress:
 
     def __init__(self) -> None:
         self._stopped = threading.Event()
+        # cog tells predictions' logs apart by their context, and the engine's thread, which counts frames, has none.
+        self._context = contextvars.copy_context()
         self._lines: dict[str, _Line] = {}
         self.queue_s = 0.0
 
@@ -68,7 +73,7 @@ class Progress:
     def reach(self, n: int, total: int, unit: str = "frame") -> None:
         """``n`` of ``total`` are made; a line is written every two seconds at most. Raises ``Cancelled``."""
         self.check()
-        self._lines.setdefault(unit, _Line(total, unit)).reach(n)
+        self._lines.setdefault(unit, _Line(total, unit, self._context)).reach(n)
 
     def close(self) -> None:
         """Writes how far it came."""

@@ -15,7 +15,7 @@ SPEC: dict[str, Any] = json.loads((ROOT / "openapi.json").read_text())
 SCHEMAS: dict[str, Any] = SPEC["components"]["schemas"]
 CONTRACT: dict[str, Any] = json.loads((ROOT / "tests/contract/input_schema.json").read_text())
 OPTIONAL = {"prompt", "input_audio", "continuation_end", "seed"}
-TYPES = {"str": "string", "Path": "string", "int": "integer", "float": "number", "bool": "boolean"}
+TYPES = {"str": "string", "File": "string", "int": "integer", "float": "number", "bool": "boolean"}
 
 
 def resolved(field: dict[str, Any]) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def test_every_property_says_what_the_signature_says(name: str) -> None:
     annotation, optional, keywords = signature()[name]
     field = resolved(SCHEMAS["Input"]["properties"][name])
     assert field["type"] == TYPES[annotation]
-    assert field.get("format") == ("uri" if annotation == "Path" else None)
+    assert field.get("format") == ("uri" if annotation == "File" else None)
     assert field.get("nullable", False) == optional == (name in OPTIONAL)
     assert field["default"] == keywords.pop("default")
     assert field["description"] == keywords.pop("description")

@@ -1,0 +1,228 @@
+"""Many callers at once: latency, throughput, refusals, answers, growth, and how soon a cancel frees its slot.
+
+    python -m benchmarks.hardening.load [--minutes 10] [--cancels 100]
+
+A third of the time each with as many clients as slots, with half as many more and with four times as many; who is
+refused asks again a little later. Starts a server of its own and prints tables. Knows nothing of the model: an answer
+is right when it is the one that the same request got alone.
+"""
+
+import argparse
+import base64
+import itertools
+import os
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from benchmarks.hardening import server as servers
+from benchmarks.hardening.server import Server
+
+N_SLOTS = 4
+CLIENTS = {"at capacity": N_SLOTS, "above it": 6, "far above it": 16}
+# What a refused client waits, and one that has been answered does not.
+RETRY_S = 0.25
+REQUESTS: list[dict[str, Any]] = [
+    {"prompt": "dark electro at 120 BPM", "duration": 1, "seed": 0},
+    {"prompt": "upbeat electro with kick and bass", "duration": 2, "seed": 1, "temperature": 0.7},
+    {"prompt": "dreamy arp and pad, 100 BPM", "duration": 3, "seed": 2, "top_p": 0.9},
+    {"prompt": "", "duration": 2, "seed": 3, "classifier_free_guidance": 1},
+    {"prompt": "kick", "duration": 4, "seed": 4, "output_format": "mp3"},
+]
+# cog 0.23.1 can lose a cancel that comes while it hands the prediction over to its worker, within milliseconds, or
+# tenths of a second on a busy machine: the slot is then free only when the prediction has ended.
+EARLIEST_CANCEL_S, LATEST_CANCEL_S = 0.5, 2.5
+LONG = {"prompt": "x", "duration": 60}
+
+
+@dataclass
+class Figures:
+    """What some clients saw: seconds of each answered request, and the rest counted."""
+
+    latencies_s: list[float] = field(default_factory=list)
+    audio_s: int = 0
+    n_refused: int = 0
+    n_other_answers: int = 0
+    took_s: float = 0.0
+
+    def row(self) -> str:
+        latencies = sorted(self.latencies_s)
+        p50, p95 = statistics.median(latencies), latencies[int(0.95 * (len(latencies) - 1))]
+        return (
+            f"{len(latencies):11} {p50:7.2f} {p95:7.2f} {len(latencies) / self.took_s:8.2f}"
+            f" {self.audio_s / self.took_s:9.2f} {self.n_refused:8} {self.n_other_answers:6}"
+        )
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What the worker holds: memory, threads, file handles, files under TMPDIR and folders of cog's."""
+
+    rss_mb: float
+    n_threads: int
+    n_handles: int
+    n_files: int
+    n_cog_folders: int
+
+    @staticmethod
+    def of(server: Server) -> "Usage":
+        process = Path(f"/proc/{server.worker}")
+        status = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
+        return Usage(
+            rss_mb=int(status["VmRSS"].split()[0]) / 1024,
+            n_threads=int(status["Threads"]),
+            n_handles=len(list((process / "fd").iterdir())),
+            n_files=sum(len(files) for _, _, files in os.walk(server.scratch)),
+            n_cog_folders=sum(len(folders) for _, folders, _ in os.walk(servers.COG_FOLDER)),
+        )
+
+    def row(self) -> str:
+        return f"{self.rss_mb:9.1f} {self.n_threads:8} {self.n_handles:8} {self.n_files:6} {self.n_cog_folders:12}"
+
+
+def output_of(response: httpx.Response) -> bytes | None:
+    """The file in an answer; None where there is none."""
+    answer = response.json()
+    return base64.b64decode(answer["output"].split(",", 1)[1]) if answer["status"] == "succeeded" else None
+
+
+def alone(client: httpx.Client) -> list[bytes | None]:
+    """What each of ``REQUESTS`` is answered with nothing beside it."""
+    return [output_of(client.post("/predictions", json={"input": inputs})) for inputs in REQUESTS]
+
+
+def load(
+    url: str, n_clients: int, right: list[bytes | None], *, seconds: float = 3600, n_predictions: int = 10**9
+) -> Figures:
+    """``n_clients`` that each ask for one of ``REQUESTS`` after the other, until one of the limits."""
+    figures, start, counter = Figures(), time.monotonic(), itertools.count()
+
+    def ask_on(i: int) -> None:
+        order = random.Random(i)
+        with httpx.Client(base_url=url, timeout=300) as client:
+            while time.monotonic() - start < seconds and next(counter) < n_predictions:
+                which = order.randrange(len(REQUESTS))
+                asked_at = time.monotonic()
+                response = client.post("/predictions", json={"input": REQUESTS[which]})
+                while response.status_code == 409 and time.monotonic() - start < seconds:
+                    figures.n_refused += 1
+                    time.sleep(RETRY_S)
+                    asked_at = time.monotonic()
+                    response = client.post("/predictions", json={"input": REQUESTS[which]})
+                if response.status_code == 409:
+                    return
+                figures.latencies_s.append(time.monotonic() - asked_at)
+                figures.audio_s += REQUESTS[which]["duration"]
+                figures.n_other_answers += output_of(response) != right[which]
+
+    _at_once(n_clients, ask_on)
+    figures.took_s = time.monotonic() - start
+    return figures
+
+
+def cancels(url: str, n_cancels: int, seed: int = 0) -> dict[str, list[float]]:
+    """Seconds until all slots could be taken again after each round of cancels, by how these were cancelled."""
+    moments, names = random.Random(seed), (f"load-{i}" for i in itertools.count())
+    waited: dict[str, list[float]] = {"HTTP cancel": [], "dropped connection": []}
+    with httpx.Client(base_url=url, timeout=60) as client:
+        for first in range(0, n_cancels, N_SLOTS):
+            n = min(N_SLOTS, n_cancels - first)
+            after_s = [moments.uniform(EARLIEST_CANCEL_S, LATEST_CANCEL_S) for _ in range(n)]
+            is_dropped = first // N_SLOTS % 2 == 1
+            with ThreadPoolExecutor(n) as threads:
+                list(threads.map(partial(_drop if is_dropped else _cancel, client), names, after_s))
+            waited["dropped connection" if is_dropped else "HTTP cancel"].append(seconds_until_free(client))
+    return waited
+
+
+def _cancel(client: httpx.Client, name: str, after_s: float) -> None:
+    _start(client, name)
+    time.sleep(after_s)
+    assert client.post(f"/predictions/{name}/cancel").status_code == 200
+
+
+def _drop(client: httpx.Client, name: str, after_s: float) -> None:
+    timeout = httpx.Timeout(10, read=after_s)
+    try:
+        while client.put(f"/predictions/{name}", json={"input": LONG}, timeout=timeout).status_code == 409:
+            time.sleep(0.01)
+    except httpx.ReadTimeout:
+        return
+    raise AssertionError("an answer came before the connection was dropped")
+
+
+def _start(client: httpx.Client, name: str) -> None:
+    """Starts a long prediction, as soon as there is a slot."""
+    headers = {"Prefer": "respond-async"}
+    while client.put(f"/predictions/{name}", json={"input": LONG}, headers=headers).status_code == 409:
+        time.sleep(0.01)
+
+
+def seconds_until_free(client: httpx.Client) -> float:
+    """How long it takes until all slots have been taken anew; what takes them is cancelled again."""
+    names = [f"taker-{time.monotonic_ns()}-{i}" for i in range(N_SLOTS)]
+    start = time.monotonic()
+    _at_once(N_SLOTS, lambda i: _start(client, names[i]))
+    waited = time.monotonic() - start
+    time.sleep(EARLIEST_CANCEL_S)
+    for name in names:
+        client.post(f"/predictions/{name}/cancel")
+    return waited
+
+
+def _at_once(n: int, work: Callable[[int], None]) -> None:
+    with ThreadPoolExecutor(n) as threads:
+        list(threads.map(work, range(n)))
+
+
+def report(server: Server, minutes: float, n_cancels: int) -> None:
+    """Runs all of it against a server and prints the tables."""
+    url = str(server.client.base_url).rstrip("/")
+    right = alone(server.client)
+    assert None not in right
+    load(url, N_SLOTS, right, n_predictions=20)  # threads and caches have their size after this
+    used = {"before": Usage.of(server)}
+    print(f"{'':13} clients predictions  p50 s   p95 s  a second  audio s/s  refused  other")
+    n_predictions = 0
+    for name, n_clients in CLIENTS.items():
+        figures = load(url, n_clients, right, seconds=60 * minutes / len(CLIENTS))
+        n_predictions += len(figures.latencies_s)
+        print(f"{name:13} {n_clients:7} {figures.row()}", flush=True)
+        used[name] = Usage.of(server)
+    for name, waited in cancels(url, n_cancels).items():
+        if waited:
+            rounds = f"{len(waited)} rounds of up to {N_SLOTS}"
+            print(
+                f"{name}, {rounds}: all slots free after {statistics.median(waited):.3f} s, at most {max(waited):.3f}"
+            )
+    time.sleep(65)  # outputs are kept for a minute
+    used["a minute after"] = Usage.of(server)
+    print(f"\nthe worker, over {n_predictions} predictions\n{'':16} memory MB  threads  handles  files  cog's folders")
+    for name, usage in used.items():
+        print(f"{name:16} {usage.row()}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--cancels", type=int, default=100)
+    args = parser.parse_args()
+    slots = str(N_SLOTS)
+    with (
+        tempfile.TemporaryDirectory(prefix="load-") as folder,
+        servers.running(Path(folder, "tmp"), COG_MAX_CONCURRENCY=slots) as server,
+    ):
+        report(server, args.minutes, args.cancels)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,254 @@
+"""What the server does when what it stands on fails: its worker, its disk, its memory, ffmpeg, its time.
+
+Faults come from outside, into the real server: a worker that is killed, a limit on the size of its files, an ffmpeg on
+PATH that fails or hangs, and an engine whose step raises what torch raises when CUDA's memory is full.
+"""
+
+import base64
+import os
+import resource
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from audiocraft_ext.audio import ffmpeg_path
+from benchmarks.hardening.server import ROOT, Server, running
+from predict import Predictor
+
+FFMPEG = """#!/bin/sh
+test ! -e {faults}/ffmpeg-fails || {{ echo "{faults}: broken" >&2; exit 1; }}
+while test -e {faults}/ffmpeg-hangs; do sleep 0.1; done
+exec {ffmpeg} "$@"
+"""
+# Python runs it at its start; it changes the worker alone.
+SITE = """
+import pathlib, sys
+if "_run_worker" in sys.orig_argv[-1]:
+    sys.path.insert(0, {root!r})
+    import torch
+    from audiocraft_ext.engine.engine import Engine
+    step = Engine.step
+    def failing_step(self):
+        if pathlib.Path({faults!r}, "out-of-memory").exists():
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        step(self)
+    Engine.step = failing_step
+"""
+
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are looked at and limited as Linux does")
+
+
+@pytest.fixture(scope="module")
+def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which a file is a fault of the servers that run with ``environment(faults)``."""
+    folder = tmp_path_factory.mktemp("faults")
+    (folder / "bin").mkdir()
+    ffmpeg = folder / "bin" / "ffmpeg"
+    ffmpeg.write_text(FFMPEG.format(faults=folder, ffmpeg=ffmpeg_path()))
+    ffmpeg.chmod(0o755)
+    (folder / "sitecustomize.py").write_text(SITE.format(root=str(ROOT), faults=str(folder)))
+    return folder
+
+
+def environment(faults: Path) -> dict[str, str]:
+    return {"PATH": f"{faults / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(faults)}
+
+
+@pytest.fixture(scope="module")
+def faulty(faults: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that has the faults that are in the folder."""
+    weights = str(ROOT / "weights" / "demo")
+    with running(tmp_path_factory.mktemp("faulty"), MUSICGEN_WEIGHTS=weights, **environment(faults)) as server:
+        yield server
+
+
+def predict(server: Server, name: str = "", **inputs: Any) -> dict[str, Any]:
+    body = {"input": {"prompt": "kick", "duration": 1, "seed": 1, **inputs}}
+    url = f"/predictions/{name}" if name else "/predictions"
+    response = server.client.request("PUT" if name else "POST", url, json=body)
+    assert response.status_code == 200, response.text
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+def in_flight(server: Server, name: str, **inputs: Any) -> Callable[[], dict[str, Any]]:
+    """Starts a prediction in a thread; what is returned waits for its answer."""
+    answers: list[dict[str, Any]] = []
+    thread = threading.Thread(target=lambda: answers.append(predict(server, name, **inputs)))
+    thread.start()
+
+    def answer() -> dict[str, Any]:
+        thread.join(60)
+        return answers[0]
+
+    return answer
+
+
+@contextmanager
+def present(fault: Path) -> Iterator[Path]:
+    """The fault is there; no longer, at the latest, than the test."""
+    fault.touch()
+    try:
+        yield fault
+    finally:
+        fault.unlink(missing_ok=True)
+
+
+def files(server: Server) -> list[Path]:
+    return [path for path in server.scratch.rglob("*") if path.is_file()]
+
+
+def assert_told_plainly(server: Server, answer: dict[str, Any], sentence: str) -> None:
+    """The answer is one sentence and holds nothing of the server's; the log has the rest, under its reference."""
+    assert answer["status"] == "failed"
+    assert sentence in answer["error"]
+    for secret in (str(ROOT), str(server.scratch), str(server.scratch.parent), "Traceback", ".py"):
+        assert secret not in answer["error"] + answer["logs"]
+    reference = answer["error"].split("(")[-1].split(")")[0]
+    deadline = time.monotonic() + 5  # the log may come after the answer
+    while "Traceback" not in server.log.read_text().partition(f"Error {reference}")[2]:
+        assert time.monotonic() < deadline, "the log has no traceback"
+        time.sleep(0.1)
+
+
+def assert_unhealthy_until(server: Server, mend: Callable[[], object]) -> None:
+    """The health check tells of a fault that lasts, and of its end without any prediction by a caller."""
+    server.wait_for("UNHEALTHY", timeout_s=20)
+    assert server.status() == "UNHEALTHY"
+    mend()
+    server.wait_for("READY", timeout_s=20)
+    assert predict(server)["status"] == "succeeded"
+
+
+def test_the_health_check_holds_no_path_and_no_value_of_the_environment(faulty: Server) -> None:
+    health = faulty.client.get("/health-check").text
+    assert "Loaded demo on cpu" in health
+    assert not [value for value in (str(ROOT), str(faulty.scratch), os.environ["PATH"]) if value in health]
+
+
+def test_cuda_out_of_memory_fails_predictions_with_a_sentence_until_there_is_some(faulty: Server, faults: Path) -> None:
+    before = predict(faulty)
+    with present(faults / "out-of-memory") as fault:
+        assert_told_plainly(faulty, predict(faulty), "The server ran out of memory")
+        assert_unhealthy_until(faulty, fault.unlink)
+    assert predict(faulty)["output"] == before["output"]
+
+
+def test_memory_that_runs_out_at_setup_is_told_by_the_health_check(faults: Path, tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    with present(faults / "out-of-memory"), running(scratch, "SETUP_FAILED", **environment(faults)) as server:
+        health = server.client.get("/health-check").json()
+        assert "CUDA out of memory" in health["setup"]["logs"]
+        assert "Traceback" not in health["setup"]["logs"]
+        assert server.client.post("/predictions", json={"input": {"prompt": "x"}}).status_code == 503
+
+
+def test_an_ffmpeg_that_fails_fails_predictions_with_a_sentence_until_it_is_mended(
+    faulty: Server, faults: Path
+) -> None:
+    with present(faults / "ffmpeg-fails") as fault:
+        assert_told_plainly(faulty, predict(faulty), "The server failed; its log says why")
+        assert_unhealthy_until(faulty, fault.unlink)
+
+
+def test_an_ffmpeg_that_hangs_holds_no_cancelled_prediction_s_slot(faulty: Server, faults: Path) -> None:
+    with present(faults / "ffmpeg-hangs"):
+        answers = [in_flight(faulty, f"hanging-{i}") for i in range(4)]
+        time.sleep(3)
+        assert faulty.status() == "BUSY"
+        start = time.monotonic()
+        for i in range(4):
+            assert faulty.client.post(f"/predictions/hanging-{i}/cancel").status_code == 200
+        assert [answer()["status"] for answer in answers] == ["canceled"] * 4
+        faulty.wait_for("READY", timeout_s=1)
+        assert time.monotonic() - start < 2
+    assert predict(faulty)["status"] == "succeeded"
+
+
+def test_a_full_disk_fails_predictions_with_a_sentence_and_leaves_no_file(faulty: Server) -> None:
+    kept = files(faulty)
+    limits = resource.prlimit(faulty.worker, resource.RLIMIT_FSIZE)
+    resource.prlimit(faulty.worker, resource.RLIMIT_FSIZE, (1000, limits[1]))
+    audio = "data:audio/wav;base64," + base64.b64encode(bytes(100_000)).decode()
+    try:
+        assert_told_plainly(faulty, predict(faulty), "The server failed")
+        assert_told_plainly(faulty, predict(faulty, input_audio=audio), "The server failed")
+        assert set(files(faulty)) <= set(kept)
+    finally:
+        assert_unhealthy_until(faulty, lambda: resource.prlimit(faulty.worker, resource.RLIMIT_FSIZE, limits))
+
+
+def test_a_killed_worker_fails_its_predictions_at_once_and_the_health_check_tells(tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    with running(scratch) as server:
+        answers = [in_flight(server, f"killed-{i}", duration=60) for i in range(2)]
+        time.sleep(1)
+        os.kill(server.worker, signal.SIGKILL)
+        start = time.monotonic()
+        assert [answer()["error"] for answer in answers] == ["Worker crashed"] * 2
+        assert server.wait_for("UNHEALTHY", timeout_s=5) == "UNHEALTHY"
+        assert time.monotonic() - start < 5
+        time.sleep(1)
+        assert server.status() == "UNHEALTHY", "for good: who watches the server has to start it anew"
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(timeout=20) == 0
+
+
+def test_sigterm_lets_predictions_finish_and_leaves_no_file(tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    with running(scratch) as server:
+        answers = [in_flight(server, f"last-{i}", duration=6, seed=i) for i in range(3)]
+        time.sleep(1)
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(server.client.base_url.join("/health-check"))
+        assert [answer()["status"] for answer in answers] == ["succeeded"] * 3
+        assert server.process.wait(timeout=10) == 0
+        assert list(scratch.iterdir()) == []
+
+
+def test_a_server_that_is_killed_takes_its_worker_along(tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    with running(scratch) as server:
+        worker = server.worker
+        threading.Timer(1, server.process.kill).start()
+        with pytest.raises(httpx.TransportError):
+            predict(server, duration=5)
+        deadline = time.monotonic() + 30
+        while _is_running(worker) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert not _is_running(worker)
+        assert list(scratch.iterdir()) == []
+
+
+def _is_running(process: int) -> bool:
+    stat = Path(f"/proc/{process}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def test_weights_that_cannot_be_written_to_are_served_and_left_as_they_are(tmp_path: Path) -> None:
+    weights = tmp_path / "weights"
+    shutil.copytree(ROOT / "weights" / "demo", weights, ignore=shutil.ignore_patterns("train"))
+    for path in (weights, *weights.rglob("*")):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    before = {path: path.stat().st_mtime_ns for path in (weights, *weights.rglob("*"))}
+    Predictor().setup(str(weights))  # ends with a second of music
+    assert {path: path.stat().st_mtime_ns for path in (weights, *weights.rglob("*"))} == before
+
+
+def test_setup_fails_where_there_is_no_ffmpeg(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    with pytest.raises(RuntimeError, match="There is no ffmpeg"):
+        Predictor().setup("weights/demo")
