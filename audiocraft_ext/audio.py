@@ -39,7 +39,8 @@ def resample(clip: Clip, sample_rate: int, channels: int) -> Tensor:
     """The clip's samples [channels, N] at another rate, by audiocraft's `convert_audio`.
 
     Its filter bank has the product of the reduced ratio of the rates as its size: 441 times 320 from 44.1 to 32 kHz,
-    but 5 GB for an odd rate such as 44,099 Hz. Such rates are converted by Fourier transform.
+    but 5 GB for an odd rate such as 44,099 Hz. Such rates are converted by Fourier transform. A clip of less than one
+    sample at the new rate becomes one of silence: no codec takes none.
     """
     from audiocraft_ext.upstream import convert_audio
 
@@ -47,7 +48,7 @@ def resample(clip: Clip, sample_rate: int, channels: int) -> Tensor:
     if ratio.numerator * ratio.denominator > _LARGEST_FILTER_BANK:
         samples, ratio = _resample_by_fft(samples, clip.sample_rate, sample_rate), Fraction(1)
     resampled: Tensor = convert_audio(samples, ratio.numerator, ratio.denominator, channels)
-    return resampled.contiguous()
+    return resampled.contiguous() if resampled.shape[-1] else samples.new_zeros(channels, 1)
 
 
 def _resample_by_fft(samples: Tensor, from_hz: int, to_hz: int) -> Tensor:

@@ -198,7 +198,8 @@ def _window(
     """Cut [start_s, end_s) out of big-endian float32 frames as they arrive; reading stops at the end of the window."""
     frame_bytes = 4 * n_channels
     first = round(start_s * sample_rate) * frame_bytes
-    last = sys.maxsize if end_s is None else round(end_s * sample_rate) * frame_bytes
+    # A start may be beyond sys.maxsize itself: the end lies past it all the same.
+    last = first + sys.maxsize if end_s is None else round(end_s * sample_rate) * frame_bytes
     if last <= first:
         problem = f"the window from {start_s:g} to {end_s:g} s holds no sample."
         raise InputError("continuation_end", problem, "Choose one after continuation_start.")

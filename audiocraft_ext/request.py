@@ -19,6 +19,10 @@ MAX_GUIDANCE = 100
 # A text encoder's attention grows with the square of its input; the longest prompts seen in use have some 500 letters.
 MAX_PROMPT_CHARACTERS = 4000
 DEFAULT_MAX_DURATION_S = 300
+# Beyond these nothing changes in what is drawn: always the likeliest token, or all alike. But float32 has no such
+# numbers, and the engine no such share of a whole: a top_p would end as 0, and that is off.
+MIN_TOP_P = 1e-6
+MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-30, 1e30
 
 Number = TypeVar("Number", int, float)
 
@@ -93,8 +97,12 @@ class Request:
                 _one_of("normalization_strategy", normalization_strategy, get_args(NormalizationStrategy)),
             ),
             top_k=_in_range("top_k", _whole("top_k", top_k), 0, None, "0 turns it off."),
-            top_p=_in_range("top_p", top_p, 0, 1, "0 turns it off."),
-            temperature=_in_range("temperature", temperature, 0, None, "0 always takes the likeliest token."),
+            top_p=_zero_or(_in_range("top_p", top_p, 0, 1, "0 turns it off."), MIN_TOP_P, 1),
+            temperature=_zero_or(
+                _in_range("temperature", temperature, 0, None, "0 always takes the likeliest token."),
+                MIN_TEMPERATURE,
+                MAX_TEMPERATURE,
+            ),
             classifier_free_guidance=_in_range(
                 "classifier_free_guidance",
                 _whole("classifier_free_guidance", classifier_free_guidance),
@@ -168,6 +176,11 @@ def _in_range(field: str, value: Number, low: int, high: int | None, note: str) 
         return value
     bounds = f"from {low} to {high}" if high is not None else f"of at least {low}"
     raise InputError(field, f"{value:.12g} is outside its range.", f"Use a number {bounds}. {note}")
+
+
+def _zero_or(value: float, low: float, high: float) -> float:
+    # A whole number in JSON comes as an int, and of those torch takes none beyond 64 bits.
+    return float(min(max(value, low), high)) if value > 0 else 0.0
 
 
 def _one_of(field: str, value: str, allowed: tuple[str, ...]) -> str:

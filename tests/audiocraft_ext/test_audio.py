@@ -6,6 +6,7 @@ import json
 import os
 import struct
 import subprocess
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -282,6 +283,17 @@ def test_what_is_not_audio_is_refused_by_its_first_bytes(tmp_path: Path, source:
     assert "wav" in str(error)
 
 
+def test_tags_without_end_are_not_followed(tmp_path: Path, source: Path) -> None:
+    mp3 = ffmpeg("-i", source, "-id3v2_version", "0", "-f", "mp3", "-")
+    empty_tag = b"ID3\3\0\0\0\0\0\0"
+    (tmp_path / "a.mp3").write_bytes(empty_tag * 3 + mp3)
+    assert decode(tmp_path / "a.mp3").duration_s == pytest.approx(2, abs=0.1)
+    (tmp_path / "a.mp3").write_bytes(empty_tag * 1_000_000 + mp3)
+    start = time.monotonic()
+    assert "not audio" in str(refusal(tmp_path / "a.mp3"))
+    assert time.monotonic() - start < 1  # 7 s when each was followed, and 140 s within the limit of size
+
+
 SCRIPTS = {
     "ffconcat": "ffconcat version 1.0\nfile '{0}'\n",
     "concat list": "file '{0}'\n",
@@ -387,6 +399,14 @@ def test_a_start_at_or_past_the_end_names_the_start_and_the_length(source: Path,
     assert "lasts 2.00 s" in str(error)
 
 
+@pytest.mark.parametrize("end_s", [None, 10**300 + 1])
+def test_a_start_that_no_machine_word_holds_is_past_the_end(source: Path, end_s: int | None) -> None:
+    for start_s in (2**62, 2**63, 10**300):
+        with pytest.raises(InputError, match=r"lasts 2\.00 s") as caught:
+            decode(source, start_s, end_s)
+        assert caught.value.field == "continuation_start"
+
+
 @pytest.mark.parametrize("end_s", [1.0, 0.5, 0.0])
 def test_an_empty_window_is_refused(source: Path, end_s: float) -> None:
     assert refusal(source, 1.0, end_s).field == "continuation_end"
@@ -422,6 +442,11 @@ def test_resampling_keeps_length_and_content(rate: int, channels: int) -> None:
     assert got.shape[1] == 64_000
     expected = torch.sin(2 * torch.pi * 440 * torch.arange(got.shape[1]) / 32_000).expand(channels, -1)
     assert snr_db(got[:, 1000:-1000], expected[:, 1000:-1000]) > 60
+
+
+@pytest.mark.parametrize("rate", [44_100, 44_099, 192_000, 767_999, 768_000])
+def test_less_than_one_sample_at_the_new_rate_becomes_one(rate: int) -> None:
+    assert resample(Clip(torch.ones(1, 1), rate), 32_000, 2).shape == (2, 1)
 
 
 def test_resampling_at_a_common_rate_is_audiocrafts() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from audiocraft_ext.errors import InputError
 from audiocraft_ext.request import MAX_PROMPT_CHARACTERS, MAX_SEED, Request, Window
@@ -121,3 +122,17 @@ def test_the_longest_duration_is_a_setting() -> None:
     assert checked(duration=900, max_duration_s=900).duration == 900
     with pytest.raises(InputError, match="from 1 to 10"):
         checked(duration=11, max_duration_s=10)
+
+
+@pytest.mark.parametrize("name", ["temperature", "top_p"])
+@pytest.mark.parametrize("value", [5e-324, 1e-46, 1e-38, 1e-12])
+def test_a_number_next_to_zero_is_not_zero(name: str, value: float) -> None:
+    assert torch.tensor(getattr(checked(**{name: value}), name), dtype=torch.float32) > 0
+    assert getattr(checked(**{name: 0}), name) == 0
+
+
+@pytest.mark.parametrize("value", [1e308, 3.5e38, 2**63])
+def test_a_temperature_beyond_float32_or_64_bits_is_one_that_it_holds(value: float) -> None:
+    temperature = checked(temperature=value).temperature
+    assert isinstance(temperature, float)
+    assert math.isfinite(torch.tensor(temperature, dtype=torch.float32).item())

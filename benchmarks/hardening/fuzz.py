@@ -1,0 +1,40 @@
+"""Ten thousand requests of every kind to a server of its own, over real HTTP. Knows only what a caller sees of it.
+
+    python -m benchmarks.hardening.fuzz [--n 10000] [--seed 0]
+
+Prints what came of them, and fails if one was answered 5xx or not at all, told a caller what is the server's own,
+accepted what must be refused, refused what must be served, or was the worker's last.
+"""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.hardening.client import send_all
+from benchmarks.hardening.requests_of_all_kinds import attempts
+from benchmarks.hardening.server import running
+
+SHOWN = 10
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--n", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=4, help="as many as the server has slots")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, running(Path(folder, "server")) as server:
+        worker, start = server.worker, time.monotonic()
+        tally = send_all(str(server.client.base_url), attempts(args.n, args.seed), args.threads)
+        took_s = time.monotonic() - start
+        n_deaths = int(server.status() != "READY" or server.worker != worker)
+    print(tally.table())
+    print(f"worker deaths {n_deaths}; {took_s:.0f} s in all")
+    for offence in tally.offences[:SHOWN]:
+        print(offence)
+    raise SystemExit(1 if tally.offences or n_deaths else 0)
+
+
+if __name__ == "__main__":
+    main()
