@@ -39,6 +39,7 @@ lint: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/python -m benchmarks.engine
+	$(BIN)/python -m benchmarks.audio
 	$(BIN)/python -m benchmarks.demo_quality
 
 requirements: .venv/ready

@@ -15,7 +15,7 @@ from audiocraft_ext.checkpoint import build
 from audiocraft_ext.checkpoint.source import EMBEDDED
 from audiocraft_ext.upstream import builders
 
-Kind = Literal["text", "melody", "stereo", "rotary"]
+Kind = Literal["text", "melody", "stereo", "melody stereo", "rotary"]
 
 CARD = 64
 SAMPLE_RATE = 32000
@@ -50,11 +50,12 @@ CODEC_CONFIG: dict[str, Any] = {
 
 def lm_config(kind: Kind) -> dict[str, Any]:
     """The solver config of a small LM: text kinds cross-attend to the prompt, melody kinds prepend everything."""
-    n_q, delays = (8, [0, 0, 1, 1, 2, 2, 3, 3]) if kind == "stereo" else (4, [0, 1, 2, 3])
+    is_stereo, is_melody = "stereo" in kind, "melody" in kind
+    n_q, delays = (8, [0, 0, 1, 1, 2, 2, 3, 3]) if is_stereo else (4, [0, 1, 2, 3])
     conditioners: dict[str, Any] = {
         "description": {"model": "t5", "t5": {"name": "text_encoder", "finetune": False}},
     }
-    if kind == "melody":
+    if is_melody:
         chroma = {"sample_rate": SAMPLE_RATE, "n_chroma": 12, "radix2_exp": 12, "argmax": True}
         conditioners["self_wav"] = {"model": "chroma", "chroma": chroma}
     return {
@@ -62,7 +63,7 @@ def lm_config(kind: Kind) -> dict[str, Any]:
         "device": "cpu",
         "dtype": "float32",
         "dataset": {"segment_duration": WINDOW_S},
-        "interleave_stereo_codebooks": {"use": kind == "stereo", "per_timestep": False},
+        "interleave_stereo_codebooks": {"use": is_stereo, "per_timestep": False},
         "codebooks_pattern": {"modeling": "delay", "delay": {"delays": delays, "flatten_first": 0}},
         "classifier_free_guidance": {"training_dropout": 0.1, "inference_coef": 3.0},
         "attribute_dropout": {},
@@ -70,8 +71,8 @@ def lm_config(kind: Kind) -> dict[str, Any]:
             "cross_attention_pos_emb": False,
             "sum": [],
             "input_interpolate": [],
-            "cross": [] if kind == "melody" else ["description"],
-            "prepend": ["self_wav", "description"] if kind == "melody" else [],
+            "cross": [] if is_melody else ["description"],
+            "prepend": ["self_wav", "description"] if is_melody else [],
         },
         "conditioners": conditioners,
         "transformer_lm": {
@@ -96,7 +97,7 @@ def lm_config(kind: Kind) -> dict[str, Any]:
             "depthwise_init": "current",
             "zero_bias_init": True,
             "positional_embedding": "sin_rope" if kind == "rotary" else "sin",
-            "cross_attention": kind != "melody",
+            "cross_attention": not is_melody,
         },
     }
 
