@@ -48,9 +48,10 @@ class Band:
 class DiffusionDecoder:
     """The diffusion models of one codec, a U-Net and a noise schedule a band; stateless between calls."""
 
-    def __init__(self, bands: list[Band], codec: CompressionModel) -> None:
+    def __init__(self, bands: list[Band], codec: CompressionModel, codec_below_hz: float = 0) -> None:
         self._bands = bands
         self._codec = codec
+        self._codec_below_hz = codec_below_hz
 
     @staticmethod
     def is_available_for(checkpoint: Checkpoint) -> bool:
@@ -69,7 +70,7 @@ class DiffusionDecoder:
         _refuse_unless_for(checkpoint.codec, package, path)
         device = next(checkpoint.codec.parameters()).device
         bands = [_band(package[band], package["sample_rate"], device, fast) for band in range(package["n_bands"])]
-        return DiffusionDecoder(bands, checkpoint.codec)
+        return DiffusionDecoder(bands, checkpoint.codec, package.get("codec_below_hz", 0))
 
     @torch.inference_mode()
     def decode(self, tokens: Tensor, progress: Progress) -> Tensor:
@@ -82,10 +83,23 @@ class DiffusionDecoder:
         channels = torch.cat([tokens[:, channel::n_channels] for channel in range(n_channels)])
         plain = codec.decode(self._codec, channels, progress)
         latents = self._codec.decode_latent(channels)
-        samples = torch.zeros_like(plain)
+        samples = self._lows(plain)
         for i in range(len(self._bands)):
             samples += self._generate(i, latents, torch.randn_like(plain), progress)
         return self._equalised(samples, plain).transpose(0, 1)
+
+    def _lows(self, plain: Tensor) -> Tensor:
+        """What the bands leave to the codec of its samples [B, 1, N]: nothing, but where the weights say so.
+
+        ``codec_below_hz`` is a key of our own in the package: the embedded checkpoint's has it.
+        """
+        if not self._codec_below_hz:
+            return torch.zeros_like(plain)
+        lowpass = julius.LowPassFilter(self._codec_below_hz / self._codec.sample_rate).to(plain)
+        hop = round(self._codec.sample_rate / self._codec.frame_rate)
+        return codec.join(
+            lambda frames: lowpass(plain[..., codec.samples_of(frames, hop)]), plain.shape[-1] // hop, self._codec
+        )
 
     def _generate(self, i: int, latents: Tensor, noise: Tensor, progress: Progress) -> Tensor:
         """The samples [B, 1, N] of band ``i``, from latents [B, D, T] and noise [B, 1, N]."""

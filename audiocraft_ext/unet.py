@@ -16,7 +16,7 @@ class UNet:
     """The noise estimate of audiocraft's ``DiffusionUnet``, whose weights it takes over and lays out anew.
 
     Source: ``audiocraft.models.unet``, without its LSTM and transformer, which no published decoder has
-    (``can_run``).
+    (``can_run``). Gradients pass.
     """
 
     def __init__(self, unet: DiffusionUnet) -> None:

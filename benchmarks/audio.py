@@ -91,7 +91,7 @@ def decoder_of(model: str, maker: str, size: str, n_channels: int, device: str) 
         parts.append((unet.to(device).eval(), config.schedule, processor.to(device)))
     if maker == "ours":
         bands = [Band(UNet(unet), NoiseSchedule(**schedule, device=device), done) for unet, schedule, done in parts]
-        ours = DiffusionDecoder(bands, mono)
+        ours = DiffusionDecoder(bands, mono, package.get("codec_below_hz", 0))
         return lambda tokens: ours.decode(tokens, Progress()), n_codebooks, mono.cardinality
     processes = [
         DiffusionProcess(unet, NoiseSchedule(**schedule, sample_processor=processor, device=device))

@@ -131,7 +131,7 @@ class _StampedProgress(Progress):
         super().__init__()
         self.stamps = stamps
 
-    def reach(self, n_frames: int, total: int) -> None:
+    def reach(self, n: int, total: int, unit: str = "frame") -> None:
         self.stamps.append(time.perf_counter())
 
 

@@ -14,13 +14,14 @@ from torch import Tensor
 from audiocraft_ext import checkpoint
 from audiocraft_ext.audio import Clip
 from audiocraft_ext.checkpoint.source import EMBEDDED
+from audiocraft_ext.diffusion import DiffusionDecoder
 from audiocraft_ext.engine.decoder import Decoder
 from audiocraft_ext.engine.engine import Engine
 from audiocraft_ext.language_model import EngineLanguageModel, Settings, make
 from audiocraft_ext.musicgen import Model
 from audiocraft_ext.progress import Progress
 from audiocraft_ext.request import Request
-from audiocraft_ext.upstream import ConditioningAttributes
+from audiocraft_ext.upstream import ConditioningAttributes, drawing_from
 from tests import tiny
 from tests.audiocraft_ext.engine import models
 from tests.audiocraft_ext.engine.test_engine import closing, long_job, results
@@ -67,6 +68,19 @@ def test_a_seed_repeats_its_samples_in_every_mode(model: Model, mode: str) -> No
     assert first.shape == (1, 4 * model.sample_rate)
     assert first.isfinite().all()
     assert first.std() > 0.001
+
+
+def test_diffusion_by_the_fast_u_net_is_audiocraft_s_and_repeats(model: Model) -> None:
+    codes = torch.randint(512, (1, 4, 150), generator=torch.Generator().manual_seed(0)).to(DEVICE)
+
+    def decoded(fast: bool) -> Tensor:
+        with drawing_from(torch.Generator(DEVICE).manual_seed(5)):
+            return DiffusionDecoder.load(model.checkpoint, fast).decode(codes, Progress())
+
+    fast, again, plain = decoded(True), decoded(True), decoded(False)
+    assert torch.equal(fast, again)
+    # cuDNN's convolutions in TF32 differ by a layout's rounding, twenty passes after one another.
+    assert (fast - plain).norm() / plain.norm() < (2e-2 if DEVICE == "cuda" else 1e-4)
 
 
 @pytest.mark.parametrize("kind", ["text", "melody", "stereo", "rotary"])

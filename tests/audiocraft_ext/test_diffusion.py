@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import julius
 import pytest
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from audiocraft_ext.musicgen import Model
 from audiocraft_ext.progress import Progress
 from audiocraft_ext.request import Request
 from audiocraft_ext.upstream import DiffusionProcess, MultiBandDiffusion, NoiseSchedule, builders, drawing_from
-from tests import tiny_parts
+from tests import tiny, tiny_parts
 from tests.audiocraft_ext.test_request import DEFAULTS
 from tests.tiny import CARD, Kind
 
@@ -88,6 +89,17 @@ def test_stereo_tokens_are_left_and_right_each_equalised_on_its_own(with_diffusi
     plain = decoder.codec_model.decode(sides)
     theirs = [decoder.re_eq(both[i : i + 1], plain[i : i + 1]) for i in range(2)]
     assert difference(decoded(checkpoint, codes), torch.cat(theirs, dim=1)) < 2e-5
+
+
+@torch.no_grad()
+def test_lows_may_be_left_to_the_codec(with_diffusion: TinyCheckpoint) -> None:
+    checkpoint = with_diffusion("text")
+    torch.save({**tiny_parts.diffusion(), "codec_below_hz": 6000}, checkpoint.folder / DIFFUSION_FILE)
+    decoder, plain = upstream(checkpoint), checkpoint.codec.decode(tokens(4), None)
+    with drawing_from(torch.Generator().manual_seed(5)):
+        bands = decoder.generate(decoder.get_emb(tokens(4)), size=plain.shape)
+    theirs = decoder.re_eq(bands + julius.lowpass_filter(plain, 6000 / tiny.SAMPLE_RATE), plain)
+    assert difference(decoded(checkpoint, tokens(4)), theirs) < 2e-5
 
 
 # Pieces know each its own mean and deviation at the U-Net's norms: 1.2e-2 was measured with these random weights and

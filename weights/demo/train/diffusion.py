@@ -1,10 +1,11 @@
-"""Trains the diffusion decoder: the codec's latents → samples, in two bands. Knows nothing of text or the LM.
+"""Trains the diffusion decoder: the codec's latents → the samples' highs. Knows nothing of text or the LM.
 
-    python -m weights.demo.train.diffusion --band 0 & python -m weights.demo.train.diffusion --band 1; wait
+    python -m weights.demo.train.diffusion --minutes 60
     python -m weights.demo.train.diffusion --export
 
-audiocraft's MultiBand Diffusion made small: a U-Net a band learns which noise was added to the synthesiser's clips,
-given the latents that the embedded codec makes of them. It learns the 20 steps alone that decoding takes.
+audiocraft's MultiBand Diffusion made small: a U-Net learns which noise was added to the synthesiser's clips, given the
+latents that the embedded codec makes of them. It has the highs alone, where the codec's hats and snares are weakest;
+the lows stay the codec's. It learns the 20 steps alone that decoding takes.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from audiocraft_ext.checkpoint.parts import DIFFUSION_FILE
 from audiocraft_ext.checkpoint.source import EMBEDDED
 from audiocraft_ext.diffusion import DiffusionDecoder
 from audiocraft_ext.progress import Progress
+from audiocraft_ext.unet import UNet
 from audiocraft_ext.upstream import CompressionModel, NoiseSchedule, builders, drawing_from
 from weights.demo.train import synth
 from weights.demo.train.codec import draw_crop, stft_loss
@@ -34,12 +36,14 @@ STEPS = tuple(range(999, 0, -50))
 # The codec hears zeros beyond a crop's ends, and never does within a song: frames that are thrown away.
 MARGIN_FRAMES = 4
 DB_A_NEPER = 8.686
+CODEC_BELOW_HZ = 6_000
+WORK_FILE = "diffusion.pt"
 
 DIFFUSION_CONFIG: dict[str, Any] = {
     "model": "unet",
     "channels": 1,
     "sample_rate": synth.SAMPLE_RATE,
-    "schedule": {"beta_t0": 1e-7, "beta_t1": 2.9e-2, "num_steps": 1000, "variance": "beta", "beta_exp": 7.5, "clip": 5},
+    "schedule": {"beta_t0": 1e-5, "beta_t1": 2.9e-2, "num_steps": 1000, "beta_exp": 7.5, "noise_scale": 0.1},
     "diffusion_unet": {
         "hidden": 24,
         "depth": 4,
@@ -54,12 +58,6 @@ DIFFUSION_CONFIG: dict[str, Any] = {
     },
     "processor": {"use": True, "name": "multi_band_processor", "n_bands": 8, "num_samples": 2000, "power_std": 0.6},
 }
-# Where each band differs. The lower one must get every pitch and phase right, and is larger. Its noise is a tenth: at
-# full scale, two steps in five would have nothing to hear in it, at a signal-to-noise ratio below -20 dB.
-BANDS: tuple[dict[str, Any], ...] = (
-    {"schedule": {"beta_t0": 1e-5, "noise_scale": 0.1}, "diffusion_unet": {"max_channels": 128}},
-    {},
-)
 
 
 @dataclass(frozen=True)
@@ -94,13 +92,6 @@ def draw_crops(codec: CompressionModel, n: int, n_frames: int, rng: np.random.Ge
     return torch.cat(wavs), torch.cat(latents)
 
 
-def config_of(band: int) -> DictConfig:
-    """The config of one band, as audiocraft's builders read it."""
-    config = OmegaConf.merge(DIFFUSION_CONFIG, BANDS[band])
-    assert isinstance(config, DictConfig)
-    return config
-
-
 def build_band(config: DictConfig) -> tuple[nn.Module, NoiseSchedule]:
     """An untrained U-Net and its noise schedule, whose processor has seen nothing yet."""
     processor = builders.get_processor(config.processor, sample_rate=config.sample_rate)
@@ -129,27 +120,29 @@ class Average:
             self.state[name].lerp_(value, 1 - decay)
 
 
-def train(band: int, s: DiffusionSettings, path: Path) -> None:
-    """Trains the U-Net of one band for ``s.minutes`` and leaves the package that decoding loads at ``path``."""
-    torch.manual_seed(s.seed + band)
-    config = config_of(band)
+def train(s: DiffusionSettings, path: Path) -> None:
+    """Trains for ``s.minutes``, from what is at ``path`` on, and leaves there the band that decoding loads."""
+    torch.manual_seed(s.seed)
+    config = OmegaConf.create(DIFFUSION_CONFIG)
     codec = load(str(EMBEDDED), "cpu").codec
     wavs, latents = draw_crops(codec, s.n_crops, s.crop_frames, np.random.default_rng(s.seed))
-    targets = julius.SplitBands(config.sample_rate, n_bands=len(BANDS))(wavs)[band]
+    highs = julius.SplitBands(config.sample_rate, cutoffs=[CODEC_BELOW_HZ])(wavs)[1]
     model, schedule = build_band(config)
-    clean = torch.cat([schedule.sample_processor.project_sample(some) for some in targets.split(100)])
+    if path.exists():
+        model.load_state_dict(torch.load(path, weights_only=False)["model_state"])
+    clean = torch.cat([schedule.sample_processor.project_sample(some) for some in highs.split(100)])
     optimiser = torch.optim.AdamW(model.parameters(), s.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
-    average, losses, step = Average(model, s.ema_decay), list[float](), 0
+    unet, average, losses, step = UNet(model), Average(model, s.ema_decay), list[float](), 0
     started = reported = time.monotonic()
     while (elapsed := time.monotonic() - started) < s.minutes * 60:
-        done = elapsed / (s.minutes * 60)
         for group in optimiser.param_groups:
-            group["lr"] = s.learning_rate * min((step + 1) / s.warmup_steps, 1) * (1 - 0.97 * done)
+            group["lr"] = (
+                s.learning_rate * min((step + 1) / s.warmup_steps, 1) * (1 - 0.97 * elapsed / (s.minutes * 60))
+            )
         picked = torch.randint(len(clean), (s.batch,))
         steps = torch.tensor(STEPS)[torch.randint(len(STEPS), (s.batch,))]
         noise = torch.randn_like(clean[picked])
-        estimate = model(noised(schedule, clean[picked], steps, noise), steps, condition=latents[picked]).sample
-        loss = mse_loss(estimate, noise)
+        loss = mse_loss(unet(noised(schedule, clean[picked], steps, noise), steps, latents[picked]), noise)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -159,7 +152,7 @@ def train(band: int, s: DiffusionSettings, path: Path) -> None:
         losses.append(loss.item())
         if time.monotonic() - reported > s.report_every_s:
             reported = time.monotonic()
-            print(f"band {band} step {step} {elapsed:.0f} s, loss {np.mean(losses):.4f}", flush=True)
+            print(f"step {step} {elapsed:.0f} s, loss {np.mean(losses):.4f}", flush=True)
             losses.clear()
             torch.save(package_of(config, average.state, schedule), path)
     torch.save(package_of(config, average.state, schedule), path)
@@ -177,10 +170,9 @@ def package_of(config: DictConfig, state: dict[str, Tensor], schedule: NoiseSche
 
 
 def export(work: Path, out: Path) -> None:
-    """The trained bands of ``work`` → one file in audiocraft's format, beside the codec that they are of."""
-    bands = {band: torch.load(work / f"band_{band}.pt", weights_only=False) for band in range(len(BANDS))}
-    package: dict[Any, Any] = {"sample_rate": synth.SAMPLE_RATE, "n_bands": len(BANDS), **bands}
-    torch.save(package, out / DIFFUSION_FILE)
+    """The trained band of ``work`` → a file in audiocraft's format, beside the codec that it is of."""
+    package: dict[Any, Any] = {"sample_rate": synth.SAMPLE_RATE, "n_bands": 1, "codec_below_hz": CODEC_BELOW_HZ}
+    torch.save({**package, 0: torch.load(work / WORK_FILE, weights_only=False)}, out / DIFFUSION_FILE)
 
 
 @torch.inference_mode()
@@ -203,18 +195,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--work", type=Path, default=Path(".train"))
     parser.add_argument("--minutes", type=float, default=DiffusionSettings.minutes)
-    parser.add_argument("--band", type=int, choices=range(len(BANDS)))
-    parser.add_argument("--export", action="store_true", help="write both bands to weights/demo, and evaluate them")
+    parser.add_argument("--export", action="store_true", help="write it to weights/demo, and evaluate it")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     if args.export:
         export(args.work, EMBEDDED)
         print("; ".join(f"{name} {distance_db:.1f} dB" for name, distance_db in evaluate().items()))
-    elif args.band is None:
-        parser.error("--band 0, --band 1 or --export")
     else:
-        torch.set_num_threads(1)  # as fast as two, for so small a model; the other core has the other band
-        train(args.band, DiffusionSettings(minutes=args.minutes), args.work / f"band_{args.band}.pt")
+        train(DiffusionSettings(minutes=args.minutes), args.work / WORK_FILE)
 
 
 if __name__ == "__main__":
