@@ -38,7 +38,7 @@ SERVED: dict[str, tuple[str, ...]] = {
     "continuation": ("false",),
     "continuation_start": ("0", "0.0", "-0", "0e99"),
     "continuation_end": ("7", "1e300", "9007199254740993", "1e18", "0"),
-    "multi_band_diffusion": ("false",),
+    "multi_band_diffusion": ("false", "true"),
     "normalization_strategy": ('"loudness"', '"clip"', '"peak"', '"rms"', '"\\u0072ms"'),
     "top_k": ("0", "1", "250", "1e6", "9223372036854775807", "9223372036854775808", "1e300", "-0"),
     "top_p": ("0", "1", "0.5", "5e-324", "0.9999999999999999", "1.0", "-0.0", "1e-400"),

@@ -105,7 +105,6 @@ def inputs_that_contradict(random: Random) -> Attempt:
     audio = {"input_audio": json.dumps(input_values.WAV_URL), "duration": "1"}
     cases: tuple[tuple[dict[str, str], str], ...] = (
         ({"prompt": '"x"', "continuation": "true"}, "continuation"),
-        ({"prompt": '"x"', "multi_band_diffusion": "true", "duration": "1"}, "multi_band_diffusion"),
         ({"duration": "1"}, "prompt"),
         ({"duration": "1", "continuation_start": random.choice(("5", "5.0", "1e300")), "prompt": '""'}, ""),
         (

@@ -33,8 +33,6 @@ from weights.demo.train.codec import draw_crop, stft_loss
 
 # What audiocraft's `generate_subsampled` walks by default, from noise to sound.
 STEPS = tuple(range(999, 0, -50))
-# The codec hears zeros beyond a crop's ends, and never does within a song: frames that are thrown away.
-MARGIN_FRAMES = 4
 DB_A_NEPER = 8.686
 CODEC_BELOW_HZ = 6_000
 WORK_FILE = "diffusion.pt"
@@ -64,7 +62,7 @@ DIFFUSION_CONFIG: dict[str, Any] = {
 class DiffusionSettings:
     """How each band is trained."""
 
-    minutes: float = 40.0
+    minutes: float = 60.0
     seed: int = 0
     batch: int = 8
     # Groups are normalised over a whole clip: crops far shorter than clips would sound louder to the U-Net.
@@ -82,14 +80,9 @@ Crops = tuple[Tensor, Tensor]
 @torch.no_grad()
 def draw_crops(codec: CompressionModel, n: int, n_frames: int, rng: np.random.Generator) -> Crops:
     """Crops [n, 1, N] of random songs, and the latents [n, D, T] that the codec's tokens of them stand for."""
-    inner = slice(MARGIN_FRAMES, MARGIN_FRAMES + n_frames)
-    wavs, latents = [], []
-    for _ in range(n):
-        wav = torch.from_numpy(draw_crop(rng, n_frames + 2 * MARGIN_FRAMES))[None, None]
-        codes, _ = codec.encode(wav)
-        latents.append(codec.decode_latent(codes)[..., inner])
-        wavs.append(wav[..., inner.start * synth.FRAME : inner.stop * synth.FRAME])
-    return torch.cat(wavs), torch.cat(latents)
+    wavs = torch.from_numpy(np.stack([draw_crop(rng, n_frames) for _ in range(n)]))[:, None]
+    # The codec hears silence beyond a crop's ends, as it does beyond a clip's.
+    return wavs, torch.cat([codec.decode_latent(codec.encode(some)[0]) for some in wavs.split(16)])
 
 
 def build_band(config: DictConfig) -> tuple[nn.Module, NoiseSchedule]:
