@@ -5,7 +5,7 @@ PORT ?= 5000
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo serve test lint bench gpu-check requirements
+.PHONY: setup demo serve test lint bench gallery gpu-check requirements
 
 setup: .venv/ready
 
@@ -41,6 +41,10 @@ bench: .venv/ready
 	$(BIN)/python -m benchmarks.engine
 	$(BIN)/python -m benchmarks.audio
 	$(BIN)/python -m benchmarks.demo_quality
+
+# docs/gallery.md and its pictures.
+gallery: .venv/ready
+	$(BIN)/python script/gallery
 
 requirements: .venv/ready
 	script/requirements

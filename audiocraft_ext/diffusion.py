@@ -1,6 +1,6 @@
 """MultiBand Diffusion: tokens → samples by a diffusion decoder instead of the codec's own, mono and stereo.
 
-Left and right are rows of one batch, and long clips are heard by the U-Nets in pieces, as ``codec`` cuts them, while
+Left and right are rows of a batch, and long clips are heard by the U-Nets in pieces, as ``codec`` cuts them, while
 the noise is the whole clip's: neither the noise nor the samples know where a piece ends.
 """
 
@@ -38,6 +38,9 @@ class Band:
 
     def estimate(self, noisy: Tensor, step: int, latents: Tensor) -> Tensor:
         """The noise [B, 1, N] in samples [B, 1, N] at a step; latents [B, D, T]."""
+        if noisy.is_cpu and len(noisy) > 1:  # two rows at once only fill its caches twice
+            rows = zip(noisy.split(1), latents.split(1), strict=True)
+            return torch.cat([self.estimate(row, step, its_latents) for row, its_latents in rows])
         steps = torch.full((len(noisy),), step, device=noisy.device)
         if isinstance(self.unet, UNet):
             return self.unet(noisy, steps, latents)
