@@ -18,7 +18,7 @@ from audiocraft_ext.upstream import CompressionModel
 # One piece up to MusicGen's own window; above it pieces, each decoded with context that is thrown away. The reach of
 # SEANet's convolutions is a few frames; only its LSTM, where a codec has one, hears further back.
 WHOLE_S = 30
-PIECE_S = 25
+PIECE_S = 5
 CONTEXT_S = 1
 
 
