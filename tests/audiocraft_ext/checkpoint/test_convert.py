@@ -91,6 +91,7 @@ def test_the_script_converts_the_embedded_checkpoint(tmp_path: Path) -> None:
     assert {str(path.relative_to(tmp_path / "out")) for path in tmp_path.rglob("*.*")} == {
         "codec.safetensors",
         "language_model.safetensors",
+        DIFFUSION_FILE,
         *(f"text_encoder/{file.name}" for file in tiny.TEXT_ENCODER.iterdir()),
     }
     assert_same_checkpoint(*(checkpoint.load(str(folder), "cpu") for folder in (tmp_path / "out", source.EMBEDDED)))
