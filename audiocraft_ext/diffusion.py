@@ -12,12 +12,12 @@ from typing import Any
 import julius
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from audiocraft_ext import codec
 from audiocraft_ext.checkpoint import Checkpoint, parts
 from audiocraft_ext.checkpoint.formats import load_pickle
 from audiocraft_ext.checkpoint.source import WEIGHTS_FOLDER
+from audiocraft_ext.equaliser import Equaliser
 from audiocraft_ext.errors import CheckpointError
 from audiocraft_ext.progress import Progress
 from audiocraft_ext.unet import UNet
@@ -25,7 +25,6 @@ from audiocraft_ext.upstream import CompressionModel, DiffusionUnet, NoiseSchedu
 
 # Passes of a U-Net that audiocraft makes of its schedule's 1000 steps.
 N_PASSES = 20
-N_EQUALISER_BANDS = 32
 
 
 @dataclass(frozen=True)
@@ -55,6 +54,7 @@ class DiffusionDecoder:
         self._bands = bands
         self._codec = codec
         self._codec_below_hz = codec_below_hz
+        self._equaliser = Equaliser(codec.sample_rate, next(codec.parameters()).device)
 
     @staticmethod
     def is_available_for(checkpoint: Checkpoint) -> bool:
@@ -89,7 +89,7 @@ class DiffusionDecoder:
         samples = self._lows(plain)
         for i in range(len(self._bands)):
             samples += self._generate(i, latents, torch.randn_like(plain), progress)
-        return self._equalised(samples, plain).transpose(0, 1)
+        return self._equaliser(samples, plain).transpose(0, 1)
 
     def _lows(self, plain: Tensor) -> Tensor:
         """What the bands leave to the codec of its samples [B, 1, N]: nothing, but where the weights say so.
@@ -126,47 +126,6 @@ class DiffusionDecoder:
             n_frames,
             self._codec,
         )
-
-    def _equalised(self, samples: Tensor, reference: Tensor) -> Tensor:
-        """Samples [B, 1, N] as loud in each of 32 bands as the reference [B, 1, N]; each row on its own.
-
-        Source: ``MultiBandDiffusion.re_eq``, which takes the whole batch for one signal, and divides by 0 where a
-        band is silent. Such a band stays silent here.
-        """
-        frame_rate = round(self._codec.frame_rate)
-        hop = round(self._codec.sample_rate / self._codec.frame_rate)
-        n_frames = samples.shape[-1] // hop
-        split = julius.SplitBands(self._codec.sample_rate, n_bands=N_EQUALISER_BANDS).to(samples)
-
-        def deviation(signal: Tensor) -> Tensor:
-            """Of each band [32, B]."""
-            total, square = torch.zeros(2, N_EQUALISER_BANDS, len(signal), dtype=torch.double, device=signal.device)
-            for piece in codec.pieces_of(n_frames, frame_rate):
-                before = (piece.inner.start - piece.heard.start) * hop
-                n_samples = (piece.inner.stop - piece.inner.start) * hop
-                bands = split(signal[..., codec.samples_of(piece.heard, hop)])[..., before : before + n_samples]
-                total += bands.sum((2, 3), dtype=torch.double)
-                square += bands.square().sum((2, 3), dtype=torch.double)
-            return (square - total.square() / signal.shape[-1]).clamp(min=0).sqrt()
-
-        own = deviation(samples)
-        gains = torch.where(own > 0, deviation(reference) / own, 0).to(samples.dtype)
-        return codec.join(
-            lambda frames: _weighted(samples[..., codec.samples_of(frames, hop)], split.lowpass, gains),
-            n_frames,
-            self._codec,
-        )
-
-
-def _weighted(samples: Tensor, lowpass: julius.LowPassFilters, gains: Tensor) -> Tensor:
-    """The sum of the bands of samples [B, 1, N], each times its gain of gains [bands, B].
-
-    A band is what one low-pass leaves of the next one, so that the sum of all is one filter.
-    """
-    padded = functional.pad(samples, (lowpass.half_size, lowpass.half_size), mode="replicate")
-    taps = torch.einsum("fcn,fb->bcn", lowpass.filters, gains[:-1] - gains[1:])
-    rows = [julius.fft_conv1d(row[None], own[None]) for row, own in zip(padded, taps, strict=True)]
-    return torch.cat(rows) + gains[-1, :, None, None] * samples
 
 
 def _file_beside(checkpoint: Checkpoint) -> Path | None:
