@@ -1,0 +1,19 @@
+"""What cog builds the image from. Docker itself is asked for nothing here."""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PINNED = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if not line.startswith("#")]
+
+
+def test_requirements_are_one_version_each_without_a_marker() -> None:
+    """cog reads a line's name and version and forgets its marker: of two versions it would ask for both."""
+    assert all(re.fullmatch(r"[a-z0-9-]+==[\w.]+", line) for line in PINNED)
+    names = [line.partition("==")[0] for line in PINNED]
+    assert sorted(set(names)) == names
+
+
+def test_all_that_the_server_imports_is_pinned() -> None:
+    asked_for = re.findall(r"^[\w-]+", (ROOT / "script" / "requirements.in").read_text(), re.MULTILINE)
+    assert {name.lower() for name in asked_for} <= {line.partition("==")[0] for line in PINNED}
