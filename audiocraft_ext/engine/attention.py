@@ -5,6 +5,7 @@ the host knows: the CPU's way. ``Masked`` and ``Split`` take the same of all row
 CUDA's way, in plain torch over the whole cache and by kernels over the valid part of it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -67,31 +68,48 @@ class Prefill:
 
 
 class Sliced:
-    """One new position of each row, job by job: a job's shapes are the same whoever its neighbours are."""
+    """One new position of each row, at lengths that the host knows; a row's result is its own whoever is beside it.
+
+    Neighbours that are equally long are attended to together: less calls, and the same numbers.
+    """
 
     def __init__(self, cache: Cache, spans: list[Span]) -> None:
         self.cache = cache
-        self.spans = spans
+        self.rows = torch.tensor([span.row + i for span in spans for i in range(span.n_rows)])
+        self.positions = torch.tensor([span.position for span in spans for _ in range(span.n_rows)])
+        self.self_parts = _alike(spans, lambda span: span.position + 1)
+        self.cross_parts = _alike(spans, lambda span: span.cross_length)
 
     def to_self(self, layer: int, qkv: Tensor) -> Tensor:
-        out = torch.empty_like(qkv[:, 0])
-        for span in self.spans:
-            inputs, rows = slice(span.first, span.first + span.n_rows), slice(span.row, span.row + span.n_rows)
-            keys, values = self.cache.keys[layer][rows], self.cache.values[layer][rows]
-            keys[:, :, span.position] = qkv[inputs, 1]
-            values[:, :, span.position] = qkv[inputs, 2]
-            length = span.position + 1
-            out[inputs] = _attend(qkv[inputs, 0], keys[:, :, :length], values[:, :, :length])
-        return out.flatten(1)
+        keys, values = self.cache.keys[layer], self.cache.values[layer]
+        keys[self.rows, :, self.positions] = qkv[:, 1]
+        values[self.rows, :, self.positions] = qkv[:, 2]
+        return _attend_in_parts(qkv[:, 0], keys, values, self.self_parts)
 
     def to_cross(self, layer: int, query: Tensor) -> Tensor:
-        out = torch.empty_like(query)
-        for span in self.spans:
-            inputs, rows = slice(span.first, span.first + span.n_rows), slice(span.row, span.row + span.n_rows)
-            keys = self.cache.cross_keys[layer][rows, :, : span.cross_length]
-            values = self.cache.cross_values[layer][rows, :, : span.cross_length]
-            out[inputs] = _attend(query[inputs], keys, values)
-        return out.flatten(1)
+        keys, values = self.cache.cross_keys[layer], self.cache.cross_values[layer]
+        return _attend_in_parts(query, keys, values, self.cross_parts)
+
+
+_Part = tuple[slice, slice, int]  # of the inputs, of the cache's rows, and how many positions are read
+
+
+def _alike(spans: list[Span], length: Callable[[Span], int]) -> list[_Part]:
+    """Spans, those put together whose rows are neighbours and whose lengths are the same."""
+    parts: list[_Part] = []
+    for span in spans:
+        inputs, rows = slice(span.first, span.first + span.n_rows), slice(span.row, span.row + span.n_rows)
+        if parts and parts[-1][1].stop == rows.start and parts[-1][2] == length(span):
+            before_inputs, before_rows, _ = parts.pop()
+            inputs, rows = slice(before_inputs.start, inputs.stop), slice(before_rows.start, rows.stop)
+        parts.append((inputs, rows, length(span)))
+    return parts
+
+
+def _attend_in_parts(query: Tensor, keys: Tensor, values: Tensor, parts: list[_Part]) -> Tensor:
+    """[M, H Dh] from query [M, H, Dh] and a layer's keys and values [R, H, S, Dh]."""
+    outs = [_attend(query[inputs], keys[rows, :, :length], values[rows, :, :length]) for inputs, rows, length in parts]
+    return (outs[0] if len(outs) == 1 else torch.cat(outs)).flatten(1)
 
 
 def _attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
