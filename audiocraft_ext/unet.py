@@ -53,7 +53,8 @@ class UNet:
 
 def _encoded(z: Tensor, layer: Any) -> Tensor:
     """Activations [B, C, 1, N] → [B, C', 1, N / stride], N rounded up."""
-    z = functional.pad(z, (0, -z.shape[-1] % layer.conv.stride[0]))
+    if n_lacking := -z.shape[-1] % layer.conv.stride[0]:  # padding by nothing is a copy
+        z = functional.pad(z, (0, n_lacking))
     z = functional.relu_(layer.norm(_convolved(z, layer.conv)))
     return _through_blocks(z, layer.res_blocks)
 
