@@ -1,0 +1,54 @@
+"""A step's attention on the CPU: what is attended to together gives the bits that it gives alone."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from audiocraft_ext.engine.attention import Sliced, Span
+from audiocraft_ext.engine.cache import Cache
+
+N_ROWS, N_HEADS, HEAD_WIDTH, N_POSITIONS = 8, 4, 64, 700
+
+
+def filled_cache() -> Cache:
+    cache = Cache(1, N_ROWS, N_HEADS, HEAD_WIDTH, N_POSITIONS, torch.float32, torch.device("cpu"))
+    cache.reserve_cross(40)
+    generator = torch.Generator().manual_seed(0)
+    for part in (cache.keys, cache.values, cache.cross_keys, cache.cross_values):
+        part[0].normal_(generator=generator)
+    return cache
+
+
+def attended(spans: list[Span], qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What self- and cross-attention give for spans, and the cache's keys after it."""
+    cache = filled_cache()
+    attention = Sliced(cache, spans)
+    return attention.to_self(0, qkv), attention.to_cross(0, qkv[:, 0]), cache.keys[0]
+
+
+# (rows, first row in the cache, position, cross-attended positions) of each job.
+@pytest.mark.parametrize(
+    "jobs",
+    [
+        [(2, 0, 20, 7), (2, 2, 20, 7), (2, 4, 20, 7), (2, 6, 20, 7)],
+        [(2, 0, 600, 7), (2, 2, 600, 9), (2, 4, 3, 9), (2, 6, 3, 40)],
+        [(2, 0, 20, 7), (2, 4, 20, 7)],
+        [(1, 0, 20, 7), (1, 2, 20, 7), (2, 4, 20, 7)],
+        [(1, 2, 0, 1)],
+    ],
+    ids=["all alike", "some alike", "a free slot between", "without guidance", "one row"],
+)
+def test_jobs_get_the_bits_that_each_gets_alone(jobs: list[tuple[int, int, int, int]]) -> None:
+    firsts = [sum(n_rows for n_rows, *_ in jobs[:i]) for i in range(len(jobs))]
+    spans = [Span(first, *job) for first, job in zip(firsts, jobs, strict=True)]
+    qkv = torch.randn(firsts[-1] + jobs[-1][0], 3, N_HEADS, HEAD_WIDTH, generator=torch.Generator().manual_seed(1))
+    to_self, to_cross, keys = attended(spans, qkv)
+    untouched = filled_cache().keys[0]
+    for span, job in zip(spans, jobs, strict=True):
+        inputs, rows = slice(span.first, span.first + span.n_rows), slice(span.row, span.row + span.n_rows)
+        alone = attended([Span(0, *job)], qkv[inputs])
+        assert torch.equal(to_self[inputs], alone[0])
+        assert torch.equal(to_cross[inputs], alone[1])
+        assert torch.equal(keys[rows], alone[2][rows])
+        untouched[rows, :, span.position] = qkv[inputs, 1]
+    assert torch.equal(keys, untouched)
