@@ -25,7 +25,7 @@ from audiocraft_ext import audio, checkpoint, musicgen
 from audiocraft_ext.errors import InputError
 from audiocraft_ext.fetch import fetch
 from audiocraft_ext.language_model import EngineName, Quantize, Settings
-from audiocraft_ext.progress import Progress
+from audiocraft_ext.progress import Progress, Silent
 from audiocraft_ext.request import DEFAULT_MAX_DURATION_S, Request, refuse_window_as_long_as_duration
 
 # cog reads the number of @cog.concurrent as text: it has to stand there as a literal too.
@@ -230,7 +230,7 @@ class Predictor(BasePredictor):
     async def _try(self) -> None:
         """Makes a second of music to find out whether predictions fail: the last one may have been too large."""
         try:
-            os.unlink(await self._in_thread(Request(prompt="", duration=1), None, Progress()))
+            os.unlink(await self._in_thread(Request(prompt="", duration=1), None, Silent()))
             self.is_failing = False
         except Exception as error:
             log.error("Predictions fail: %s", error)

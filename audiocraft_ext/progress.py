@@ -79,3 +79,10 @@ class Progress:
         """Writes how far it came."""
         for line in self._lines.values():
             line.show()
+
+
+class Silent(Progress):
+    """That of music which nobody asked for: it can be stopped, and writes nothing."""
+
+    def reach(self, n: int, total: int, unit: str = "frame") -> None:
+        self.check()
