@@ -1,7 +1,6 @@
 """script/predict: the flags of ``cog predict``, without Docker or a server."""
 
 import json
-import re
 import subprocess
 from pathlib import Path
 
@@ -9,7 +8,6 @@ import pytest
 import soundfile
 
 SCRIPT = Path(__file__).parents[1] / "script" / "predict"
-SCRIPTS = ("serve", "predict")
 
 
 def run(folder: Path, *arguments: str, standard_input: str = "") -> subprocess.CompletedProcess[str]:
@@ -61,9 +59,3 @@ def test_a_refused_input_is_answered_by_its_sentence(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith("duration: 0 is outside its range.")
     assert "Traceback" not in done.stderr
-
-
-def test_threads_spin_for_each_other_as_long_as_in_the_server() -> None:
-    server, predict = (re.findall(r"GOMP_SPINCOUNT\W+(\d+)", (SCRIPT.parent / name).read_text()) for name in SCRIPTS)
-    assert server == predict
-    assert len(server) == 1

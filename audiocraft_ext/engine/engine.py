@@ -27,6 +27,9 @@ from audiocraft_ext.engine.scheduler import Job, Running, Scheduler
 # Positions of a prompt that are fed between two steps of the others, so that a newcomer never holds them up for long.
 PREFILL_POSITIONS = {"cpu": 128, "cuda": 1024}
 ROWS_PER_SLOT = 2
+# A narrower model's operations are too short to be worth dividing among cores: of two, the second adds a sixth of the
+# speed, and where another program uses it the step takes three times as long (benchmarks/LOG.md).
+MIN_WIDTH_OF_ALL_CORES = 512
 
 
 class NotFiniteError(RuntimeError):
@@ -101,7 +104,7 @@ class Engine:
         self._slots = torch.arange(n_slots, device=self.device)
         self._lay_out()
         self._scheduler = Scheduler(n_slots)
-        self._n_cpu_threads = torch.get_num_threads()
+        self._n_cpu_threads = torch.get_num_threads() if decoder.width >= MIN_WIDTH_OF_ALL_CORES else 1
         self._thread: threading.Thread | None = None
         self._start_lock = threading.Lock()
 
