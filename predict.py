@@ -80,7 +80,7 @@ class Predictor(BasePredictor):
         self.load_s: float | None = time.perf_counter() - start
         # The health check repeats this line to whoever asks: a file's name, not where it lies.
         name = os.path.basename(os.path.abspath(chosen)) if os.path.exists(chosen) else checkpoint.shown(chosen)
-        print(f"Loaded {name} on {device} in {self.load_s:.1f} s")
+        print(f"Loaded {name} on {device} in {self.load_s:.1f} s", flush=True)
 
     async def healthcheck(self) -> bool:
         """Whether predictions succeed, as far as known. While they do not, each check tries once more (``_try``)."""
@@ -173,7 +173,7 @@ class Predictor(BasePredictor):
                 seed=seed,
                 max_duration_s=self.max_duration_s,
             )
-            print(f"Using seed {request.seed}")
+            print(f"Using seed {request.seed}", flush=True)
             self.record_metric("seed", request.seed)
             if self.load_s is not None:
                 self.record_metric("load_s", round(self.load_s, 3))
