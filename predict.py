@@ -22,6 +22,7 @@ import torch
 from cog import BasePredictor, File, Input, Path
 
 from audiocraft_ext import audio, checkpoint, musicgen
+from audiocraft_ext.engine.threads import use_cpu_threads
 from audiocraft_ext.errors import InputError
 from audiocraft_ext.fetch import fetch
 from audiocraft_ext.language_model import EngineName, Quantize, Settings
@@ -70,17 +71,14 @@ class Predictor(BasePredictor):
             del self.model
         n_cores = torch.get_num_threads()
         # A thread that ends, and its team of OpenMP threads with it (why: engine.engine).
-        with ThreadPoolExecutor(1, "loader", torch.set_num_threads, (n_cores,)) as loader:
+        with ThreadPoolExecutor(1, "loader", use_cpu_threads, (n_cores,)) as loader:
             self.model: musicgen.Model = loader.submit(_load, chosen, device, settings).result()
         n_threads = 1 if device == "cpu" and self.model.has_own_thread else n_cores
-        self.threads = ThreadPoolExecutor(MAX_CONCURRENCY, "prediction", torch.set_num_threads, (n_threads,))
+        self.threads = ThreadPoolExecutor(MAX_CONCURRENCY, "prediction", use_cpu_threads, (n_threads,))
         self.running: set[str] = set()
         self.is_failing = False
         self.trial: asyncio.Task[None] | None = None
         self.load_s: float | None = time.perf_counter() - start
-        # The health check repeats this line to whoever asks: a file's name, not where it lies.
-        name = os.path.basename(os.path.abspath(chosen)) if os.path.exists(chosen) else checkpoint.shown(chosen)
-        print(f"Loaded {name} on {device} in {self.load_s:.1f} s", flush=True)
 
     async def healthcheck(self) -> bool:
         """Whether predictions succeed, as far as known. While they do not, each check tries once more (``_try``)."""
@@ -295,7 +293,12 @@ def _discard(work: asyncio.Future[str]) -> None:
 
 def _load(weights: str, device: str, settings: Settings) -> musicgen.Model:
     """The model, and a second of its music made, so that the first request pays nothing."""
+    start = time.perf_counter()
     model = musicgen.Model(checkpoint.load(weights, device), settings)
+    # The health check repeats this line to whoever asks: a file's name, not where it lies. It comes before the music is
+    # made, because cog may lose what is written in the last moments of set-up.
+    name = os.path.basename(os.path.abspath(weights)) if os.path.exists(weights) else checkpoint.shown(weights)
+    print(f"Loaded {name} on {device} in {time.perf_counter() - start:.1f} s", flush=True)
     if _chosen("MUSICGEN_SMOKE_TEST", ("on", "off")) == "on":
         model.smoke_test()
     return model

@@ -23,6 +23,7 @@ from audiocraft_ext.engine.decoder import Decoder
 from audiocraft_ext.engine.graph import Graph
 from audiocraft_ext.engine.pattern import UNKNOWN, DelayPattern
 from audiocraft_ext.engine.scheduler import Job, Running, Scheduler
+from audiocraft_ext.engine.threads import use_cpu_threads
 
 # Positions of a prompt that are fed between two steps of the others, so that a newcomer never holds them up for long.
 PREFILL_POSITIONS = {"cpu": 128, "cuda": 1024}
@@ -130,7 +131,7 @@ class Engine:
 
     @torch.inference_mode()
     def _run(self) -> None:
-        torch.set_num_threads(self._n_cpu_threads)  # torch keeps it per thread
+        use_cpu_threads(self._n_cpu_threads)
         is_cuda = self.device.type == "cuda"
         # A stream of its own: codecs decode and conditions are computed on the default one meanwhile.
         with torch.cuda.stream(torch.cuda.Stream(self.device) if is_cuda else None):

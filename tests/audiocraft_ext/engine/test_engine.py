@@ -167,6 +167,13 @@ def test_an_engine_that_is_closed_lets_nobody_wait_for_ever() -> None:
         made.submit(job(1))
 
 
+def test_a_narrow_model_takes_one_core() -> None:
+    seen: list[int] = []
+    with closing(engine()) as made:
+        made.submit(job(1, on_step=lambda *_: seen.append(torch.get_num_threads()))).result(timeout=PATIENCE_S)
+    assert set(seen) == {1}
+
+
 def test_three_hundred_jobs_leave_threads_and_tensors_where_they_were() -> None:
     def n_tensors() -> int:
         gc.collect()
