@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from omegaconf import OmegaConf
+
 ROOT = Path(__file__).parents[1]
 PINNED = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if not line.startswith("#")]
 
@@ -17,3 +19,9 @@ def test_requirements_are_one_version_each_without_a_marker() -> None:
 def test_all_that_the_server_imports_is_pinned() -> None:
     asked_for = re.findall(r"^[\w-]+", (ROOT / "script" / "requirements.in").read_text(), re.MULTILINE)
     assert {name.lower() for name in asked_for} <= {line.partition("==")[0] for line in PINNED}
+
+
+def test_the_image_s_ffmpeg_is_the_pinned_one() -> None:
+    """What strangers send is parsed by it: no older one may stand before it on PATH (``decode.ffmpeg_path``)."""
+    assert any(line.startswith("imageio-ffmpeg==") for line in PINNED)
+    assert not OmegaConf.select(OmegaConf.load(ROOT / "cog.yaml"), "build.system_packages")

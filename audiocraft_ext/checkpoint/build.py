@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError
 from torch import nn
 
-from audiocraft_ext.checkpoint import parts
+from audiocraft_ext.checkpoint import parts, solver_config
 from audiocraft_ext.checkpoint.formats import (
     CodecFile,
     Contents,
@@ -85,7 +85,7 @@ def build_lm(
     The text encoder is the one given, else the one that the config names, found from the checkpoint's ``folder`` on as
     ``parts`` does. ``lm.cfg`` is the config, as audiocraft's loader leaves it.
     """
-    with drawing_nothing():
+    with drawing_nothing(), solver_config.built("language model"):
         lm = _assemble(file.config, folder, device, text_encoder)
     # The window of a melody's spectrum is computed, and kept by some formats only.
     windows = {key: value for key, value in lm.state_dict().items() if key.endswith(".chroma.spec.window")}
@@ -93,6 +93,7 @@ def build_lm(
     return lm.eval()
 
 
+@solver_config.built("language model")
 def named_parts(contents: Contents) -> list[str]:
     """The models beside its own that building ``contents`` asks ``parts`` for."""
     names = [contents.codec.pretrained] if isinstance(contents.codec, CodecFile) else []
@@ -143,7 +144,7 @@ def build_codec(file: CodecFile | TransformersFile, folder: Path, device: str) -
         return _public_codec(file.pretrained, parts.folder_of(file.pretrained, folder), device)
     assert file.config is not None
     assert file.state is not None
-    with warnings.catch_warnings(), drawing_nothing():
+    with warnings.catch_warnings(), drawing_nothing(), solver_config.built("codec"):
         warnings.simplefilter("ignore", FutureWarning)  # torch's, of the weight_norm that SEANet is built with
         codec = builders.get_compression_model(OmegaConf.merge(file.config, {"device": device}))
     _give(codec, file.state, device, "codec")
@@ -161,9 +162,8 @@ def _public_codec(name: str, folder: Path, device: str) -> CompressionModel:
     package = load_pickle(exported)
     if not {"xp.cfg", "best_state"} <= package.keys():
         raise CheckpointError(f"The codec {name} is no codec: {exported.name} holds {', '.join(map(repr, package))}.")
-    config = OmegaConf.create(package["xp.cfg"])
-    assert isinstance(config, DictConfig)
-    return build_codec(CodecFile(None, config, package["best_state"]), folder, device)
+    file = CodecFile(None, solver_config.read(package["xp.cfg"]), package["best_state"])
+    return build_codec(file, folder, device)
 
 
 def _drop(config: DictConfig, key: str) -> None:
@@ -203,9 +203,19 @@ def _text_encoder(
     if file is not None:
         config = T5Config(**file.config)
         encoder = _pretrained(T5EncoderModel, "text encoder", config=config, state_dict=file.state)
-        return encoder, AutoTokenizer.from_pretrained(file.folder)
+        return encoder, _tokenizer(AutoTokenizer, file.folder)
     place = parts.folder_of(name, folder)
-    return _pretrained(T5EncoderModel, f"text encoder {name}", place), T5Tokenizer.from_pretrained(place)
+    return _pretrained(T5EncoderModel, f"text encoder {name}", place), _tokenizer(T5Tokenizer, place)
+
+
+def _tokenizer(kind: Any, folder: Path) -> PreTrainedTokenizerBase:
+    try:
+        tokenizer: PreTrainedTokenizerBase = kind.from_pretrained(folder, trust_remote_code=False)
+        return tokenizer
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic of the tokenizers library, which is in Rust, is no Exception
+        raise CheckpointError(f"The tokenizer in {folder.name} cannot be loaded: {error!s:.300}") from error
 
 
 def _pretrained(kind: Any, what: str, folder: Path | None = None, **options: Any) -> Any:

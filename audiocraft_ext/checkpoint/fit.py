@@ -2,10 +2,12 @@
 
 from omegaconf import DictConfig, OmegaConf
 
+from audiocraft_ext.checkpoint import solver_config
 from audiocraft_ext.errors import CheckpointError
 from audiocraft_ext.upstream import CompressionModel
 
 
+@solver_config.built("language model")
 def refuse_misfits(codec: CompressionModel, config: DictConfig) -> None:
     """Raises ``CheckpointError`` where one's tokens are none of the other's, with what each of them has.
 

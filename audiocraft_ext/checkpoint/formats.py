@@ -22,11 +22,11 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig
 from omegaconf.base import ContainerMetadata, Metadata
 from omegaconf.nodes import AnyNode
 
-from audiocraft_ext.checkpoint import diagnosis, huggingface, infer, parts, source, tensors
+from audiocraft_ext.checkpoint import diagnosis, huggingface, infer, parts, solver_config, source, tensors
 from audiocraft_ext.checkpoint.tensors import State
 from audiocraft_ext.errors import CheckpointError
 
@@ -192,8 +192,7 @@ def _recognise(payload: dict[Any, Any]) -> LanguageModelFile | CodecFile | None:
     state = weights_in(payload)
     if state is None:
         return None
-    config = OmegaConf.create(payload["xp.cfg"]) if "xp.cfg" in payload else None
-    assert config is None or isinstance(config, DictConfig)
+    config = solver_config.read(payload["xp.cfg"]) if "xp.cfg" in payload else None
     if _LM_KEY in state:
         _refuse_other_models(config)
         return LanguageModelFile(config or infer.config_of(state), state)

@@ -212,6 +212,20 @@ def test_bombs_are_refused_by_claimed_and_by_actual_size(
     assert not kept(cache)
 
 
+@pytest.mark.parametrize("n_bytes", [-512, -1024, -(10**6)])
+def test_a_tar_whose_file_claims_to_end_before_it_begins_is_refused(cache: Path, tmp_path: Path, n_bytes: int) -> None:
+    """Whoever looks for the next file behind it finds the former one again, for ever."""
+    header = bytearray(tarfile.TarInfo("lm.bin").tobuf(tarfile.GNU_FORMAT))
+    header[124:136] = b"\xff" + (256**11 + n_bytes).to_bytes(11, "big")  # how a size below zero is written
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    path = tmp_path / "model"
+    path.write_bytes(gzip.decompress(tar_of(("codec.bin", REG, {"size": 5})))[:1024] + header + bytes(10240))
+    with pytest.raises(CheckpointError, match="damaged"):
+        unpack(path, cache)
+    assert not kept(cache)
+
+
 @pytest.mark.parametrize("kind", KINDS[1:])
 def test_a_cut_archive_is_refused(
     model: Path, cache: Path, tmp_path: Path, kind: Literal["gztar", "bztar", "xztar", "zip"]

@@ -274,3 +274,21 @@ def test_an_adapter_of_another_kind_of_model_is_refused(tmp_path: Path) -> None:
 def test_reading_maps_every_tensor_of_every_shard(folder: Path) -> None:
     files = [load_file(path) for path in folder.glob("*.safetensors")]
     assert set(huggingface.read_weights(folder)) == set().union(*files)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        # tokenizers panics at a merge whose result is no word: an error that is no Exception of Python's.
+        {"model": {"type": "BPE", "vocab": {"aa": 0, "bb": 1}, "merges": [["aa", "bb"]]}},
+        {"model": {"type": "Unigram", "vocab": "none"}},
+        {"added_tokens": [1]},
+    ],
+)
+def test_a_tokenizer_that_is_none_is_refused(folder: Path, tmp_path: Path, change: dict[str, Any]) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    tokenizer = json.loads((copy / "tokenizer.json").read_text())
+    (copy / "tokenizer.json").write_text(json.dumps({**tokenizer, **change}))
+    (copy / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    with pytest.raises(CheckpointError, match="The tokenizer in copy cannot be loaded"):
+        checkpoint.load(str(copy), "cpu")
