@@ -4,6 +4,7 @@ Left and right are rows of a batch, and long clips are heard by the U-Nets in pi
 the noise is the whole clip's: neither the noise nor the samples know where a piece ends.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,23 +18,42 @@ from audiocraft_ext import codec
 from audiocraft_ext.checkpoint import Checkpoint, parts
 from audiocraft_ext.checkpoint.formats import load_pickle
 from audiocraft_ext.checkpoint.source import WEIGHTS_FOLDER
-from audiocraft_ext.equaliser import Equaliser
 from audiocraft_ext.errors import CheckpointError
+from audiocraft_ext.filterbank import FilterBank
 from audiocraft_ext.progress import Progress
 from audiocraft_ext.unet import UNet
-from audiocraft_ext.upstream import CompressionModel, DiffusionUnet, NoiseSchedule, SampleProcessor, builders
+from audiocraft_ext.upstream import (
+    CompressionModel,
+    DiffusionUnet,
+    MultiBandProcessor,
+    NoiseSchedule,
+    SampleProcessor,
+    builders,
+)
 
 # Passes of a U-Net that audiocraft makes of its schedule's 1000 steps.
 N_PASSES = 20
+# What it is equalised in at the end.
+N_BANDS_OF_EQUALISER = 32
 
 
 @dataclass(frozen=True)
 class Band:
-    """One band's U-Net, its noise schedule, and how its signal was scaled for training."""
+    """One band's U-Net, its noise schedule, and what undoes the scaling [B, 1, N] that its signal had in training."""
 
     unet: DiffusionUnet | UNet
     schedule: NoiseSchedule
-    processor: SampleProcessor
+    unscale: Callable[[Tensor], Tensor]
+
+    @staticmethod
+    def of(unet: DiffusionUnet, schedule: NoiseSchedule, processor: SampleProcessor, fast: bool = True) -> "Band":
+        """From audiocraft's own modules; ``fast`` evaluates them by ``unet`` and ``filterbank``, where these can."""
+        is_scaled_in_bands = isinstance(processor, MultiBandProcessor) and processor.n_bands > 1
+        return Band(
+            UNet(unet) if fast and UNet.can_run(unet) else unet,
+            schedule,
+            _unscaling(processor) if fast and is_scaled_in_bands else processor.return_sample,
+        )
 
     def estimate(self, noisy: Tensor, step: int, latents: Tensor) -> Tensor:
         """The noise [B, 1, N] in samples [B, 1, N] at a step; latents [B, D, T]."""
@@ -54,7 +74,8 @@ class DiffusionDecoder:
         self._bands = bands
         self._codec = codec
         self._codec_below_hz = codec_below_hz
-        self._equaliser = Equaliser(codec.sample_rate, next(codec.parameters()).device)
+        split = julius.SplitBands(codec.sample_rate, n_bands=N_BANDS_OF_EQUALISER)
+        self._equaliser = FilterBank(split, next(codec.parameters()).device)
 
     @staticmethod
     def is_available_for(checkpoint: Checkpoint) -> bool:
@@ -89,7 +110,7 @@ class DiffusionDecoder:
         samples = self._lows(plain)
         for i in range(len(self._bands)):
             samples += self._generate(i, latents, torch.randn_like(plain), progress)
-        return self._equaliser(samples, plain).transpose(0, 1)
+        return self._equaliser.equalised(samples, plain).transpose(0, 1)
 
     def _lows(self, plain: Tensor) -> Tensor:
         """What the bands leave to the codec of its samples [B, 1, N]: nothing, but where the weights say so.
@@ -122,9 +143,7 @@ class DiffusionDecoder:
 
         scaled: Tensor = band.schedule.generate_subsampled(estimate, noise, condition=latents)
         return codec.join(
-            lambda frames: band.processor.return_sample(scaled[..., codec.samples_of(frames, hop)]),
-            n_frames,
-            self._codec,
+            lambda frames: band.unscale(scaled[..., codec.samples_of(frames, hop)]), n_frames, self._codec
         )
 
 
@@ -152,6 +171,13 @@ def _band(package: dict[str, Any], sample_rate: int, device: torch.device, fast:
     model.load_state_dict(package["model_state"])
     processor = builders.get_processor(cfg=package["cfg"].processor, sample_rate=sample_rate)
     processor.load_state_dict(package["processor_state"])
-    model = model.to(device).eval()
-    unet = UNet(model) if fast and UNet.can_run(model) else model
-    return Band(unet, NoiseSchedule(**package["cfg"].schedule, device=device), processor.to(device))
+    schedule = NoiseSchedule(**package["cfg"].schedule, device=device)
+    return Band.of(model.to(device).eval(), schedule, processor.to(device), fast)
+
+
+def _unscaling(processor: MultiBandProcessor) -> Callable[[Tensor], Tensor]:
+    """``processor.return_sample`` as one filter and a constant."""
+    filters = FilterBank(processor.split_bands, processor.mean.device)
+    gains = (processor.std / processor.target_std) ** processor.power_std
+    mean = processor.mean.sum()
+    return lambda samples: filters.scaled(samples, gains.expand(len(samples), -1)) + mean

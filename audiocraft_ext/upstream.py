@@ -121,7 +121,7 @@ with _standing_in():
         T5Conditioner,
         WaveformConditioner,
     )
-    from audiocraft.modules.diffusion_schedule import NoiseSchedule, SampleProcessor
+    from audiocraft.modules.diffusion_schedule import MultiBandProcessor, NoiseSchedule, SampleProcessor
     from audiocraft.utils.autocast import TorchAutocast
     from audiocraft.utils.utils import sample_top_k, sample_top_p
     from transformers import (
@@ -156,6 +156,7 @@ __all__ = [
     "InterleaveStereoCompressionModel",
     "LMModel",
     "MultiBandDiffusion",
+    "MultiBandProcessor",
     "MusicGen",
     "NoiseSchedule",
     "PreTrainedTokenizerBase",

@@ -29,7 +29,6 @@ from audiocraft_ext.checkpoint.parts import DIFFUSION_FILE
 from audiocraft_ext.checkpoint.source import EMBEDDED
 from audiocraft_ext.diffusion import Band, DiffusionDecoder
 from audiocraft_ext.progress import Progress
-from audiocraft_ext.unet import UNet
 from audiocraft_ext.upstream import (
     CompressionModel,
     DiffusionProcess,
@@ -92,7 +91,7 @@ def decoder_of(model: str, maker: str, size: str, n_channels: int, device: str) 
         processor.load_state_dict(package[band]["processor_state"])
         parts.append((unet.to(device).eval(), config.schedule, processor.to(device)))
     if maker == "ours":
-        bands = [Band(UNet(unet), NoiseSchedule(**schedule, device=device), done) for unet, schedule, done in parts]
+        bands = [Band.of(unet, NoiseSchedule(**schedule, device=device), done) for unet, schedule, done in parts]
         ours = DiffusionDecoder(bands, mono, package.get("codec_below_hz", 0))
         return lambda tokens: ours.decode(tokens, Progress()), n_codebooks, mono.cardinality
     processes = [

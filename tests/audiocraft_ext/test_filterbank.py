@@ -1,14 +1,16 @@
-"""The equaliser, held to splitting both signals into all their bands as audiocraft's ``re_eq`` does."""
+"""A filter bank, held to splitting signals into all their bands, as audiocraft's ``re_eq`` and processors do."""
 
 import julius
 import pytest
 import torch
 from torch import Tensor
 
-from audiocraft_ext.equaliser import N_BANDS, Equaliser
+from audiocraft_ext.diffusion import N_BANDS_OF_EQUALISER
+from audiocraft_ext.filterbank import FilterBank
 
 SAMPLE_RATE = 32_000
-EQUALISER = Equaliser(SAMPLE_RATE, torch.device("cpu"))
+SPLIT = julius.SplitBands(SAMPLE_RATE, n_bands=N_BANDS_OF_EQUALISER)
+BANK = FilterBank(SPLIT, torch.device("cpu"))
 
 
 def noise(n_rows: int, n_samples: int, seed: int) -> Tensor:
@@ -21,8 +23,8 @@ def music(n_rows: int, n_samples: int, seed: int) -> Tensor:
 
 
 def in_bands(samples: Tensor) -> Tensor:
-    """[32, 1, 1, N]"""
-    return julius.SplitBands(SAMPLE_RATE, n_bands=N_BANDS)(samples)
+    """[32, B, 1, N]"""
+    return SPLIT(samples)
 
 
 def upstream(samples: Tensor, reference: Tensor) -> Tensor:
@@ -38,26 +40,34 @@ def test_it_gives_what_splitting_into_bands_gives(n_samples: int) -> None:
         (music(1, n_samples, 2), noise(1, n_samples, 3)),
     ):
         expected = upstream(samples, reference)
-        assert (EQUALISER(samples, reference) - expected).abs().max() < 1e-5 * expected.abs().max()
+        assert (BANK.equalised(samples, reference) - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize("n_samples", [100, 20_000, 300_000])
+def test_gains_scale_the_bands_of_each_row(n_samples: int) -> None:
+    samples = music(2, n_samples, 0)
+    gains = torch.rand(2, N_BANDS_OF_EQUALISER, generator=torch.Generator().manual_seed(1))
+    expected = (in_bands(samples) * gains.T[..., None, None]).sum(0)
+    assert (BANK.scaled(samples, gains) - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
 def test_each_row_is_equalised_on_its_own() -> None:
     samples, reference = noise(2, 40_000, 0), music(2, 40_000, 1)
-    both = EQUALISER(samples, reference)
+    both = BANK.equalised(samples, reference)
     for row in range(2):
-        alone = EQUALISER(samples[row : row + 1], reference[row : row + 1])
+        alone = BANK.equalised(samples[row : row + 1], reference[row : row + 1])
         assert (both[row] - alone[0]).abs().max() < 1e-6
 
 
 def test_what_is_silent_stays_silent() -> None:
     silence, sound = torch.zeros(1, 1, 32_000), noise(1, 32_000, 0)
-    assert EQUALISER(silence, sound).abs().max() == 0
-    assert EQUALISER(sound, silence).abs().max() == 0
+    assert BANK.equalised(silence, sound).abs().max() == 0
+    assert BANK.equalised(sound, silence).abs().max() == 0
 
 
 def test_a_band_that_is_silent_stays_silent() -> None:
     seconds = torch.arange(64_000, dtype=torch.double) / SAMPLE_RATE
     tone = (torch.sin(2 * torch.pi * 440 * seconds) * torch.hann_window(64_000, dtype=torch.double)).float()[None, None]
-    equalised = in_bands(EQUALISER(tone, noise(1, 64_000, 0)))
+    equalised = in_bands(BANK.equalised(tone, noise(1, 64_000, 0)))
     assert equalised[:8].std() > 1e-3
     assert equalised[8:28].std() < 1e-4  # what rounding left there would be as loud as the noise, 0.02
