@@ -12,6 +12,9 @@ from torch.nn import functional
 
 from audiocraft_ext.upstream import DiffusionUnet
 
+# A convolution of more channels than this is slower than a product of matrices (benchmarks/LOG.md).
+_MOST_CONVOLVED = 192
+
 
 class UNet:
     """The noise estimate of audiocraft's ``DiffusionUnet``, whose weights it takes over and lays out anew.
@@ -23,7 +26,7 @@ class UNet:
     def __init__(self, unet: DiffusionUnet) -> None:
         self._unet = unet
         for module in unet.modules():
-            if isinstance(module, nn.Conv1d):
+            if isinstance(module, nn.Conv1d | nn.ConvTranspose1d):
                 # [A, B, k] as before to whoever asks, with B innermost in memory: no convolution copies it then.
                 module.weight.data = module.weight.data.transpose(1, 2).contiguous().transpose(1, 2)
 
@@ -80,13 +83,30 @@ def _convolved(z: Tensor, conv: nn.Conv1d) -> Tensor:
 
 
 def _transposed(z: Tensor, conv: nn.ConvTranspose1d) -> Tensor:
-    """As a convolution that makes all samples of a stride at once, each a channel; torch's own is slow."""
+    """All samples of a stride at once, each a channel. torch's own is slow."""
     n_in, n_out, kernel = conv.weight.shape
     stride, padding = conv.stride[0], int(conv.padding[0])
-    # The kernel's last taps hear the activation before, its first ones the one here.
-    weight = conv.weight.unflatten(2, (-1, stride)).flip(2).permute(3, 1, 0, 2).reshape(stride * n_out, n_in, 1, -1)
-    weight = weight.contiguous(memory_format=torch.channels_last)
-    strides = functional.conv2d(z, weight, padding=(0, kernel // stride - 1))
+    weight = conv.weight.unflatten(2, (-1, stride))  # [C, C', kernel / stride, stride]
+    strides = _convolved_strides(z, weight) if n_in <= _MOST_CONVOLVED else _added_strides(z, weight)
     n_samples = (z.shape[-1] - 1) * stride + kernel - 2 * padding
-    samples = strides[:, :, 0].transpose(1, 2).reshape(len(z), -1, n_out)[:, padding : padding + n_samples]
+    samples = strides.reshape(len(z), -1, n_out)[:, padding : padding + n_samples]
     return samples.transpose(1, 2)[:, :, None]
+
+
+def _convolved_strides(z: Tensor, weight: Tensor) -> Tensor:
+    """[B, strides, stride * C']: a convolution; its last tap hears the activation here, the others those before."""
+    n_in, n_out, n_taps, stride = weight.shape
+    taps = weight.flip(2).permute(3, 1, 0, 2).reshape(stride * n_out, n_in, 1, n_taps)
+    taps = taps.contiguous(memory_format=torch.channels_last)
+    return functional.conv2d(z, taps, padding=(0, n_taps - 1))[:, :, 0].transpose(1, 2)
+
+
+def _added_strides(z: Tensor, weight: Tensor) -> Tensor:
+    """[B, strides, stride * C']: one product, and the sum of what overlaps."""
+    n, (n_in, n_out, _, stride) = z.shape[-1], weight.shape
+    taps = z[:, :, 0].transpose(1, 2) @ weight.permute(0, 2, 3, 1).reshape(n_in, -1)
+    parts = taps.split(stride * n_out, dim=-1)
+    strides = functional.pad(parts[0], (0, 0, 0, len(parts) - 1))
+    for i, part in enumerate(parts[1:], 1):
+        strides[:, i : i + n].add_(part)
+    return strides
