@@ -61,6 +61,7 @@ class Predictor(BasePredictor):
             quantize=_chosen("MUSICGEN_QUANTIZE", get_args(Quantize)),
             n_slots=int(os.environ.get("COG_MAX_CONCURRENCY", MAX_CONCURRENCY)),
         )
+        smoke_test = _chosen("MUSICGEN_SMOKE_TEST", ("on", "off")) == "on"
         self.max_duration_s = int(os.environ.get("MUSICGEN_MAX_DURATION", DEFAULT_MAX_DURATION_S))
         device = os.environ.get("MUSICGEN_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
         audio.ffmpeg_path()  # without one no prediction would succeed: fail here
@@ -72,7 +73,7 @@ class Predictor(BasePredictor):
         n_cores = torch.get_num_threads()
         # A thread that ends, and its team of OpenMP threads with it (why: engine.engine).
         with ThreadPoolExecutor(1, "loader", use_cpu_threads, (n_cores,)) as loader:
-            self.model: musicgen.Model = loader.submit(_load, chosen, device, settings).result()
+            self.model: musicgen.Model = loader.submit(musicgen.load, chosen, device, settings, smoke_test).result()
         n_threads = 1 if device == "cpu" and self.model.has_own_thread else n_cores
         self.threads = ThreadPoolExecutor(MAX_CONCURRENCY, "prediction", use_cpu_threads, (n_threads,))
         self.running: set[str] = set()
@@ -289,19 +290,6 @@ def _discard(work: asyncio.Future[str]) -> None:
     """Deletes what a prediction made after its caller had left."""
     if not work.cancelled() and work.exception() is None:
         os.unlink(work.result())
-
-
-def _load(weights: str, device: str, settings: Settings) -> musicgen.Model:
-    """The model, and a second of its music made, so that the first request pays nothing."""
-    start = time.perf_counter()
-    model = musicgen.Model(checkpoint.load(weights, device), settings)
-    # The health check repeats this line to whoever asks: a file's name, not where it lies. It comes before the music is
-    # made, because cog may lose what is written in the last moments of set-up.
-    name = os.path.basename(os.path.abspath(weights)) if os.path.exists(weights) else checkpoint.shown(weights)
-    print(f"Loaded {name} on {device} in {time.perf_counter() - start:.1f} s", flush=True)
-    if _chosen("MUSICGEN_SMOKE_TEST", ("on", "off")) == "on":
-        model.smoke_test()
-    return model
 
 
 def _chosen(variable: str, choices: tuple[str, ...]) -> Any:

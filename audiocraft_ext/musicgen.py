@@ -1,12 +1,14 @@
 """One generation: a request and its audio → samples, by audiocraft's own ``generate*`` calls.
 
 Each request gets a light ``MusicGen`` object of its own, whose ``lm.generate`` is the seam behind which an engine makes
-the tokens. Knows nothing of files, HTTP or cog.
+the tokens. Knows nothing of HTTP or cog.
 """
 
 import math
+import os
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,10 +16,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from audiocraft_ext import codec, language_model
+from audiocraft_ext import checkpoint, codec, language_model
 from audiocraft_ext.audio import Clip, resample
 from audiocraft_ext.checkpoint import Checkpoint
 from audiocraft_ext.diffusion import DiffusionDecoder
+from audiocraft_ext.engine.engine import NotFiniteError
 from audiocraft_ext.errors import CheckpointError, InputError
 from audiocraft_ext.language_model import RequestLM, Settings
 from audiocraft_ext.progress import Progress, Silent
@@ -57,10 +60,13 @@ class Model:
     def smoke_test(self) -> None:
         """Makes a second of music: kernels, caches and graphs are ready after it, and broken weights are found.
 
-        Raises ``CheckpointError`` where no sound comes out.
+        Raises ``CheckpointError`` where no sound comes out, ``NotFiniteError`` where that is because logits are no
+        numbers.
         """
         try:
             samples = self.generate(Request(prompt="", duration=1), None, Silent())
+        except NotFiniteError:
+            raise
         except Exception as error:
             raise CheckpointError(f"The checkpoint was loaded, but it cannot make music: {error}") from error
         if not samples.isfinite().all():
@@ -109,6 +115,34 @@ class Model:
             if self._diffusion is None:
                 self._diffusion = DiffusionDecoder.load(self.checkpoint, self._is_fast)
             return self._diffusion
+
+
+def load(
+    weights: str, device: str, settings: Settings, smoke_test: bool = True, dtypes: Sequence[torch.dtype] | None = None
+) -> Model:
+    """The model that ``weights`` names, with a second of its music made, so that the first request pays nothing.
+
+    Its transformer is in the first of ``dtypes`` that its numbers fit, as far as that second shows: fp32 on the CPU,
+    fp16, else bf16, on CUDA. Raises ``CheckpointError`` where there is no such model or no music.
+    """
+    dtypes = dtypes or ([torch.float32] if device == "cpu" else [torch.float16, torch.bfloat16])
+    # The health check repeats this to whoever asks: a file's name, not where it lies.
+    name = os.path.basename(os.path.abspath(weights)) if os.path.exists(weights) else checkpoint.shown(weights)
+    for dtype in dtypes:
+        start = time.perf_counter()
+        model = Model(checkpoint.load(weights, device, dtype), settings)
+        # Before the music is made, because cog may lose what is written in the last moments of set-up.
+        print(f"Loaded {name} on {device} in {time.perf_counter() - start:.1f} s", flush=True)
+        if not smoke_test:
+            return model
+        try:
+            model.smoke_test()
+            return model
+        except NotFiniteError:
+            print(f"It makes no numbers in {dtype}".replace("torch.", ""), flush=True)
+            model.close()
+            del model  # before the next one comes
+    raise CheckpointError(f"{name} was loaded, but it cannot make music: its logits are no numbers.")
 
 
 def _generate(generation: "_Generation", request: Request, clip: Clip | None) -> Tensor:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from audiocraft_ext import checkpoint
+from audiocraft_ext import checkpoint, musicgen
 from audiocraft_ext.audio import Clip
 from audiocraft_ext.checkpoint.source import EMBEDDED
 from audiocraft_ext.diffusion import DiffusionDecoder
@@ -26,6 +26,7 @@ from tests import tiny
 from tests.audiocraft_ext.engine import models
 from tests.audiocraft_ext.engine.test_engine import closing, long_job, results
 from tests.audiocraft_ext.test_request import AUDIO, DEFAULTS
+from tests.test_predict import overflowing
 
 DEVICE = os.environ.get("MUSICGEN_DEVICE") or "cuda"
 pytestmark = [
@@ -52,6 +53,17 @@ def fast() -> Iterator[Engine]:
 def test_the_lm_is_half_precision_and_the_codec_single(model: Model) -> None:
     assert next(model.checkpoint.lm.transformer.parameters()).dtype == torch.float16
     assert next(model.checkpoint.codec.parameters()).dtype == torch.float32
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="single precision there")
+def test_a_model_that_overflows_half_precision_is_loaded_in_bf16(tmp_path: Path) -> None:
+    path = tiny.write(tmp_path, "text") / "state_dict.bin"
+    package = torch.load(path)
+    overflowing(package)
+    torch.save(package, path)
+    made = musicgen.load(str(tmp_path), DEVICE, Settings(consume=False))
+    assert next(made.checkpoint.lm.transformer.parameters()).dtype == torch.bfloat16
+    made.close()
 
 
 @pytest.mark.parametrize("mode", ["text", "melody", "continuation"])

@@ -13,7 +13,9 @@ import pytest
 import torch
 
 import predict
+from audiocraft_ext import musicgen
 from audiocraft_ext.errors import CheckpointError, InputError
+from audiocraft_ext.language_model import Settings
 from predict import Predictor, ServerError
 from tests import tiny
 
@@ -210,3 +212,29 @@ def test_a_checkpoint_that_makes_no_music_fails_at_setup_unless_told_not_to_try(
         Predictor().setup(str(tmp_path))
     monkeypatch.setenv("MUSICGEN_SMOKE_TEST", "off")
     Predictor().setup(str(tmp_path))
+
+
+def overflowing(package: dict[str, Any]) -> None:
+    """Activations of some 10^5 between two layers, which fp16 has no numbers for; what comes out is as before."""
+    for name, weight in package["best_state"].items():
+        if "linear1" in name or "linear2" in name:
+            weight.mul_(1e5 if "linear1" in name else 1e-5)
+
+
+@pytest.mark.parametrize("overflows", [False, True])
+def test_a_model_that_overflows_fp16_is_loaded_in_bf16(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], overflows: bool
+) -> None:
+    """As on CUDA, here on the CPU."""
+    path = tiny.write(tmp_path, "text") / "state_dict.bin"
+    package = torch.load(path)
+    if overflows:
+        overflowing(package)
+    torch.save(package, path)
+    model = musicgen.load(str(tmp_path), "cpu", Settings(), dtypes=[torch.float16, torch.bfloat16])
+    model.smoke_test()
+    assert ("It makes no numbers in float16" in capsys.readouterr().out) == overflows
+    model.close()
+    if overflows:
+        with pytest.raises(CheckpointError, match="its logits are no numbers"):
+            musicgen.load(str(tmp_path), "cpu", Settings(), dtypes=[torch.float16])

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from audiocraft_ext.checkpoint import build, fit, formats, source
 from audiocraft_ext.checkpoint.download import shown
 from audiocraft_ext.checkpoint.source import chosen_weights
@@ -30,9 +32,10 @@ class Checkpoint:
         return "self_wav" in self.lm.condition_provider.conditioners
 
 
-def load(weights: str, device: str) -> Checkpoint:
+def load(weights: str, device: str, dtype: torch.dtype | None = None) -> Checkpoint:
     """The checkpoint that ``weights`` names (path, https URL or hub id), on ``device``.
 
+    ``dtype`` is that of its transformer; None is fp32 on the CPU and, as audiocraft has it, fp16 on CUDA.
     Raises ``CheckpointError`` with one sentence that says what is missing.
     """
     path = source.fetch(weights)
@@ -40,6 +43,6 @@ def load(weights: str, device: str) -> Checkpoint:
     contents = formats.read(path)
     codec = build.build_codec(contents.codec, folder, device)
     fit.refuse_misfits(codec, contents.lm.config)
-    lm = build.build_lm(contents.lm, folder, device, contents.text_encoder)
+    lm = build.build_lm(contents.lm, folder, device, contents.text_encoder, dtype)
     codec_name = contents.codec.pretrained if isinstance(contents.codec, formats.CodecFile) else None
     return Checkpoint(lm, codec, codec_name, folder)

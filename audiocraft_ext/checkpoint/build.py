@@ -78,18 +78,23 @@ _OURS = ("t5", "chroma", "chroma_stem")
 
 
 def build_lm(
-    file: LanguageModelFile, folder: Path, device: str, text_encoder: TransformersFile | None = None
+    file: LanguageModelFile,
+    folder: Path,
+    device: str,
+    text_encoder: TransformersFile | None = None,
+    dtype: torch.dtype | None = None,
 ) -> LMModel:
-    """The file's LM in eval mode: fp32 on the CPU; on CUDA, as audiocraft loads it, its transformer in fp16.
+    """The file's LM in eval mode, its transformer in ``dtype``: fp32 on the CPU and fp16 on CUDA where none is given.
 
     The text encoder is the one given, else the one that the config names, found from the checkpoint's ``folder`` on as
     ``parts`` does. ``lm.cfg`` is the config, as audiocraft's loader leaves it.
     """
+    dtype = dtype or (torch.float32 if device == "cpu" else torch.float16)
     with drawing_nothing(), solver_config.built("language model"):
-        lm = _assemble(file.config, folder, device, text_encoder)
+        lm = _assemble(file.config, folder, device, dtype, text_encoder)
     # The window of a melody's spectrum is computed, and kept by some formats only.
     windows = {key: value for key, value in lm.state_dict().items() if key.endswith(".chroma.spec.window")}
-    _give(lm, windows | file.state, device, "language model", half=() if device == "cpu" else ("transformer.",))
+    _give(lm, windows | file.state, device, "language model", {"transformer.": dtype})
     return lm.eval()
 
 
@@ -106,14 +111,16 @@ def named_parts(contents: Contents) -> list[str]:
 
 def untrained_lm(config: DictConfig, folder: Path, device: str) -> LMModel:
     """The LM that a solver config describes, with weights drawn as audiocraft draws them."""
-    return _assemble(config, folder, device, None).to(device)
+    return _assemble(config, folder, device, torch.float32, None).to(device)
 
 
-def _assemble(config: DictConfig, folder: Path, device: str, text_encoder: TransformersFile | None) -> LMModel:
+def _assemble(
+    config: DictConfig, folder: Path, device: str, dtype: torch.dtype, text_encoder: TransformersFile | None
+) -> LMModel:
     """The LM with its transformer on the CPU, in fp32, and its conditioners on ``device``."""
     config = deepcopy(config)
     OmegaConf.set_struct(config, False)
-    config.device, config.dtype = device, "float32" if device == "cpu" else "float16"
+    config.device, config.dtype = device, str(dtype).removeprefix("torch.")
     for key in _TRAINING_KEYS:
         _drop(config, key)
     OmegaConf.resolve(config.conditioners)  # while its references to the rest of the config still reach it
@@ -232,14 +239,16 @@ def _pretrained(kind: Any, what: str, folder: Path | None = None, **options: Any
     return model
 
 
-def _give(module: nn.Module, state: State, device: str, what: str, half: tuple[str, ...] = ()) -> None:
-    """Puts ``state`` in the place of the module's own weights: fp16 where names begin as ``half`` says, else fp32.
+def _give(
+    module: nn.Module, state: State, device: str, what: str, dtypes: dict[str, torch.dtype] | None = None
+) -> None:
+    """Puts ``state`` in the place of the module's own weights, in fp32 but where a name's beginning is in ``dtypes``.
 
     All must fit, and none be left over. The module's own were never touched, and memory never touched is never taken.
     """
     pages, given = FilePages(), {}
     for key, value in state.items():
-        dtype = torch.float16 if key.startswith(half) else torch.float32
+        dtype = next((its for beginning, its in (dtypes or {}).items() if key.startswith(beginning)), torch.float32)
         given[key] = value.to(device, dtype) if value.is_floating_point() else value.to(device)
         if given[key] is not value:
             pages.release(value)
