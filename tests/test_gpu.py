@@ -26,7 +26,6 @@ from tests import tiny
 from tests.audiocraft_ext.engine import models
 from tests.audiocraft_ext.engine.test_engine import closing, long_job, results
 from tests.audiocraft_ext.test_request import AUDIO, DEFAULTS
-from tests.test_predict import overflowing
 
 DEVICE = os.environ.get("MUSICGEN_DEVICE") or "cuda"
 pytestmark = [
@@ -59,7 +58,7 @@ def test_the_lm_is_half_precision_and_the_codec_single(model: Model) -> None:
 def test_a_model_that_overflows_half_precision_is_loaded_in_bf16(tmp_path: Path) -> None:
     path = tiny.write(tmp_path, "text") / "state_dict.bin"
     package = torch.load(path)
-    overflowing(package)
+    tiny.overflow(package)
     torch.save(package, path)
     made = musicgen.load(str(tmp_path), DEVICE, Settings(consume=False))
     assert next(made.checkpoint.lm.transformer.parameters()).dtype == torch.bfloat16

@@ -119,3 +119,10 @@ def export(path: Path, state: dict[str, torch.Tensor], config: dict[str, Any]) -
     """As audiocraft's ``export`` writes it: the config as YAML text beside the weights."""
     package = {"best_state": state, "xp.cfg": OmegaConf.to_yaml(OmegaConf.create(config)), "version": "1.3.0"}
     torch.save({**package, "exported": True}, path)
+
+
+def overflow(package: dict[str, Any]) -> None:
+    """Changes an export's weights: activations of some 10^5, which fp16 has no numbers for, and results as before."""
+    for name, weight in package["best_state"].items():
+        if "linear1" in name or "linear2" in name:
+            weight.mul_(1e5 if "linear1" in name else 1e-5)
