@@ -1,11 +1,10 @@
 """One generation: a request and its audio → samples, by audiocraft's own ``generate*`` calls.
 
 Each request gets a light ``MusicGen`` object of its own, whose ``lm.generate`` is the seam behind which an engine makes
-the tokens. Knows nothing of HTTP or cog.
+the tokens. Knows nothing of files, HTTP or cog.
 """
 
 import math
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -122,13 +121,11 @@ def load(
 ) -> Model:
     """The model that ``weights`` names, with a second of its music made, so that the first request pays nothing.
 
-    Its transformer is in the first of ``dtypes`` that its numbers fit, as far as that second shows: fp32 on the CPU,
-    fp16, else bf16, on CUDA. Raises ``CheckpointError`` where there is no such model or no music.
+    Its transformer is in the first of ``dtypes``, else ``checkpoint.dtypes_on``, that its numbers fit as far as that
+    second shows. Raises ``CheckpointError`` where there is no such model or no music.
     """
-    dtypes = dtypes or ([torch.float32] if device == "cpu" else [torch.float16, torch.bfloat16])
-    # The health check repeats this to whoever asks: a file's name, not where it lies.
-    name = os.path.basename(os.path.abspath(weights)) if os.path.exists(weights) else checkpoint.shown(weights)
-    for dtype in dtypes:
+    name = checkpoint.name_of(weights)  # the health check repeats what is printed to whoever asks
+    for dtype in dtypes or checkpoint.dtypes_on(device):
         start = time.perf_counter()
         model = Model(checkpoint.load(weights, device, dtype), settings)
         # Before the music is made, because cog may lose what is written in the last moments of set-up.

@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 
 from audiocraft_ext.checkpoint import build, fit, formats, source
-from audiocraft_ext.checkpoint.download import shown
-from audiocraft_ext.checkpoint.source import chosen_weights
+from audiocraft_ext.checkpoint.build import dtypes_on
+from audiocraft_ext.checkpoint.source import chosen_weights, name_of
 from audiocraft_ext.upstream import CompressionModel, LMModel
 
-__all__ = ["Checkpoint", "chosen_weights", "load", "shown"]
+__all__ = ["Checkpoint", "chosen_weights", "dtypes_on", "load", "name_of"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Checkpoint:
 def load(weights: str, device: str, dtype: torch.dtype | None = None) -> Checkpoint:
     """The checkpoint that ``weights`` names (path, https URL or hub id), on ``device``.
 
-    ``dtype`` is that of its transformer; None is fp32 on the CPU and, as audiocraft has it, fp16 on CUDA.
+    ``dtype`` is that of its transformer; None is the first of ``dtypes_on(device)``.
     Raises ``CheckpointError`` with one sentence that says what is missing.
     """
     path = source.fetch(weights)

@@ -77,6 +77,11 @@ TRANSFORMERS_CODECS = {
 _OURS = ("t5", "chroma", "chroma_stem")
 
 
+def dtypes_on(device: str) -> list[torch.dtype]:
+    """What a transformer is in on a device, as audiocraft has it; then what to fall back on where that overflows."""
+    return [torch.float32] if device == "cpu" else [torch.float16, torch.bfloat16]
+
+
 def build_lm(
     file: LanguageModelFile,
     folder: Path,
@@ -84,17 +89,17 @@ def build_lm(
     text_encoder: TransformersFile | None = None,
     dtype: torch.dtype | None = None,
 ) -> LMModel:
-    """The file's LM in eval mode, its transformer in ``dtype``: fp32 on the CPU and fp16 on CUDA where none is given.
+    """The file's LM in eval mode, its transformer in ``dtype``: where none is given, the first of ``dtypes_on``.
 
     The text encoder is the one given, else the one that the config names, found from the checkpoint's ``folder`` on as
     ``parts`` does. ``lm.cfg`` is the config, as audiocraft's loader leaves it.
     """
-    dtype = dtype or (torch.float32 if device == "cpu" else torch.float16)
+    dtype = dtype or dtypes_on(device)[0]
     with drawing_nothing(), solver_config.built("language model"):
         lm = _assemble(file.config, folder, device, dtype, text_encoder)
     # The window of a melody's spectrum is computed, and kept by some formats only.
     windows = {key: value for key, value in lm.state_dict().items() if key.endswith(".chroma.spec.window")}
-    _give(lm, windows | file.state, device, "language model", {"transformer.": dtype})
+    _give(lm, windows | file.state, device, "language model", dtype)
     return lm.eval()
 
 
@@ -239,16 +244,14 @@ def _pretrained(kind: Any, what: str, folder: Path | None = None, **options: Any
     return model
 
 
-def _give(
-    module: nn.Module, state: State, device: str, what: str, dtypes: dict[str, torch.dtype] | None = None
-) -> None:
-    """Puts ``state`` in the place of the module's own weights, in fp32 but where a name's beginning is in ``dtypes``.
+def _give(module: nn.Module, state: State, device: str, what: str, transformer: torch.dtype = torch.float32) -> None:
+    """Puts ``state`` in the place of the module's own weights: its transformer's in that dtype, all others in fp32.
 
     All must fit, and none be left over. The module's own were never touched, and memory never touched is never taken.
     """
     pages, given = FilePages(), {}
     for key, value in state.items():
-        dtype = next((its for beginning, its in (dtypes or {}).items() if key.startswith(beginning)), torch.float32)
+        dtype = transformer if key.startswith("transformer.") else torch.float32
         given[key] = value.to(device, dtype) if value.is_floating_point() else value.to(device)
         if given[key] is not value:
             pages.release(value)

@@ -43,6 +43,11 @@ def chosen_weights(weights: str | None) -> str:
     return str(WEIGHTS_FOLDER if own_files(WEIGHTS_FOLDER) else EMBEDDED)
 
 
+def name_of(weights: str) -> str:
+    """What whoever asks may know of ``weights``: a file's name and not where it lies, a URL without what is secret."""
+    return os.path.basename(os.path.abspath(weights)) if os.path.exists(weights) else shown(weights)
+
+
 def fetch(weights: str) -> Path:
     """The local file or folder that ``weights`` names: downloaded if it is a URL or a hub id, unpacked if an archive.
 

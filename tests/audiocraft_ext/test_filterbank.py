@@ -32,7 +32,7 @@ def upstream(samples: Tensor, reference: Tensor) -> Tensor:
     return sum(band * (other.std() / band.std()) for band, other in zip(own, wanted, strict=True))
 
 
-# The largest difference measured: 1e-6 of the loudest sample. The longest clip takes several pieces.
+# The largest difference measured: 4e-6 of the loudest sample. The longest clip takes several pieces.
 @pytest.mark.parametrize("n_samples", [20_000, 32_000, 127_564, 300_000])
 def test_it_gives_what_splitting_into_bands_gives(n_samples: int) -> None:
     for samples, reference in (

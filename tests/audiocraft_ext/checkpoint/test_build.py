@@ -168,7 +168,7 @@ def test_a_hugging_face_melody_checkpoint_loads_with_its_own_parts_and_demucs(fo
 def test_weights_are_given_in_half_precision_by_name_and_whole_numbers_stay() -> None:
     module = torch.nn.ModuleDict({"transformer": torch.nn.Linear(2, 3), "out": torch.nn.BatchNorm1d(3)})
     state = {name: value.clone() for name, value in module.state_dict().items()}
-    build._give(module, state, "cpu", "model", {"transformer.": torch.float16})
+    build._give(module, state, "cpu", "model", torch.float16)
     assert {value.dtype for value in module["transformer"].state_dict().values()} == {torch.float16}
     assert module["out"].weight.dtype == torch.float32
     assert module["out"].num_batches_tracked.dtype == torch.int64
