@@ -18,6 +18,7 @@ import soundfile
 import torch
 
 from audiocraft_ext.checkpoint.parts import DIFFUSION_FILE
+from benchmarks.hardening.client import until_taken
 from benchmarks.hardening.server import running
 from tests import tiny, tiny_parts
 
@@ -52,7 +53,7 @@ def answer(client: httpx.Client, cell: tuple[str, int, bool]) -> dict[str, Any]:
     inputs = {"prompt": "electro", "duration": duration, "seed": 1, "multi_band_diffusion": by_diffusion}
     if mode != "prompt":
         inputs |= {"input_audio": tune(1.3), "continuation": mode == "continuation"}
-    made: dict[str, Any] = client.post("/predictions", json={"input": inputs}, timeout=300).json()
+    made: dict[str, Any] = until_taken(lambda: client.post("/predictions", json={"input": inputs}, timeout=300)).json()
     return made
 
 

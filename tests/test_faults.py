@@ -21,6 +21,7 @@ import httpx
 import pytest
 
 from audiocraft_ext.audio import ffmpeg_path
+from benchmarks.hardening.client import until_taken
 from benchmarks.hardening.server import ROOT, Server, running
 from predict import Predictor
 
@@ -75,7 +76,7 @@ def faulty(faults: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 def predict(server: Server, name: str = "", **inputs: Any) -> dict[str, Any]:
     body = {"input": {"prompt": "kick", "duration": 1, "seed": 1, **inputs}}
     url = f"/predictions/{name}" if name else "/predictions"
-    response = server.client.request("PUT" if name else "POST", url, json=body)
+    response = until_taken(lambda: server.client.request("PUT" if name else "POST", url, json=body))
     assert response.status_code == 200, response.text
     answer: dict[str, Any] = response.json()
     return answer

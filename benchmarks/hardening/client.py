@@ -5,7 +5,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -15,7 +15,6 @@ import httpx
 ROOT = Path(__file__).parents[2]
 INPUTS = tuple(json.loads((ROOT / "openapi.json").read_text())["components"]["schemas"]["Input"]["properties"])
 LIMIT_S = 30.0
-# A slot is free again some milliseconds after the answer; whoever asks in between is told 409.
 BUSY_PAUSE_S = 0.02
 # After so many, the server is taken for dead: the others would wait as long.
 MOST_SILENT = 10
@@ -65,6 +64,10 @@ class Tally:
                 line = f"{verdict}: {attempt.kind}: {attempt.sent()[:300]!r} -> {answer[:300]!r} ({took_s:.2f} s)"
                 self.offences.append(line)
 
+    def add_busy(self) -> None:
+        with self.lock:
+            self.n_busy += 1
+
     def count(self, *verdicts: Verdict) -> int:
         with self.lock:
             return sum(counter[verdict] for counter in self.verdicts.values() for verdict in verdicts)
@@ -76,6 +79,24 @@ class Tally:
             lines.append(f"{kind:26}{counter.total():7}" + "".join(f"{counter[column]:9}" for column in columns))
         lines.append(f"slowest answer {self.slowest_s:.2f} s; told 409 and asked again {self.n_busy} times")
         return "\n".join(lines)
+
+
+def until_taken(
+    ask: Callable[[], httpx.Response],
+    pause_s: float = BUSY_PAUSE_S,
+    limit_s: float = LIMIT_S,
+    when_busy: Callable[[], None] = lambda: None,
+) -> httpx.Response:
+    """The first answer that is no 409, asking again after each; after ``limit_s`` of them, the last.
+
+    409 is what callers are told beyond the slots, but also others: cog frees a slot some milliseconds after the answer,
+    and of two that come within microseconds it may refuse one though slots are free (6 of 800, four at a time).
+    """
+    deadline = time.monotonic() + limit_s
+    while (response := ask()).status_code == 409 and time.monotonic() < deadline:
+        when_busy()
+        time.sleep(pause_s)
+    return response
 
 
 def send_all(base_url: str, attempts: Iterable[Attempt], n_threads: int = 4) -> Tally:
@@ -107,18 +128,15 @@ def _ask(client: httpx.Client, attempt: Attempt, tally: Tally) -> tuple[int, str
     """Status and text of the answer; status 0 and the reason, if there is none. Asks again while the slots are busy."""
     # The path as it stands: a client that tidies "..", as httpx does, would never send some.
     url = client.base_url.copy_with(raw_path=attempt.path.encode())
-    deadline = time.monotonic() + LIMIT_S
-    while time.monotonic() < deadline:
-        try:
-            response = client.request(attempt.method, url, content=attempt.body, headers=list(attempt.headers))
-        except httpx.TransportError as error:
-            return 0, repr(error)
-        if response.status_code != 409:
-            return response.status_code, response.text
-        with tally.lock:
-            tally.n_busy += 1
-        time.sleep(BUSY_PAUSE_S)
-    return 0, "409 all the time"
+
+    def ask() -> httpx.Response:
+        return client.request(attempt.method, url, content=attempt.body, headers=list(attempt.headers))
+
+    try:
+        response = until_taken(ask, when_busy=tally.add_busy)
+    except httpx.TransportError as error:
+        return 0, repr(error)
+    return response.status_code, response.text
 
 
 def _raw(client: httpx.Client, data: bytes) -> tuple[int, str]:

@@ -25,6 +25,7 @@ from typing import Any
 import httpx
 
 from benchmarks.hardening import server as servers
+from benchmarks.hardening.client import until_taken
 from benchmarks.hardening.server import Server
 
 N_SLOTS = 4
@@ -145,7 +146,7 @@ def cancels(url: str, n_cancels: int, seed: int = 0) -> dict[str, list[float]]:
 
 
 def _cancel(client: httpx.Client, name: str, after_s: float) -> None:
-    _start(client, name)
+    start_long(client, name)
     time.sleep(after_s)
     assert client.post(f"/predictions/{name}/cancel").status_code == 200
 
@@ -153,25 +154,23 @@ def _cancel(client: httpx.Client, name: str, after_s: float) -> None:
 def _drop(client: httpx.Client, name: str, after_s: float) -> None:
     timeout = httpx.Timeout(10, read=after_s)
     try:
-        while client.put(f"/predictions/{name}", json={"input": LONG}, timeout=timeout).status_code == 409:
-            time.sleep(0.01)
+        until_taken(lambda: client.put(f"/predictions/{name}", json={"input": LONG}, timeout=timeout))
     except httpx.ReadTimeout:
         return
     raise AssertionError("an answer came before the connection was dropped")
 
 
-def _start(client: httpx.Client, name: str) -> None:
+def start_long(client: httpx.Client, name: str) -> None:
     """Starts a long prediction, as soon as there is a slot."""
     headers = {"Prefer": "respond-async"}
-    while client.put(f"/predictions/{name}", json={"input": LONG}, headers=headers).status_code == 409:
-        time.sleep(0.01)
+    until_taken(lambda: client.put(f"/predictions/{name}", json={"input": LONG}, headers=headers))
 
 
 def seconds_until_free(client: httpx.Client) -> float:
     """How long it takes until all slots have been taken anew; what takes them is cancelled again."""
     names = [f"taker-{time.monotonic_ns()}-{i}" for i in range(N_SLOTS)]
     start = time.monotonic()
-    _at_once(N_SLOTS, lambda i: _start(client, names[i]))
+    _at_once(N_SLOTS, lambda i: start_long(client, names[i]))
     waited = time.monotonic() - start
     time.sleep(EARLIEST_CANCEL_S)
     for name in names:
