@@ -17,7 +17,7 @@ from torch import Tensor
 from audiocraft_ext.engine.cache import row_bytes
 from audiocraft_ext.engine.decoder import Decoder
 from audiocraft_ext.engine.engine import ROWS_PER_SLOT, Engine
-from audiocraft_ext.engine.linear import MAX_ROWS, Quantize
+from audiocraft_ext.engine.linear import MAX_ROWS, Kernels, Quantize
 from audiocraft_ext.engine.pattern import DelayPattern
 from audiocraft_ext.engine.scheduler import Job
 from audiocraft_ext.errors import InputError
@@ -132,7 +132,7 @@ class Settings:
     n_slots: int = 16
     quantize: Quantize = "none"
     use_graph: bool = True
-    use_kernels: bool | None = None  # Triton's; None is on CUDA
+    kernels: Kernels | None = None  # None is the device's own
     # The engine's weights take the place of the LM's own, which cannot be asked any more.
     consume: bool = True
 
@@ -151,7 +151,7 @@ class EngineLanguageModel:
         n_positions = n_steps + _prefix_positions(lm) + 1
         n_slots = _fitting_slots(lm, settings, n_positions, device, dtype)
         weights = engine_weights(lm, settings.consume)
-        decoder = Decoder(weights, ROWS_PER_SLOT * n_slots, n_positions, settings.quantize, settings.use_kernels)
+        decoder = Decoder(weights, ROWS_PER_SLOT * n_slots, n_positions, settings.quantize, settings.kernels)
         self.engine = Engine(decoder, pattern, n_slots, n_steps, use_graph=settings.use_graph)
         self.n_prefix_max = n_positions - n_steps - 1
 

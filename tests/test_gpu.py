@@ -17,6 +17,7 @@ from audiocraft_ext.checkpoint.source import EMBEDDED
 from audiocraft_ext.diffusion import DiffusionDecoder
 from audiocraft_ext.engine.decoder import Decoder
 from audiocraft_ext.engine.engine import Engine
+from audiocraft_ext.engine.linear import Kernels
 from audiocraft_ext.language_model import EngineLanguageModel, Settings, make
 from audiocraft_ext.musicgen import Model
 from audiocraft_ext.progress import Progress
@@ -146,14 +147,16 @@ def logits_of(decoder: Decoder, **on_device: Any) -> Tensor:
     decoder.give_cross(0, torch.randn(4, 9, models.WIDTH, generator=generator).to(**on_device))
     position = torch.tensor([3, 64, 100, 17, 0, 0, 0, 0], device=DEVICE)
     inputs = torch.randn(8, models.WIDTH, generator=generator).to(DEVICE)
-    attention = Split(cache).at(position) if decoder.use_kernels else Masked(cache, position)
+    attention = Split(cache).at(position) if decoder.kernels == "cuda" else Masked(cache, position)
     return decoder.logits(decoder.forward(inputs, position, attention))[:4]
+
+
+KINDS_OF_KERNELS: tuple[Kernels, ...] = ("cuda" if DEVICE == "cuda" else "none", "none")
 
 
 def test_kernels_give_plain_torch_s_logits() -> None:
     ours, plain = (
-        logits_of(models.decoder(n_slots=4, use_kernels=use_kernels, **ON_DEVICE), **ON_DEVICE)
-        for use_kernels in (DEVICE == "cuda", False)
+        logits_of(models.decoder(n_slots=4, kernels=kernels, **ON_DEVICE), **ON_DEVICE) for kernels in KINDS_OF_KERNELS
     )
     assert (ours - plain).norm() / plain.norm() < 5e-3
 

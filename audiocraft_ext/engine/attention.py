@@ -1,11 +1,12 @@
 """Attention over the cache: which keys and values the inputs of a pass write, and which they read.
 
-``Prefill`` takes consecutive positions of one job's rows. ``Sliced`` takes one position of each row, at lengths that
-the host knows: the CPU's way. ``Masked`` and ``Split`` take the same of all rows at lengths that only the device knows:
-CUDA's way, in plain torch over the whole cache and by kernels over the valid part of it.
+``Prefill`` takes consecutive positions of one job's rows. ``Sliced`` and ``Direct`` take one position of each row, at
+lengths that the host knows: the CPU's way, in plain torch and by a kernel. ``Masked`` and ``Split`` take the same of
+all rows at lengths that only the device knows: CUDA's way, in plain torch over the whole cache and by kernels over the
+valid part of it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -68,48 +69,55 @@ class Prefill:
 
 
 class Sliced:
-    """One new position of each row, at lengths that the host knows; a row's result is its own whoever is beside it.
-
-    Neighbours that are equally long are attended to together: less calls, and the same numbers.
-    """
+    """One new position of each row, at lengths that the host knows; a row's result is its own whoever is beside it."""
 
     def __init__(self, cache: Cache, spans: list[Span]) -> None:
         self.cache = cache
-        self.rows = torch.tensor([span.row + i for span in spans for i in range(span.n_rows)])
-        self.positions = torch.tensor([span.position for span in spans for _ in range(span.n_rows)])
-        self.self_parts = _alike(spans, lambda span: span.position + 1)
-        self.cross_parts = _alike(spans, lambda span: span.cross_length)
+        self.spans = spans
 
     def to_self(self, layer: int, qkv: Tensor) -> Tensor:
         keys, values = self.cache.keys[layer], self.cache.values[layer]
-        keys[self.rows, :, self.positions] = qkv[:, 1]
-        values[self.rows, :, self.positions] = qkv[:, 2]
-        return _attend_in_parts(qkv[:, 0], keys, values, self.self_parts)
+        for inputs, rows, span in self._parts():
+            keys[rows, :, span.position], values[rows, :, span.position] = qkv[inputs, 1], qkv[inputs, 2]
+        return self._attended(qkv[:, 0], keys, values, [span.position + 1 for span in self.spans])
 
     def to_cross(self, layer: int, query: Tensor) -> Tensor:
         keys, values = self.cache.cross_keys[layer], self.cache.cross_values[layer]
-        return _attend_in_parts(query, keys, values, self.cross_parts)
+        return self._attended(query, keys, values, [span.cross_length for span in self.spans])
+
+    def _parts(self) -> Iterator[tuple[slice, slice, Span]]:
+        """Which inputs and which rows of the cache are a span's."""
+        for span in self.spans:
+            yield slice(span.first, span.first + span.n_rows), slice(span.row, span.row + span.n_rows), span
+
+    def _attended(self, query: Tensor, keys: Tensor, values: Tensor, lengths: list[int]) -> Tensor:
+        outs = [
+            _attend(query[inputs], keys[rows, :, :length], values[rows, :, :length])
+            for (inputs, rows, _), length in zip(self._parts(), lengths, strict=True)
+        ]
+        return torch.cat(outs).flatten(1)
 
 
-_Part = tuple[slice, slice, int]  # of the inputs, of the cache's rows, and how many positions are read
+class Direct:
+    """``Sliced`` by our kernel for the CPU, all rows at once."""
 
+    def __init__(self, cache: Cache, spans: list[Span]) -> None:
+        from audiocraft_ext.engine.cpu_kernels import Attend
 
-def _alike(spans: list[Span], length: Callable[[Span], int]) -> list[_Part]:
-    """Spans, those put together whose rows are neighbours and whose lengths are the same."""
-    parts: list[_Part] = []
-    for span in spans:
-        inputs, rows = slice(span.first, span.first + span.n_rows), slice(span.row, span.row + span.n_rows)
-        if parts and parts[-1][1].stop == rows.start and parts[-1][2] == length(span):
-            before_inputs, before_rows, _ = parts.pop()
-            inputs, rows = slice(before_inputs.start, inputs.stop), slice(before_rows.start, rows.stop)
-        parts.append((inputs, rows, length(span)))
-    return parts
+        def of_rows(value: Callable[[Span, int], int]) -> Tensor:
+            return torch.tensor([value(span, i) for span in spans for i in range(span.n_rows)])
 
+        _, n_heads, _, head_width = cache.keys[0].shape
+        rows = of_rows(lambda span, i: span.row + i)
+        self.cache = cache
+        self._attend_self = Attend(rows, of_rows(lambda span, _: span.position + 1), n_heads, head_width)
+        self._attend_cross = Attend(rows, of_rows(lambda span, _: span.cross_length), n_heads, head_width)
 
-def _attend_in_parts(query: Tensor, keys: Tensor, values: Tensor, parts: list[_Part]) -> Tensor:
-    """[M, H Dh] from query [M, H, Dh] and a layer's keys and values [R, H, S, Dh]."""
-    outs = [_attend(query[inputs], keys[rows, :, :length], values[rows, :, :length]) for inputs, rows, length in parts]
-    return (outs[0] if len(outs) == 1 else torch.cat(outs)).flatten(1)
+    def to_self(self, layer: int, qkv: Tensor) -> Tensor:
+        return self._attend_self(qkv[:, 0], self.cache.keys[layer], self.cache.values[layer], qkv[:, 1:])
+
+    def to_cross(self, layer: int, query: Tensor) -> Tensor:
+        return self._attend_cross(query, self.cache.cross_keys[layer], self.cache.cross_values[layer], None)
 
 
 def _attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -147,7 +155,7 @@ class Split:
     """``Masked`` by Triton kernels, which read no more than is valid."""
 
     def __init__(self, cache: Cache) -> None:
-        from audiocraft_ext.engine.kernels import Attend
+        from audiocraft_ext.engine.cuda_kernels import Attend
 
         n_rows, n_heads, n_positions, head_width = cache.keys[0].shape
         device = cache.keys[0].device

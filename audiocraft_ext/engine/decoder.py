@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from audiocraft_ext.engine.attention import Attention
 from audiocraft_ext.engine.cache import Cache
-from audiocraft_ext.engine.linear import Linear, Quantize, make_linear
+from audiocraft_ext.engine.linear import Kernels, Linear, Quantize, make_linear
 
 _NORM_EPS = 1e-5
 
@@ -110,6 +110,17 @@ def turned(qkv: Tensor, turn: Tensor) -> Tensor:
     return torch.cat([turned.to(qkv.dtype), qkv[:, 2:]], dim=1)
 
 
+def fitting_kernels(device: torch.device, dtype: torch.dtype, head_width: int) -> Kernels:
+    """Those of our kernels that there are for a model on a device."""
+    if device.type == "cuda":
+        return "cuda"
+    try:
+        from audiocraft_ext.engine import cpu_kernels
+    except ImportError:
+        return "none"
+    return "cpu" if dtype == torch.float32 and cpu_kernels.is_available(head_width) else "none"
+
+
 class Decoder:
     """A language model over the cache of `n_rows` rows of `n_positions` positions each."""
 
@@ -119,29 +130,34 @@ class Decoder:
         n_rows: int,
         n_positions: int,
         quantize: Quantize = "none",
-        use_kernels: bool | None = None,
+        kernels: Kernels | None = None,
     ) -> None:
-        """`use_kernels` chooses Triton's over plain torch; None means on CUDA."""
+        """`kernels` are those that are used beside plain torch; None means the device's, where they fit the model."""
         self.device, self.dtype = weights.embeddings.device, weights.embeddings.dtype
         self.n_codebooks, n_tokens, self.width = weights.embeddings.shape
         self.cardinality = n_tokens - 1
         self.n_heads = weights.n_heads
-        self.use_kernels = self.device.type == "cuda" if use_kernels is None else use_kernels
+        head_width = self.width // self.n_heads
+        self.kernels = fitting_kernels(self.device, self.dtype, head_width) if kernels is None else kernels
         self._fused_add_norm = add_norm
-        if self.use_kernels:
-            from audiocraft_ext.engine import kernels
+        self._gelu: Callable[[Tensor], Tensor] = functional.gelu
+        if self.kernels == "cuda":
+            from audiocraft_ext.engine import cuda_kernels
 
-            self._fused_add_norm = kernels.add_norm
+            self._fused_add_norm = cuda_kernels.add_norm
+        elif self.kernels == "cpu":
+            from audiocraft_ext.engine import cpu_kernels
+
+            self._fused_add_norm, self._gelu = cpu_kernels.add_norm, cpu_kernels.gelu
 
         def fast(affine: Affine) -> Linear:
-            return make_linear(affine.weight, affine.bias, quantize)
+            return make_linear(affine.weight, affine.bias, quantize, self.kernels)
 
         self.layers = [_Layer(layer, fast) for layer in weights.layers]
         self.out_norm, self.heads = _Norm(weights.out_norm), fast(weights.heads)
         # One table for all codebooks, so that an input is one gather and one sum.
         self.embeddings = weights.embeddings.reshape(-1, self.width)
         self._offsets = torch.arange(self.n_codebooks, device=self.device) * n_tokens
-        head_width = self.width // self.n_heads
         sines = positions(n_positions, self.width, weights.max_period) * weights.positional_scale
         self._sines = sines.to(self.device) if weights.has_sines else None
         turns = rotations(n_positions, head_width, weights.max_period, weights.positional_scale)
@@ -177,7 +193,7 @@ class Decoder:
             if layer.has_cross:
                 query = layer.cross_query(self._add_norm(x, made, layer.norm_cross))
                 made = layer.cross_out(attention.to_cross(i, query.view(-1, *heads)))
-            made = layer.down(functional.gelu(layer.up(self._add_norm(x, made, layer.norm_feed))))
+            made = layer.down(self._gelu(layer.up(self._add_norm(x, made, layer.norm_feed))))
             is_last = i + 1 == len(self.layers)
             normed = self._add_norm(x, made, self.out_norm if is_last else self.layers[i + 1].norm_self)
         return normed

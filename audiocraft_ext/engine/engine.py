@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from audiocraft_ext.engine import sampling
-from audiocraft_ext.engine.attention import Attention, Masked, Prefill, Sliced, Span, Split
+from audiocraft_ext.engine.attention import Attention, Direct, Masked, Prefill, Sliced, Span, Split
 from audiocraft_ext.engine.decoder import Decoder
 from audiocraft_ext.engine.graph import Graph
 from audiocraft_ext.engine.pattern import UNKNOWN, DelayPattern
@@ -199,7 +199,7 @@ class Engine:
     def _lay_out(self) -> None:
         """Forgets what held on to tensors of the cache, after these have moved."""
         self._graph: Graph | None = None
-        self._split = Split(self.decoder.cache) if self._fixed_shapes and self.decoder.use_kernels else None
+        self._split = Split(self.decoder.cache) if self._fixed_shapes and self.decoder.kernels == "cuda" else None
 
     def _feed(self, entry: Running) -> None:
         """Feeds the next piece of a prompt; the last one gives the first sampled step."""
@@ -255,7 +255,8 @@ class Engine:
             conditional.append(len(slots))
             slots += [entry.slot] * n_rows
             unconditional.append(len(slots) - 1)
-        logits = self._logits(torch.tensor(slots), Sliced(self.decoder.cache, spans))
+        attention = (Direct if self.decoder.kernels == "cpu" else Sliced)(self.decoder.cache, spans)
+        logits = self._logits(torch.tensor(slots), attention)
         self._emit(torch.tensor([entry.slot for entry in entries]), logits[conditional], logits[unconditional])
 
     def _step_of_all(self) -> None:

@@ -4,6 +4,7 @@ Every form gives a row of its result from a row of its input alone, by the same 
 other rows hold (up to ``MAX_ROWS`` of them on the CPU): that is what keeps a request's tokens from its neighbours.
 """
 
+import sys
 from typing import Literal, Protocol
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 Quantize = Literal["none", "int8"]
+Kernels = Literal["none", "cpu", "cuda"]
 
 # oneDNN picks its kernel by the number of rows; from 2 to 8 it is one and the same (tests/…/test_linear.py).
 MIN_ROWS = 2
@@ -35,7 +37,7 @@ class Plain:
 
 
 class Packed:
-    """fp32 on the CPU, in oneDNN's own blocks: for two rows, torch's own linear takes three times as long."""
+    """fp32 on the CPU without kernels of ours, in oneDNN's blocks: they keep rows apart, as torch's linear does not."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), MAX_ROWS)
@@ -49,7 +51,7 @@ class Packed:
 
 
 class Int8:
-    """Weights as int8 with one scale an output; on the CPU activations in bf16, sums in fp32."""
+    """int8 with one scale an output, on the CPU without kernels of ours: activations in bf16, sums in fp32."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self.weight, scale = quantized(weight)
@@ -61,13 +63,30 @@ class Int8:
         return y if self.bias is None else y + self.bias
 
 
+class OnCpu:
+    """On the CPU by our own kernel, in fp32 or with weights as int8, and activations as they are."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, quantize: Quantize) -> None:
+        from audiocraft_ext.engine import cpu_kernels
+
+        self._matmul = cpu_kernels.matmul
+        self.weight, self.scale = quantized(weight) if quantize == "int8" else (weight, torch.ones(len(weight)))
+        self.bias = torch.zeros(len(weight)) if bias is None else bias
+        self._max_rows = MAX_ROWS if quantize == "none" else sys.maxsize
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if len(x) > self._max_rows:  # a prompt's: more to compute than to read, which torch does as fast as can be
+            return functional.linear(x, self.weight, self.bias)
+        return self._matmul(x, self.weight, self.scale, self.bias)
+
+
 class Int8Cuda:
     """The same on CUDA, by our own kernel for the rows of a decoding step; a prompt's many rows undo the scaling."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        from audiocraft_ext.engine import kernels
+        from audiocraft_ext.engine import cuda_kernels
 
-        self._matmul, self._max_rows = kernels.matmul_int8, kernels.MAX_MATMUL_ROWS
+        self._matmul, self._max_rows = cuda_kernels.matmul_int8, cuda_kernels.MAX_MATMUL_ROWS
         self.weight, self.scale = quantized(weight)
         self.bias = bias
 
@@ -93,8 +112,10 @@ def dequantized(weight: Tensor, scale: Tensor) -> Tensor:
     return weight * scale.float()[:, None]
 
 
-def make_linear(weight: Tensor, bias: Tensor | None, quantize: Quantize) -> Linear:
-    """The fastest form of a weight [out, in] on the device where it lies."""
+def make_linear(weight: Tensor, bias: Tensor | None, quantize: Quantize, kernels: Kernels) -> Linear:
+    """The fastest form of a weight [out, in] on the device where it lies, by these kernels of ours."""
+    if kernels == "cpu":
+        return OnCpu(weight, bias, quantize)
     if quantize == "int8":
         return Int8(weight, bias) if weight.device.type == "cpu" else Int8Cuda(weight, bias)
     if weight.device.type == "cpu" and weight.dtype == torch.float32 and torch.backends.mkldnn.is_available():

@@ -7,13 +7,18 @@ from torch import Tensor
 
 from audiocraft_ext.engine.decoder import Affine, Decoder, LayerWeights, Weights
 from audiocraft_ext.engine.engine import Engine
-from audiocraft_ext.engine.linear import Quantize
+from audiocraft_ext.engine.linear import Kernels, Quantize, dequantized, quantized
 from audiocraft_ext.engine.pattern import DelayPattern
 from audiocraft_ext.engine.scheduler import Job
 
 N_CODEBOOKS, CARD, WIDTH, N_HEADS, N_LAYERS = 4, 64, 64, 2, 2
 PATTERN = DelayPattern((0, 1, 2, 3), CARD)
 N_STEPS, N_PREFIX = 160, 24
+
+
+def of_int8(weight: Tensor) -> Tensor:
+    """The weight as int8 holds it: quantised again, it stays what it is."""
+    return dequantized(*quantized(weight)).to(weight.dtype)
 
 
 def weights(has_cross: bool, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Weights:
@@ -23,7 +28,7 @@ def weights(has_cross: bool, device: str = "cpu", dtype: torch.dtype = torch.flo
         return torch.randn(shape, generator=generator).to(device, dtype)
 
     def matrix(n_out: int, n_in: int) -> Affine:
-        return Affine(drawn(n_out, n_in) / n_in**0.5)
+        return Affine(of_int8(drawn(n_out, n_in) / n_in**0.5))
 
     def norm() -> Affine:
         return Affine(torch.ones(WIDTH, device=device), torch.zeros(WIDTH, device=device))
@@ -51,7 +56,7 @@ def weights(has_cross: bool, device: str = "cpu", dtype: torch.dtype = torch.flo
         embeddings=drawn(N_CODEBOOKS, CARD + 1, WIDTH),
         layers=[layer() for _ in range(N_LAYERS)],
         out_norm=norm(),
-        heads=Affine(2 * drawn(N_CODEBOOKS * CARD, WIDTH) / WIDTH**0.5),
+        heads=Affine(of_int8(2 * drawn(N_CODEBOOKS * CARD, WIDTH) / WIDTH**0.5)),
         n_heads=N_HEADS,
     )
 
@@ -60,11 +65,11 @@ def decoder(
     has_cross: bool = True,
     n_slots: int = 4,
     quantize: Quantize = "none",
-    use_kernels: bool | None = None,
+    kernels: Kernels | None = None,
     **on_device: Any,
 ) -> Decoder:
     model = weights(has_cross, **on_device)
-    return Decoder(model, 2 * n_slots, N_STEPS + N_PREFIX + 1, quantize, use_kernels)
+    return Decoder(model, 2 * n_slots, N_STEPS + N_PREFIX + 1, quantize, kernels)
 
 
 def engine(

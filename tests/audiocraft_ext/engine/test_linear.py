@@ -1,19 +1,39 @@
 """The forms of a weight matrix: the same product, and rows that do not feel their neighbours."""
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import torch
+from torch import Tensor
 
-from audiocraft_ext.engine.linear import MAX_ROWS, Int8, Linear, Packed, Plain, dequantized, make_linear, quantized
+from audiocraft_ext.engine.linear import (
+    MAX_ROWS,
+    Int8,
+    Linear,
+    OnCpu,
+    Packed,
+    Plain,
+    dequantized,
+    make_linear,
+    quantized,
+)
 
 SHAPES = [(256, 256), (768, 256), (256, 1024), (2048, 512), (1024, 4096)]
-FORMS = [Packed, Int8]
+FORMS = {
+    "packed": Packed,
+    "int8": Int8,
+    "ours": partial(OnCpu, quantize="none"),
+    "ours in int8": partial(OnCpu, quantize="int8"),
+}
+Form = Callable[[Tensor, Tensor | None], Linear]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("form", FORMS)
-def test_a_row_is_the_same_among_any_number_of_others(form: type[Packed] | type[Int8], shape: tuple[int, int]) -> None:
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_a_row_is_the_same_among_any_number_of_others(form: Form, shape: tuple[int, int]) -> None:
     torch.manual_seed(0)
-    linear: Linear = form(torch.randn(shape), None)
+    linear = form(torch.randn(shape), None)
     x = torch.randn(MAX_ROWS, shape[1])
     whole = linear(x)
     for n_rows in range(1, MAX_ROWS):
@@ -27,11 +47,12 @@ def test_packed_weights_give_torch_s_product() -> None:
     torch.testing.assert_close(Packed(weight, bias)(x), Plain(weight, bias)(x), rtol=1e-5, atol=1e-5)
 
 
-def test_int8_is_within_a_hundredth_of_the_product() -> None:
+@pytest.mark.parametrize("form", [FORMS["int8"], FORMS["ours in int8"]], ids=["torch", "ours"])
+def test_int8_is_within_a_hundredth_of_the_product(form: Form) -> None:
     torch.manual_seed(0)
     weight, bias, x = torch.randn(512, 1024), torch.randn(512), torch.randn(4, 1024)
     exact = Plain(weight, bias)(x)
-    error = (Int8(weight, bias)(x) - exact).norm() / exact.norm()
+    error = (form(weight, bias)(x) - exact).norm() / exact.norm()
     assert error < 0.012  # 0.0083 measured
 
 
@@ -48,8 +69,9 @@ def test_a_weight_of_zeros_survives_int8() -> None:
     assert torch.equal(Int8(torch.zeros(8, 16), None)(torch.randn(2, 16)), torch.zeros(2, 8))
 
 
-def test_the_cpu_gets_packed_weights_unless_int8_is_asked_for() -> None:
+def test_the_cpu_gets_our_kernels_or_what_torch_has() -> None:
     weight = torch.randn(32, 32)
-    assert isinstance(make_linear(weight, None, "none"), Packed)
-    assert isinstance(make_linear(weight, None, "int8"), Int8)
-    assert isinstance(make_linear(weight.half(), None, "none"), Plain)
+    assert isinstance(make_linear(weight, None, "none", "cpu"), OnCpu)
+    assert isinstance(make_linear(weight, None, "none", "none"), Packed)
+    assert isinstance(make_linear(weight, None, "int8", "none"), Int8)
+    assert isinstance(make_linear(weight.half(), None, "none", "none"), Plain)

@@ -5,7 +5,7 @@ import torch
 
 pytest.importorskip("triton")
 
-from audiocraft_ext.engine import decoder, kernels
+from audiocraft_ext.engine import cuda_kernels, decoder
 from audiocraft_ext.engine.attention import Masked, Split
 from audiocraft_ext.engine.cache import Cache
 from audiocraft_ext.engine.engine import Engine
@@ -72,7 +72,7 @@ def test_add_norm_is_its_twin(dtype: torch.dtype, width: int, has_bias: bool) ->
     weight = torch.randn(width, device=DEVICE)
     bias = torch.randn(width, device=DEVICE) if has_bias else None
     other = x.clone()
-    ours = kernels.add_norm(x, y, weight, bias, 1e-5, dtype)
+    ours = cuda_kernels.add_norm(x, y, weight, bias, 1e-5, dtype)
     theirs = decoder.add_norm(other, y, weight, bias, 1e-5, dtype)
     torch.testing.assert_close(x, other, rtol=0, atol=1e-6)
     torch.testing.assert_close(ours, theirs, rtol=TOLERANCES[dtype], atol=1e-5)
@@ -85,14 +85,14 @@ def test_the_int8_product_is_that_of_the_scaled_weights(n_rows: int, shape: tupl
     weight, scale = quantized(torch.randn(shape, device=DEVICE))
     x = torch.randn(n_rows, shape[1], device=DEVICE).half()
     exact = x.double() @ (weight.double() * scale.double()[:, None]).T
-    ours = kernels.matmul_int8(x, weight, scale)
+    ours = cuda_kernels.matmul_int8(x, weight, scale)
     assert (ours.double() - exact).norm() / exact.norm() < 1e-3
-    assert torch.equal(kernels.matmul_int8(x[:1], weight, scale), ours[:1])
+    assert torch.equal(cuda_kernels.matmul_int8(x[:1], weight, scale), ours[:1])
 
 
 def test_an_engine_on_kernels_gives_the_greedy_tokens_of_plain_torch() -> None:
     jobs = [models.job(seed, temperature=0.0, n_frames=6, prompt=torch.zeros(4, 0).long()) for seed in range(3)]
-    on_kernels = models.decoder(n_slots=2, use_kernels=True)
+    on_kernels = models.decoder(n_slots=2, kernels="cuda")
     with (
         closing(Engine(on_kernels, models.PATTERN, 2, models.N_STEPS, fixed_shapes=True)) as fast,
         closing(models.engine()) as plain,

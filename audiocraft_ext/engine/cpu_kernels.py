@@ -1,0 +1,244 @@
+"""A decoding step's work on the CPU, as kernels of our own: few rows, long matrices, and torch's share of waiting gone.
+
+Each is beside a plain torch twin that it is tested against: ``matmul``'s is a product with the (scaled) weights,
+``Attend``'s is ``attention.Sliced``, ``add_norm``'s the one in ``decoder``, ``gelu``'s torch's own.
+
+A number is always added up in the same order, whatever the other rows are, and however many cores there are: a row has
+the same bits alone and among others, at a step and in a prompt.
+"""
+
+import functools
+import math
+
+import torch
+from torch import Tensor
+
+from audiocraft_ext.engine import native
+from audiocraft_ext.engine.native import F32, F32S, I8, I8S, I32S, I64, LANES, Code, Value
+
+# Outputs that a matrix product adds up at a time: with eight rows, the sums just fit 32 registers.
+_OUTPUTS = 2
+# Vectors of weights a turn of its loop.
+_UNROLL = 4
+MAX_ROWS = 8
+# How far ahead weights are asked of the memory, in bytes.
+_AHEAD = 8192
+
+
+def is_available(head_width: int) -> bool:
+    """Whether the kernels can be compiled and run here, and take heads of this width, and so a model's sizes."""
+    return head_width % LANES == 0 and native.is_available()
+
+
+def matmul(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    """x [M, in] times weight [out, in], times scale [out], plus bias [out]: [M, out]. All fp32, or the weight int8."""
+    x, (n_outputs, n_inputs) = x.contiguous(), weight.shape
+    y = x.new_empty(len(x), n_outputs)
+    is_int8 = weight.dtype == torch.int8
+    for first in range(0, len(x), MAX_ROWS):
+        kernel = _matmul(
+            min(MAX_ROWS, len(x) - first),
+            is_int8,
+            n_together=_OUTPUTS if n_outputs % _OUTPUTS == 0 else 1,
+            n_unrolled=_UNROLL if n_inputs % (_UNROLL * LANES) == 0 else 1,
+        )
+        rows, out = (tensor.data_ptr() + first * tensor.stride(0) * 4 for tensor in (x, y))
+        native.run(kernel, rows, weight, scale, bias, out, n_outputs, n_inputs)
+    return y
+
+
+@functools.cache
+def _matmul(n_rows: int, is_int8: bool, n_together: int, n_unrolled: int) -> int:
+    kind, n_bytes, per_turn = *((I8, 1) if is_int8 else (F32, 4)), n_unrolled * LANES
+
+    def write(
+        c: Code, x: Value, weight: Value, scale: Value, bias: Value, y: Value, n_outputs: Value, n_inputs: Value
+    ) -> None:
+        first, stop = c.share(c.udiv(n_outputs, I64(n_together)))
+        with c.loop(first, stop) as block:
+            outputs = [c.add(c.mul(block, I64(n_together)), I64(i)) for i in range(n_together)]
+            starts = [c.mul(output, n_inputs) for output in outputs]
+            sums = [[c.variable(c.all(0.0)) for _ in range(n_rows)] for _ in outputs]
+            with c.loop(I64(0), n_inputs, per_turn) as turn:
+                for k in (c.add(turn, I64(i * LANES)) for i in range(n_unrolled)):
+                    weights = [_widened(c, c.loads(kind, weight, c.add(start, k))) for start in starts]
+                    for row in range(n_rows):
+                        inputs = c.loads(F32, x, c.add(c.mul(I64(row), n_inputs), k))
+                        for w, totals in zip(weights, sums, strict=True):
+                            c.store(c.fused(inputs, w, c.get(totals[row])), totals[row])
+                for start in starts:
+                    for line in range(0, per_turn * n_bytes, 64):
+                        c.ask_for(c.at(I8, weight, c.add(c.mul(c.add(start, turn), I64(n_bytes)), I64(_AHEAD + line))))
+            for output, totals in zip(outputs, sums, strict=True):
+                factor, offset = c.load(F32, scale, output), c.load(F32, bias, output)
+                for row, total in enumerate(totals):
+                    value = c.fadd(c.fmul(c.halved(c.get(total), c.fadd), factor), offset)
+                    c.put(value, y, c.add(c.mul(I64(row), n_outputs), output))
+
+    return native.compiled(7, write)
+
+
+def _widened(c: Code, weights: Value) -> Value:
+    return c.sitofp(weights, F32S) if weights.type == I8S else weights
+
+
+def add_norm(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None, eps: float, dtype: torch.dtype) -> Tensor:
+    """Adds y [M, D] to the residual x [M, D] in place; its layer norm [M, D]. All in fp32, `dtype` too."""
+    out, (n_rows, width) = torch.empty_like(x), x.shape
+    bias = torch.zeros_like(weight) if bias is None else bias
+    native.run(_add_norm(eps), x, y.contiguous(), weight, bias, out, n_rows, width)
+    return out
+
+
+@functools.cache
+def _add_norm(eps: float) -> int:
+    def write(c: Code, x: Value, y: Value, weight: Value, bias: Value, out: Value, n_rows: Value, width: Value) -> None:
+        n = c.sitofp(width, F32)
+        with c.loop(*c.share(n_rows)) as row:
+            start = c.mul(row, width)
+            total, square = c.variable(c.all(0.0)), c.variable(c.all(0.0))
+            with c.loop(I64(0), width, LANES) as column:
+                here = c.add(start, column)
+                both = c.fadd(c.loads(F32, x, here), c.loads(F32, y, here))
+                c.put(both, x, here)
+                c.store(c.fadd(c.get(total), both), total)
+            mean = c.all(c.fdiv(c.halved(c.get(total), c.fadd), n))
+            with c.loop(I64(0), width, LANES) as column:
+                far = c.fsub(c.loads(F32, x, c.add(start, column)), mean)
+                c.store(c.fused(far, far, c.get(square)), square)
+            variance = c.fadd(c.fdiv(c.halved(c.get(square), c.fadd), n), F32(eps))
+            factor = c.all(c.fdiv(F32(1.0), c.call_of("llvm.sqrt.f32", variance)))
+            with c.loop(I64(0), width, LANES) as column:
+                here = c.add(start, column)
+                far = c.fmul(c.fsub(c.loads(F32, x, here), mean), factor)
+                c.put(c.fused(far, c.loads(F32, weight, column), c.loads(F32, bias, column)), out, here)
+
+    return native.compiled(7, write)
+
+
+def gelu(x: Tensor) -> Tensor:
+    """x [M, D] becomes its exact GELU, in place; D is a multiple of ``LANES``."""
+    native.run(_gelu(), x, x.numel() // LANES)
+    return x
+
+
+@functools.cache
+def _gelu() -> int:
+    def write(c: Code, x: Value, n_vectors: Value) -> None:
+        with c.loop(*c.share(n_vectors)) as vector:
+            here = c.mul(vector, I64(LANES))
+            value = c.loads(F32, x, here)
+            half = c.fmul(value, c.all(0.5))
+            c.put(c.fused(half, _erf(c, c.fmul(value, c.all(math.sqrt(0.5)))), half), x, here)
+
+    return native.compiled(2, write)
+
+
+def _erf(c: Code, x: Value) -> Value:
+    """The error function, within 2e-7: formula 7.1.26 of Abramowitz and Stegun's handbook."""
+    size = c.call_of(f"llvm.fabs.v{LANES}f32", x)
+    t = c.fdiv(c.all(1.0), c.fused(size, c.all(0.3275911), c.all(1.0)))
+    polynomial = c.all(1.061405429)
+    for coefficient in (-1.453152027, 1.421413741, -0.284496736, 0.254829592):
+        polynomial = c.fused(polynomial, t, c.all(coefficient))
+    tail = c.fmul(c.fmul(polynomial, t), _exp(c, c.fneg(c.fmul(size, size))))
+    return c.call_of(f"llvm.copysign.v{LANES}f32", c.fsub(c.all(1.0), tail), x)
+
+
+def _exp(c: Code, x: Value) -> Value:
+    """e^x for x up to 0, within 2e-7 of it: 2^n times a polynomial of what is left. NaN stays NaN."""
+    x = c.select(c.fcmp_ordered("<", x, c.all(-87.0)), c.all(-87.0), x)
+    n = c.call_of(f"llvm.rint.v{LANES}f32", c.fmul(x, c.all(1 / math.log(2))))
+    rest = c.fused(n, c.all(-0.693359375), x)
+    rest = c.fused(n, c.all(2.12194440e-4), rest)
+    value = c.all(1 / 5040)
+    for factorial in (720, 120, 24, 6, 2, 1, 1):
+        value = c.fused(value, rest, c.all(1 / factorial))
+    power = c.call_of(f"llvm.fptosi.sat.v{LANES}i32.v{LANES}f32", n, kind=I32S)
+    return c.fmul(value, c.bitcast(c.shl(c.add(power, I32S([127] * LANES)), I32S([23] * LANES)), F32S))
+
+
+class Attend:
+    """Attention of one position of some rows to a layer's keys and values [R, H, S, Dh], up to each row's length."""
+
+    def __init__(self, rows: Tensor, lengths: Tensor, n_heads: int, head_width: int) -> None:
+        """Rows [M] of the cache and lengths [M], new positions included; the width of a head is a multiple of LANES."""
+        self.rows, self.lengths, self.n_heads = rows, lengths, n_heads
+        self._kernels = _attend(head_width, True), _attend(head_width, False)
+        # Scores of every row and head, and room for a vector that begins at the last.
+        self._room = int(lengths.max()) + LANES
+        self._scores = torch.empty(len(rows) * n_heads * self._room)
+
+    def __call__(self, query: Tensor, keys: Tensor, values: Tensor, new: Tensor | None) -> Tensor:
+        """[M, H Dh] from query [M, H, Dh]; `new` [M, 2, H, Dh], keys and values, becomes each row's last position."""
+        out = query.new_empty(len(query), query.shape[1] * query.shape[2])
+        appends, no_appends = self._kernels
+        native.run(
+            no_appends if new is None else appends,
+            query,
+            0 if new is None else new,
+            keys,
+            values,
+            self.rows,
+            self.lengths,
+            self._scores,
+            out,
+            len(query),
+            self.n_heads,
+            keys.shape[2],
+            self._room,
+            query.stride(0),
+        )
+        return out
+
+
+@functools.cache
+def _attend(head_width: int, appends: bool) -> int:
+    parts = range(0, head_width, LANES)
+
+    def write(
+        c: Code, query: Value, new: Value, keys: Value, values: Value, rows: Value, lengths: Value, scores: Value,
+        out: Value, n_rows: Value, n_heads: Value, n_positions: Value, room: Value, stride: Value,
+    ) -> None:  # fmt: skip
+        with c.loop(*c.share(c.mul(n_rows, n_heads))) as item:
+            row, head = c.udiv(item, n_heads), c.urem(item, n_heads)
+            length = c.load(I64, lengths, row)
+            lane = c.add(c.mul(c.load(I64, rows, row), n_heads), head)
+            start = c.mul(c.mul(lane, n_positions), I64(head_width))
+            given = c.add(c.mul(row, stride), c.mul(head, I64(head_width)))
+            if appends:
+                last = c.add(start, c.mul(c.sub(length, I64(1)), I64(head_width)))
+                to_values = c.mul(n_heads, I64(head_width))
+                for part in map(I64, parts):
+                    here = c.add(given, part)
+                    c.put(c.loads(F32, new, here), keys, c.add(last, part))
+                    c.put(c.loads(F32, new, c.add(here, to_values)), values, c.add(last, part))
+            asked = [c.fmul(c.loads(F32, query, c.add(given, I64(part))), c.all(head_width**-0.5)) for part in parts]
+            own = c.mul(item, room)
+            top = c.variable(F32(-math.inf))
+            with c.loop(I64(0), length) as position:
+                here = c.add(start, c.mul(position, I64(head_width)))
+                score = c.all(0.0)
+                for part, q in zip(parts, asked, strict=True):
+                    score = c.fused(q, c.loads(F32, keys, c.add(here, I64(part))), score)
+                score = c.halved(score, c.fadd)
+                c.put(score, scores, c.add(own, position))
+                c.store(c.call_of("llvm.maxnum.f32", c.get(top, F32), score), top)
+            c.put(c.all(-math.inf), scores, c.add(own, length))
+            total = c.variable(c.all(0.0))
+            with c.loop(I64(0), length, LANES) as position:
+                here = c.add(own, position)
+                weights = _exp(c, c.fsub(c.loads(F32, scores, here), c.all(c.get(top, F32))))
+                c.put(weights, scores, here)
+                c.store(c.fadd(c.get(total), weights), total)
+            sums = [c.variable(c.all(0.0)) for _ in parts]
+            with c.loop(I64(0), length) as position:
+                here = c.add(start, c.mul(position, I64(head_width)))
+                weight = c.all(c.load(F32, scores, c.add(own, position)))
+                for part, place in zip(parts, sums, strict=True):
+                    c.store(c.fused(weight, c.loads(F32, values, c.add(here, I64(part))), c.get(place)), place)
+            factor = c.all(c.fdiv(F32(1.0), c.halved(c.get(total), c.fadd)))
+            for part, place in zip(parts, sums, strict=True):
+                c.put(c.fmul(c.get(place), factor), out, c.add(c.mul(item, I64(head_width)), I64(part)))
+
+    return native.compiled(13, write)

@@ -1,0 +1,173 @@
+"""Functions for the CPU, written in LLVM's language: compiled for the machine's own processor, run by torch's threads.
+
+llvmlite compiles one in some 30 ms. OpenMP's own team for torch runs it: a second team would fight with the first for
+the cores. Nothing here knows what is computed.
+
+A vector has ``LANES`` numbers whatever the processor has: LLVM makes two or four of its own of one where they are
+shorter. Sums, products and their order are as written, so that all processors give the same bits.
+"""
+
+import ctypes
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import llvmlite.binding as llvm
+import torch
+from llvmlite import ir
+from llvmlite.ir import Value
+from torch import Tensor
+
+LANES = 16
+_NAME = "kernel"
+
+I8, I32, I64, F32, POINTER = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType(), ir.PointerType()
+F32S, I32S, I8S = (ir.VectorType(kind, LANES) for kind in (F32, I32, I8))
+
+
+def run(kernel: int, *arguments: Tensor | int) -> None:
+    """Calls a kernel from each of the calling thread's cores; tensors are contiguous, and what it expects."""
+    values = [value if isinstance(value, int) else value.data_ptr() for value in arguments]
+    _team()(kernel, (ctypes.c_int64 * len(values))(*values), torch.get_num_threads(), 0)
+
+
+def is_available() -> bool:
+    """Whether torch has an OpenMP that can be asked to run something."""
+    try:
+        _team()
+    except (OSError, AttributeError):
+        return False
+    return True
+
+
+@functools.cache
+def _team() -> Callable[..., None]:
+    """``GOMP_parallel`` of torch's OpenMP: has a function called by all threads of the calling thread's team."""
+    library = next(Path(torch.__file__).parent.glob("lib/lib*omp*"), None)
+    if library is None:
+        raise OSError("torch has no OpenMP of its own")
+    openmp = ctypes.CDLL(str(library))
+    team = openmp.GOMP_parallel
+    team.argtypes, team.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint], None
+    for name in ("omp_get_thread_num", "omp_get_num_threads"):
+        llvm.add_symbol(name, ctypes.cast(openmp[name], ctypes.c_void_p).value)
+    return team
+
+
+def compiled(n_arguments: int, write: Callable[..., None]) -> int:
+    """The address of a function of ``n_arguments`` 64-bit numbers; ``write(code, *arguments)`` writes its body."""
+    module = ir.Module()
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [POINTER]), _NAME)
+    code = Code(function.append_basic_block())
+    write(code, *(code.load(I64, function.args[0], I64(i)) for i in range(n_arguments)))
+    code.ret_void()
+    machine = _machine()
+    parsed = llvm.parse_assembly(str(module))
+    passes = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=3))
+    passes.getModulePassManager().run(parsed, passes)
+    engine = llvm.create_mcjit_compiler(parsed, machine)
+    engine.finalize_object()
+    _engines.append(engine)
+    return int(engine.get_function_address(_NAME))
+
+
+# What is compiled lives as long as what compiled it.
+_engines: list[llvm.ExecutionEngine] = []
+
+
+def _machine() -> llvm.TargetMachine:
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    features = llvm.get_host_cpu_features()
+    features["prefer-256-bit"] = False  # the default for some processors, which are no slower with 512
+    return llvm.Target.from_default_triple().create_target_machine(
+        cpu=llvm.get_host_cpu_name(), features=features.flatten(), opt=3, jit=True
+    )
+
+
+class Code(ir.IRBuilder):
+    """llvmlite's builder, with the words that our kernels are written in. Addresses are 64-bit numbers."""
+
+    def at(self, kind: ir.Type, base: Value, index: Value) -> Value:
+        """A pointer to an element of an array of ``kind``."""
+        if base.type == I64:
+            base = self.inttoptr(base, POINTER)
+        return self.gep(base, [index], source_etype=kind)
+
+    def load(self, kind: ir.Type, base: Value, index: Value) -> Value:
+        """An element of an array of ``kind``."""
+        return super().load(self.at(kind, base, index), typ=kind)
+
+    def loads(self, kind: ir.Type, base: Value, index: Value) -> Value:
+        """``LANES`` elements of an array of ``kind``, from ``index`` on."""
+        return super().load(self.at(kind, base, index), typ=ir.VectorType(kind, LANES), align=1)
+
+    def put(self, value: Value, base: Value, index: Value) -> None:
+        """Writes an element, or ``LANES`` of them from ``index`` on."""
+        kind = value.type.element if isinstance(value.type, ir.VectorType) else value.type
+        self.store(value, self.at(kind, base, index), align=4)
+
+    def variable(self, first: Value) -> Value:
+        """A place that can be read and written; on the stack, which LLVM makes a register of."""
+        with self.goto_entry_block():
+            place = self.alloca(first.type)
+        self.store(first, place)
+        return place
+
+    def get(self, place: Value, kind: ir.Type = F32S) -> Value:
+        """What a variable holds."""
+        return super().load(place, typ=kind)
+
+    def call_of(self, name: str, *arguments: Value, kind: ir.Type | None = None) -> Value:
+        """One of LLVM's own functions, or of OpenMP's."""
+        kind = arguments[0].type if kind is None else kind
+        function = self.module.globals.get(name)
+        if function is None:
+            function = ir.Function(self.module, ir.FunctionType(kind, [value.type for value in arguments]), name)
+        return self.call(function, arguments)
+
+    def ask_for(self, place: Value) -> None:
+        """Has the memory send what is there, for later."""
+        self.call_of("llvm.prefetch.p0", place, I32(0), I32(3), I32(1), kind=ir.VoidType())
+
+    def fused(self, a: Value, b: Value, c: Value) -> Value:
+        """a b + c, rounded once."""
+        return self.call_of(f"llvm.fma.v{LANES}f32", a, b, c)
+
+    def all(self, value: Value | float) -> Value:
+        """A vector of ``LANES`` times one number."""
+        if isinstance(value, int | float):
+            return F32S([value] * LANES)
+        lone = self.insert_element(F32S(ir.Undefined), value, I32(0))
+        return self.shuffle_vector(lone, lone, I32S([0] * LANES))
+
+    def halved(self, lanes: Value, join: Callable[[Value, Value], Value]) -> Value:
+        """One number of a vector: its halves are joined until one is left."""
+        n = LANES
+        while n > 1:
+            n //= 2
+            halves = (ir.VectorType(I32, n)(list(range(start, start + n))) for start in (0, n))
+            lanes = join(*(self.shuffle_vector(lanes, lanes, half) for half in halves))
+        return self.extract_element(lanes, I32(0))
+
+    def share(self, n: Value) -> tuple[Value, Value]:
+        """Which of n pieces of work are this thread's: the first, and the one behind the last."""
+        thread, n_threads = (
+            self.sext(self.call_of(f"omp_get_{name}", kind=I32), I64) for name in ("thread_num", "num_threads")
+        )
+        return self.udiv(self.mul(n, thread), n_threads), self.udiv(self.mul(n, self.add(thread, I64(1))), n_threads)
+
+    @contextmanager
+    def loop(self, start: Value, stop: Value, step: int = 1) -> Iterator[Value]:
+        """What is written within is done for each index from ``start`` up to ``stop``."""
+        before, body, after = self.block, self.append_basic_block(), self.append_basic_block()
+        self.cbranch(self.icmp_signed("<", start, stop), body, after)
+        self.position_at_end(body)
+        index = self.phi(I64)
+        index.add_incoming(start, before)
+        yield index
+        following = self.add(index, I64(step))
+        index.add_incoming(following, self.block)
+        self.cbranch(self.icmp_signed("<", following, stop), body, after)
+        self.position_at_end(after)

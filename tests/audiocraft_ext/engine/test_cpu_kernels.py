@@ -1,0 +1,142 @@
+"""The CPU's kernels, held to their plain twins."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch.nn import functional
+
+from audiocraft_ext.engine import cpu_kernels, decoder, native
+from audiocraft_ext.engine.attention import Direct, Sliced, Span
+from audiocraft_ext.engine.cache import Cache
+from audiocraft_ext.engine.engine import Engine
+from audiocraft_ext.engine.linear import Quantize, dequantized, quantized
+from tests.audiocraft_ext.engine import models
+from tests.audiocraft_ext.engine.test_engine import closing, results
+
+N_ROWS, N_HEADS, HEAD, N_POSITIONS = 8, 3, 32, 150
+SPANS = [Span(0, 2, 0, 0, 70), Span(2, 1, 2, 15, 1), Span(3, 2, 6, 129, 64)]
+
+
+@pytest.fixture(params=[1, 2, 3])
+def on_threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    """As many threads of OpenMP's."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (6, 1024), (7, 48), (1, 16)], ids=str)
+@pytest.mark.parametrize("n_rows", [1, 2, 8, 19])
+def test_the_product_is_torch_s_with_the_scaled_weights(shape: tuple[int, int], n_rows: int, on_threads: None) -> None:
+    torch.manual_seed(0)
+    x, bias = torch.randn(n_rows, shape[1]), torch.randn(shape[0])
+    weight, scale = quantized(torch.randn(shape))
+    for kind, wide in ((weight, dequantized(weight, scale)), (weight.float(), dequantized(weight, scale))):
+        ours = cpu_kernels.matmul(x, kind, scale, bias)
+        torch.testing.assert_close(ours, functional.linear(x, wide, bias), rtol=1e-5, atol=1e-4)
+
+
+def test_the_number_of_threads_changes_no_bit() -> None:
+    torch.manual_seed(0)
+    x, weight, ones = torch.randn(3, 256), torch.randn(130, 256), torch.ones(130)
+    before = torch.get_num_threads()
+    made = []
+    for n_threads in (1, 2, 3):
+        torch.set_num_threads(n_threads)
+        made.append(cpu_kernels.matmul(x, weight, ones, ones))
+    torch.set_num_threads(before)
+    assert torch.equal(made[0], made[1])
+    assert torch.equal(made[0], made[2])
+
+
+def filled_cache() -> Cache:
+    torch.manual_seed(0)
+    cache = Cache(1, N_ROWS, N_HEADS, HEAD, N_POSITIONS, torch.float32, torch.device("cpu"))
+    cache.keys[0].normal_()
+    cache.values[0].normal_()
+    cache.reserve_cross(70)
+    cache.cross_keys[0].normal_()
+    cache.cross_values[0].normal_()
+    return cache
+
+
+def test_attention_is_torch_s_and_writes_the_same_cache(on_threads: None) -> None:
+    qkv = torch.randn(5, 3, N_HEADS, HEAD)
+    ours_cache, plain_cache = filled_cache(), filled_cache()
+    ours, plain = Direct(ours_cache, SPANS), Sliced(plain_cache, SPANS)
+    torch.testing.assert_close(ours.to_self(0, qkv), plain.to_self(0, qkv), rtol=1e-5, atol=1e-5)
+    assert torch.equal(ours_cache.keys[0], plain_cache.keys[0])
+    assert torch.equal(ours_cache.values[0], plain_cache.values[0])
+    query = qkv[:, 0].contiguous()
+    torch.testing.assert_close(ours.to_cross(0, query), plain.to_cross(0, query), rtol=1e-5, atol=1e-5)
+
+
+def test_what_lies_behind_a_row_s_length_is_not_read() -> None:
+    cache = filled_cache()
+    for span in SPANS:
+        cache.keys[0][span.row : span.row + span.n_rows, :, span.position + 1 :] = torch.nan
+        cache.values[0][span.row : span.row + span.n_rows, :, span.position + 1 :] = torch.nan
+    assert Direct(cache, SPANS).to_self(0, torch.randn(5, 3, N_HEADS, HEAD)).isfinite().all()
+
+
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_add_norm_is_its_plain_twin(has_bias: bool, on_threads: None) -> None:
+    torch.manual_seed(0)
+    x, y, weight = torch.randn(5, 96) * 40 + 7, torch.randn(5, 96), torch.randn(96)
+    bias = torch.randn(96) if has_bias else None
+    ours_x, plain_x = x.clone(), x.clone()
+    ours = cpu_kernels.add_norm(ours_x, y, weight, bias, 1e-5, torch.float32)
+    plain = decoder.add_norm(plain_x, y, weight, bias, 1e-5, torch.float32)
+    torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-5)
+    assert torch.equal(ours_x, plain_x)
+
+
+def test_gelu_is_within_a_millionth_of_the_exact_one(on_threads: None) -> None:
+    x = torch.linspace(-30, 30, 64_000).view(4, -1)
+    exact = functional.gelu(x.double())
+    assert (cpu_kernels.gelu(x) - exact).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        lambda x: cpu_kernels.matmul(x, torch.ones(8, 32), torch.ones(8), torch.ones(8)),
+        lambda x: cpu_kernels.gelu(x.clone()),
+        lambda x: cpu_kernels.add_norm(x.clone(), x, torch.ones(32), None, 1e-5, torch.float32),
+        lambda x: Direct(filled_cache(), SPANS[2:]).to_self(
+            0, x[:, None, None].expand(2, 3, N_HEADS, HEAD).contiguous()
+        ),
+    ],
+    ids=["matmul", "gelu", "add_norm", "attention"],
+)
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_what_is_not_finite_is_no_number_afterwards(
+    compute: Callable[[torch.Tensor], torch.Tensor], bad: float
+) -> None:
+    x = torch.ones(2, HEAD)
+    x[1, 3] = bad
+    made = compute(x)
+    assert made[0].isfinite().all()
+    assert not made[1].isfinite().all() or (bad < 0 and compute.__code__.co_names[1] == "gelu")
+
+
+@pytest.mark.parametrize("quantize", ["none", "int8"])
+@pytest.mark.parametrize("has_cross", [True, False])
+def test_an_engine_on_kernels_gives_the_tokens_of_plain_torch(quantize: Quantize, has_cross: bool) -> None:
+    jobs = [models.job(seed, temperature=0.0, n_frames=60, has_cross=has_cross) for seed in range(3)]
+    ours, plain = models.decoder(has_cross, 2, quantize, "cpu"), models.decoder(has_cross, 2, "none", "none")
+    with (
+        closing(Engine(ours, models.PATTERN, 2, models.N_STEPS)) as fast,
+        closing(Engine(plain, models.PATTERN, 2, models.N_STEPS)) as slow,
+    ):
+        for a, b in zip(results(fast, jobs), results(slow, jobs), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_kernels_can_be_had_here() -> None:
+    """Else all of this would be about nothing."""
+    assert native.is_available()
+    assert models.decoder().kernels == "cpu"
+    assert models.decoder(dtype=torch.bfloat16).kernels == "none"
