@@ -6,7 +6,7 @@ all rows at lengths that only the device knows: CUDA's way, in plain torch over 
 valid part of it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -101,17 +101,21 @@ class Sliced:
 class Direct:
     """``Sliced`` by our kernel for the CPU, all rows at once."""
 
-    def __init__(self, cache: Cache, spans: list[Span]) -> None:
+    def __init__(self, cache: Cache, n_rows: int) -> None:
         from audiocraft_ext.engine.cpu_kernels import Attend
 
-        def of_rows(value: Callable[[Span, int], int]) -> Tensor:
-            return torch.tensor([value(span, i) for span in spans for i in range(span.n_rows)])
-
-        _, n_heads, _, head_width = cache.keys[0].shape
-        rows = of_rows(lambda span, i: span.row + i)
+        _, n_heads, n_positions, head_width = cache.keys[0].shape
         self.cache = cache
-        self._attend_self = Attend(rows, of_rows(lambda span, _: span.position + 1), n_heads, head_width)
-        self._attend_cross = Attend(rows, of_rows(lambda span, _: span.cross_length), n_heads, head_width)
+        self.rows, self.lengths, self.cross_lengths = torch.zeros(3, n_rows, dtype=torch.int64)
+        self._attend_self = Attend(self.rows, self.lengths, n_heads, head_width, n_positions)
+        self._attend_cross = Attend(self.rows, self.cross_lengths, n_heads, head_width, cache.cross_capacity)
+
+    def at(self, spans: list[Span]) -> "Direct":
+        """This, for a step of these spans, which have as many rows."""
+        rows = [(span.row + i, span.position + 1, span.cross_length) for span in spans for i in range(span.n_rows)]
+        for part, values in zip((self.rows, self.lengths, self.cross_lengths), zip(*rows, strict=True), strict=True):
+            part.copy_(torch.tensor(values))
+        return self
 
     def to_self(self, layer: int, qkv: Tensor) -> Tensor:
         return self._attend_self(qkv[:, 0], self.cache.keys[layer], self.cache.values[layer], qkv[:, 1:])

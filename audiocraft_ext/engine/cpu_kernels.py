@@ -34,15 +34,14 @@ def matmul(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     """x [M, in] times weight [out, in], times scale [out], plus bias [out]: [M, out]. All fp32, or the weight int8."""
     x, (n_outputs, n_inputs) = x.contiguous(), weight.shape
     y = x.new_empty(len(x), n_outputs)
-    is_int8 = weight.dtype == torch.int8
-    for first in range(0, len(x), MAX_ROWS):
+    pieces = [(x, y)] if len(x) <= MAX_ROWS else zip(x.split(MAX_ROWS), y.split(MAX_ROWS), strict=True)
+    for rows, out in pieces:
         kernel = _matmul(
-            min(MAX_ROWS, len(x) - first),
-            is_int8,
+            len(rows),
+            is_int8=weight.dtype == torch.int8,
             n_together=_OUTPUTS if n_outputs % _OUTPUTS == 0 else 1,
             n_unrolled=_UNROLL if n_inputs % (_UNROLL * LANES) == 0 else 1,
         )
-        rows, out = (tensor.data_ptr() + first * tensor.stride(0) * 4 for tensor in (x, y))
         native.run(kernel, rows, weight, scale, bias, out, n_outputs, n_inputs)
     return y
 
@@ -116,6 +115,35 @@ def _add_norm(eps: float) -> int:
     return native.compiled(7, write)
 
 
+def turned(qkv: Tensor, turn: Tensor) -> Tensor:
+    """qkv [M, 3, H, Dh], its queries and keys turned in place by complex factors [M, Dh / 2]."""
+    n_rows, _, n_heads, head_width = qkv.shape
+    native.run(_turn(head_width), qkv, turn, n_rows, n_heads)
+    return qkv
+
+
+@functools.cache
+def _turn(head_width: int) -> int:
+    pairs = [(i, i + 1) for i in range(0, LANES, 2)]
+
+    def write(c: Code, qkv: Value, turn: Value, n_rows: Value, n_heads: Value) -> None:
+        per_row = c.mul(n_heads, I64(2))
+        with c.loop(*c.share(c.mul(n_rows, per_row))) as item:
+            row, head = c.udiv(item, per_row), c.urem(item, per_row)
+            start = c.mul(c.add(c.mul(c.mul(row, n_heads), I64(3)), head), I64(head_width))
+            for part in range(0, head_width, LANES):
+                here, factor = c.add(start, I64(part)), c.add(c.mul(row, I64(head_width)), I64(part))
+                value, factors = c.loads(F32, qkv, here), c.loads(F32, turn, factor)
+                real = c.lanes_of(factors, [a for a, _ in pairs for _ in range(2)])
+                imaginary = c.lanes_of(factors, [b for _, b in pairs for _ in range(2)])
+                across = c.fmul(
+                    c.lanes_of(value, [i for a, b in pairs for i in (b, a)]), F32S([-1.0, 1.0] * len(pairs))
+                )
+                c.put(c.fused(value, real, c.fmul(across, imaginary)), qkv, here)
+
+    return native.compiled(4, write)
+
+
 def gelu(x: Tensor) -> Tensor:
     """x [M, D] becomes its exact GELU, in place; D is a multiple of ``LANES``."""
     native.run(_gelu(), x, x.numel() // LANES)
@@ -159,36 +187,27 @@ def _exp(c: Code, x: Value) -> Value:
 
 
 class Attend:
-    """Attention of one position of some rows to a layer's keys and values [R, H, S, Dh], up to each row's length."""
+    """Attention of one position of some rows to a layer's keys and values [R, H, S, Dh], up to each row's length.
 
-    def __init__(self, rows: Tensor, lengths: Tensor, n_heads: int, head_width: int) -> None:
-        """Rows [M] of the cache and lengths [M], new positions included; the width of a head is a multiple of LANES."""
+    Which rows [M] of the cache, and lengths [M], new positions included, are read when it is called: they may be
+    written to between calls.
+    """
+
+    def __init__(self, rows: Tensor, lengths: Tensor, n_heads: int, head_width: int, n_positions: int) -> None:
+        """The width of a head is a multiple of LANES; lengths are S at most."""
         self.rows, self.lengths, self.n_heads = rows, lengths, n_heads
         self._kernels = _attend(head_width, True), _attend(head_width, False)
         # Scores of every row and head, and room for a vector that begins at the last.
-        self._room = int(lengths.max()) + LANES
+        self._room = n_positions + LANES
         self._scores = torch.empty(len(rows) * n_heads * self._room)
 
     def __call__(self, query: Tensor, keys: Tensor, values: Tensor, new: Tensor | None) -> Tensor:
         """[M, H Dh] from query [M, H, Dh]; `new` [M, 2, H, Dh], keys and values, becomes each row's last position."""
         out = query.new_empty(len(query), query.shape[1] * query.shape[2])
         appends, no_appends = self._kernels
-        native.run(
-            no_appends if new is None else appends,
-            query,
-            0 if new is None else new,
-            keys,
-            values,
-            self.rows,
-            self.lengths,
-            self._scores,
-            out,
-            len(query),
-            self.n_heads,
-            keys.shape[2],
-            self._room,
-            query.stride(0),
-        )
+        tensors = (query, 0 if new is None else new, keys, values, self.rows, self.lengths, self._scores, out)
+        sizes = (len(query), self.n_heads, keys.shape[2], self._room, query.stride(0))
+        native.run(no_appends if new is None else appends, *tensors, *sizes)
         return out
 
 

@@ -6,6 +6,7 @@ rotary positions or both, and GELU. Cross-attention keys and values are computed
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -63,9 +64,6 @@ class _Norm:
     def __init__(self, affine: Affine) -> None:
         self.weight, self.bias = affine.weight.float(), None if affine.bias is None else affine.bias.float()
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return functional.layer_norm(x, x.shape[-1:], self.weight, self.bias, _NORM_EPS)
-
 
 def add_norm(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None, eps: float, dtype: torch.dtype) -> Tensor:
     """Adds y [M, D] to the fp32 residual x [M, D] in place; its layer norm [M, D] in `dtype`."""
@@ -121,6 +119,13 @@ def fitting_kernels(device: torch.device, dtype: torch.dtype, head_width: int) -
     return "cpu" if dtype == torch.float32 and cpu_kernels.is_available(head_width) else "none"
 
 
+class Places(NamedTuple):
+    """Of positions [M]: what is added to their inputs, [M, D], and what turns their queries and keys, [M, Dh / 2]."""
+
+    sines: Tensor
+    turns: Tensor | None
+
+
 class Decoder:
     """A language model over the cache of `n_rows` rows of `n_positions` positions each."""
 
@@ -139,7 +144,7 @@ class Decoder:
         self.n_heads = weights.n_heads
         head_width = self.width // self.n_heads
         self.kernels = fitting_kernels(self.device, self.dtype, head_width) if kernels is None else kernels
-        self._fused_add_norm = add_norm
+        self._fused_add_norm, self._turned = add_norm, turned
         self._gelu: Callable[[Tensor], Tensor] = functional.gelu
         if self.kernels == "cuda":
             from audiocraft_ext.engine import cuda_kernels
@@ -148,7 +153,8 @@ class Decoder:
         elif self.kernels == "cpu":
             from audiocraft_ext.engine import cpu_kernels
 
-            self._fused_add_norm, self._gelu = cpu_kernels.add_norm, cpu_kernels.gelu
+            self._fused_add_norm, self._turned = cpu_kernels.add_norm, cpu_kernels.turned
+            self._gelu = cpu_kernels.gelu
 
         def fast(affine: Affine) -> Linear:
             return make_linear(affine.weight, affine.bias, quantize, self.kernels)
@@ -183,13 +189,24 @@ class Decoder:
 
     def forward(self, inputs: Tensor, position: Tensor, attention: Attention) -> Tensor:
         """Normed hidden states [M, D] of inputs [M, D] at positions [M], which `attention` lays out in rows."""
-        heads = (self.n_heads, self.width // self.n_heads)
-        x = inputs.clone() if self._sines is None else inputs + self._sines[position]
-        turn = None if self._turns is None else self._turns[position]
-        normed = self.layers[0].norm_self(x).to(self.dtype)
+        return self.through(inputs.clone(), self.places(position), attention)
+
+    def places(self, position: Tensor) -> Places:
+        """What the transformer is told of positions [M]."""
+        return Places(
+            torch.zeros(len(position), self.width, device=self.device)
+            if self._sines is None
+            else self._sines[position],
+            None if self._turns is None else self._turns[position],
+        )
+
+    def through(self, x: Tensor, places: Places, attention: Attention) -> Tensor:
+        """Normed hidden states [M, D] of the fp32 residual x [M, D], which is written over."""
+        heads, turn = (self.n_heads, self.width // self.n_heads), places.turns
+        normed = self._add_norm(x, places.sines, self.layers[0].norm_self)
         for i, layer in enumerate(self.layers):
             qkv = layer.qkv(normed).view(-1, 3, *heads)
-            made = layer.out(attention.to_self(i, qkv if turn is None else turned(qkv, turn)))
+            made = layer.out(attention.to_self(i, qkv if turn is None else self._turned(qkv, turn)))
             if layer.has_cross:
                 query = layer.cross_query(self._add_norm(x, made, layer.norm_cross))
                 made = layer.cross_out(attention.to_cross(i, query.view(-1, *heads)))

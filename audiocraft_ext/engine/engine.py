@@ -22,6 +22,7 @@ from audiocraft_ext.engine.attention import Attention, Direct, Masked, Prefill, 
 from audiocraft_ext.engine.decoder import Decoder
 from audiocraft_ext.engine.graph import Graph
 from audiocraft_ext.engine.pattern import UNKNOWN, DelayPattern
+from audiocraft_ext.engine.replay import Replay
 from audiocraft_ext.engine.scheduler import Job, Running, Scheduler
 from audiocraft_ext.engine.threads import use_cpu_threads
 
@@ -92,14 +93,14 @@ class Engine:
         """`n_steps` S is the longest sequence; the decoder has two rows a slot and a position to spare beyond S.
 
         With `fixed_shapes` (CUDA's way) a step runs all slots, idle ones too, at lengths that only the device knows;
-        else the busy ones alone.
+        else the busy ones alone. `use_graph` records a step and has it replayed, with CUDA or with the CPU's kernels.
         """
         self.decoder = decoder
         self.pattern = pattern
         self.device = decoder.device
         self.n_steps = n_steps
         self._fixed_shapes = self.device.type == "cuda" if fixed_shapes is None else fixed_shapes
-        self._use_graph = use_graph and self.device.type == "cuda"
+        self._use_graph = use_graph
         self._last_step: torch.cuda.Event | None = None
         self._state = _State.of(n_slots, decoder.n_codebooks, n_steps, self.device)
         self._slots = torch.arange(n_slots, device=self.device)
@@ -199,6 +200,7 @@ class Engine:
     def _lay_out(self) -> None:
         """Forgets what held on to tensors of the cache, after these have moved."""
         self._graph: Graph | None = None
+        self._replays: dict[int, Replay] = {}
         self._split = Split(self.decoder.cache) if self._fixed_shapes and self.decoder.kernels == "cuda" else None
 
     def _feed(self, entry: Running) -> None:
@@ -255,13 +257,12 @@ class Engine:
             conditional.append(len(slots))
             slots += [entry.slot] * n_rows
             unconditional.append(len(slots) - 1)
-        attention = (Direct if self.decoder.kernels == "cpu" else Sliced)(self.decoder.cache, spans)
-        logits = self._logits(torch.tensor(slots), attention)
+        logits = self._logits(torch.tensor(slots), spans)
         self._emit(torch.tensor([entry.slot for entry in entries]), logits[conditional], logits[unconditional])
 
     def _step_of_all(self) -> None:
         """A step of every slot at once, idle ones too, so that shapes never change: what the graph records."""
-        if not self._use_graph:
+        if not self._use_graph or self.device.type == "cpu":
             self._run_all_slots()
             return
         if self._graph is None:
@@ -282,16 +283,28 @@ class Engine:
         spare = self.decoder.cache.n_positions - 1
         position = torch.where(state.active, state.prefix_length + state.step - 1, spare)[slots]
         attention = self._split.at(position) if self._split else Masked(self.decoder.cache, position)
-        logits = self._logits(slots, attention)
+        inputs, position = self._inputs(slots)
+        logits = self.decoder.logits(self.decoder.forward(inputs, position, attention))
         self._emit(self._slots, logits[0::ROWS_PER_SLOT], logits[1::ROWS_PER_SLOT])
 
-    def _logits(self, slots: Tensor, attention: Attention) -> Tensor:
-        """Logits [M, K, V] of the step that each row's slot [M] is at."""
+    def _logits(self, slots: Tensor, spans: list[Span]) -> Tensor:
+        """Logits [M, K, V] of the step that each row's slot [M] is at, at lengths that the host knows."""
+        inputs, position = self._inputs(slots)
+        n_rows = len(slots)
+        if self.decoder.kernels == "cpu" and self._use_graph:
+            if n_rows not in self._replays:
+                self._replays[n_rows] = Replay(self.decoder, n_rows)
+            return self._replays[n_rows].step(inputs, self.decoder.places(position), spans)
+        attention: Attention = Sliced(self.decoder.cache, spans)
+        if self.decoder.kernels == "cpu":
+            attention = Direct(self.decoder.cache, n_rows).at(spans)
+        return self.decoder.logits(self.decoder.forward(inputs, position, attention))
+
+    def _inputs(self, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs [M, D] and positions [M] of the step that each row's slot [M] is at."""
         state = self._state
         last = state.step[slots] - 1
-        inputs = self.decoder.embed(state.sequence[slots, :, last])
-        position = state.prefix_length[slots] + last
-        return self.decoder.logits(self.decoder.forward(inputs, position, attention))
+        return self.decoder.embed(state.sequence[slots, :, last]), state.prefix_length[slots] + last
 
     def _emit(self, slots: Tensor, conditional: Tensor, unconditional: Tensor) -> None:
         """Draws the current step of slots [J] from logits [J, K, V] and moves active slots on to the next."""

@@ -9,6 +9,8 @@ shorter. Sums, products and their order are as written, so that all processors g
 
 import ctypes
 import functools
+import itertools
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,16 +22,63 @@ from llvmlite.ir import Value
 from torch import Tensor
 
 LANES = 16
-_NAME = "kernel"
 
 I8, I32, I64, F32, POINTER = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType(), ir.PointerType()
+_NAME, _KERNEL = "kernel", ir.FunctionType(ir.VoidType(), [POINTER])
 F32S, I32S, I8S = (ir.VectorType(kind, LANES) for kind in (F32, I32, I8))
 
 
 def run(kernel: int, *arguments: Tensor | int) -> None:
     """Calls a kernel from each of the calling thread's cores; tensors are contiguous, and what it expects."""
     values = [value if isinstance(value, int) else value.data_ptr() for value in arguments]
-    _team()(kernel, (ctypes.c_int64 * len(values))(*values), torch.get_num_threads(), 0)
+    array = (ctypes.c_int64 * len(values))(*values)
+    _team()(kernel, array, torch.get_num_threads(), 0)
+    if recording := getattr(_this_thread, "recording", None):
+        recording.add(kernel, array, arguments)
+
+
+class Recording:
+    """Kernels that were run one after the other, to be run so again by one call, on the same tensors."""
+
+    def __init__(self) -> None:
+        self._calls: list[tuple[int, int]] = []
+        self._kept: list[object] = []
+        self._array = (ctypes.c_int64 * 0)()
+
+    def add(self, kernel: int, array: "ctypes.Array[ctypes.c_int64]", arguments: tuple[Tensor | int, ...]) -> None:
+        self._calls.append((kernel, ctypes.addressof(array)))
+        self._kept += [array, *arguments]
+
+    def replay(self) -> None:
+        if len(self._array) != 2 * len(self._calls):
+            self._array = (ctypes.c_int64 * (2 * len(self._calls)))(*itertools.chain.from_iterable(self._calls))
+        run(_replay(), ctypes.addressof(self._array), len(self._calls))
+
+
+_this_thread = threading.local()
+
+
+@contextmanager
+def recorded() -> Iterator[Recording]:
+    """Kernels that this thread runs within are recorded; what else it computes is not."""
+    recording = Recording()
+    _this_thread.recording = recording
+    try:
+        yield recording
+    finally:
+        _this_thread.recording = None
+
+
+@functools.cache
+def _replay() -> int:
+    def write(c: "Code", calls: Value, n_calls: Value) -> None:
+        with c.loop(I64(0), n_calls) as i:
+            place = c.mul(i, I64(2))
+            kernel, arguments = c.load(I64, calls, place), c.load(I64, calls, c.add(place, I64(1)))
+            c.call(c.inttoptr(kernel, _KERNEL.as_pointer()), [c.inttoptr(arguments, POINTER)])
+            c.call_of("GOMP_barrier", kind=ir.VoidType())
+
+    return compiled(2, write)
 
 
 def is_available() -> bool:
@@ -50,7 +99,7 @@ def _team() -> Callable[..., None]:
     openmp = ctypes.CDLL(str(library))
     team = openmp.GOMP_parallel
     team.argtypes, team.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint], None
-    for name in ("omp_get_thread_num", "omp_get_num_threads"):
+    for name in ("omp_get_thread_num", "omp_get_num_threads", "GOMP_barrier"):
         llvm.add_symbol(name, ctypes.cast(openmp[name], ctypes.c_void_p).value)
     return team
 
@@ -58,7 +107,7 @@ def _team() -> Callable[..., None]:
 def compiled(n_arguments: int, write: Callable[..., None]) -> int:
     """The address of a function of ``n_arguments`` 64-bit numbers; ``write(code, *arguments)`` writes its body."""
     module = ir.Module()
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [POINTER]), _NAME)
+    function = ir.Function(module, _KERNEL, _NAME)
     code = Code(function.append_basic_block())
     write(code, *(code.load(I64, function.args[0], I64(i)) for i in range(n_arguments)))
     code.ret_void()
@@ -140,15 +189,18 @@ class Code(ir.IRBuilder):
         if isinstance(value, int | float):
             return F32S([value] * LANES)
         lone = self.insert_element(F32S(ir.Undefined), value, I32(0))
-        return self.shuffle_vector(lone, lone, I32S([0] * LANES))
+        return self.lanes_of(lone, [0] * LANES)
+
+    def lanes_of(self, vector: Value, lanes: list[int]) -> Value:
+        """A vector of these lanes of another."""
+        return self.shuffle_vector(vector, vector, ir.VectorType(I32, len(lanes))(lanes))
 
     def halved(self, lanes: Value, join: Callable[[Value, Value], Value]) -> Value:
         """One number of a vector: its halves are joined until one is left."""
         n = LANES
         while n > 1:
             n //= 2
-            halves = (ir.VectorType(I32, n)(list(range(start, start + n))) for start in (0, n))
-            lanes = join(*(self.shuffle_vector(lanes, lanes, half) for half in halves))
+            lanes = join(*(self.lanes_of(lanes, list(range(start, start + n))) for start in (0, n)))
         return self.extract_element(lanes, I32(0))
 
     def share(self, n: Value) -> tuple[Value, Value]:

@@ -1,10 +1,12 @@
 """A step's attention on the CPU: what is attended to together gives the bits that it gives alone."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 
-from audiocraft_ext.engine.attention import Sliced, Span
+from audiocraft_ext.engine.attention import Attention, Direct, Sliced, Span
 from audiocraft_ext.engine.cache import Cache
 
 N_ROWS, N_HEADS, HEAD_WIDTH, N_POSITIONS = 8, 4, 64, 700
@@ -19,10 +21,17 @@ def filled_cache() -> Cache:
     return cache
 
 
-def attended(spans: list[Span], qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+Make = Callable[[Cache, list[Span]], Attention]
+MAKES: dict[str, Make] = {
+    "sliced": Sliced,
+    "direct": lambda cache, spans: Direct(cache, sum(span.n_rows for span in spans)).at(spans),
+}
+
+
+def attended(make: Make, spans: list[Span], qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """What self- and cross-attention give for spans, and the cache's keys after it."""
     cache = filled_cache()
-    attention = Sliced(cache, spans)
+    attention = make(cache, spans)
     return attention.to_self(0, qkv), attention.to_cross(0, qkv[:, 0]), cache.keys[0]
 
 
@@ -38,15 +47,16 @@ def attended(spans: list[Span], qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     ],
     ids=["all alike", "some alike", "a free slot between", "without guidance", "one row"],
 )
-def test_jobs_get_the_bits_that_each_gets_alone(jobs: list[tuple[int, int, int, int]]) -> None:
+@pytest.mark.parametrize("make", MAKES.values(), ids=MAKES)
+def test_jobs_get_the_bits_that_each_gets_alone(make: Make, jobs: list[tuple[int, int, int, int]]) -> None:
     firsts = [sum(n_rows for n_rows, *_ in jobs[:i]) for i in range(len(jobs))]
     spans = [Span(first, *job) for first, job in zip(firsts, jobs, strict=True)]
     qkv = torch.randn(firsts[-1] + jobs[-1][0], 3, N_HEADS, HEAD_WIDTH, generator=torch.Generator().manual_seed(1))
-    to_self, to_cross, keys = attended(spans, qkv)
+    to_self, to_cross, keys = attended(make, spans, qkv)
     untouched = filled_cache().keys[0]
     for span, job in zip(spans, jobs, strict=True):
         inputs, rows = slice(span.first, span.first + span.n_rows), slice(span.row, span.row + span.n_rows)
-        alone = attended([Span(0, *job)], qkv[inputs])
+        alone = attended(make, [Span(0, *job)], qkv[inputs])
         assert torch.equal(to_self[inputs], alone[0])
         assert torch.equal(to_cross[inputs], alone[1])
         assert torch.equal(keys[rows], alone[2][rows])

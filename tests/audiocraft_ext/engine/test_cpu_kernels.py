@@ -65,7 +65,7 @@ def filled_cache() -> Cache:
 def test_attention_is_torch_s_and_writes_the_same_cache(on_threads: None) -> None:
     qkv = torch.randn(5, 3, N_HEADS, HEAD)
     ours_cache, plain_cache = filled_cache(), filled_cache()
-    ours, plain = Direct(ours_cache, SPANS), Sliced(plain_cache, SPANS)
+    ours, plain = Direct(ours_cache, 5).at(SPANS), Sliced(plain_cache, SPANS)
     torch.testing.assert_close(ours.to_self(0, qkv), plain.to_self(0, qkv), rtol=1e-5, atol=1e-5)
     assert torch.equal(ours_cache.keys[0], plain_cache.keys[0])
     assert torch.equal(ours_cache.values[0], plain_cache.values[0])
@@ -78,7 +78,7 @@ def test_what_lies_behind_a_row_s_length_is_not_read() -> None:
     for span in SPANS:
         cache.keys[0][span.row : span.row + span.n_rows, :, span.position + 1 :] = torch.nan
         cache.values[0][span.row : span.row + span.n_rows, :, span.position + 1 :] = torch.nan
-    assert Direct(cache, SPANS).to_self(0, torch.randn(5, 3, N_HEADS, HEAD)).isfinite().all()
+    assert Direct(cache, 5).at(SPANS).to_self(0, torch.randn(5, 3, N_HEADS, HEAD)).isfinite().all()
 
 
 @pytest.mark.parametrize("has_bias", [True, False])
@@ -93,6 +93,15 @@ def test_add_norm_is_its_plain_twin(has_bias: bool, on_threads: None) -> None:
     assert torch.equal(ours_x, plain_x)
 
 
+def test_queries_and_keys_are_turned_as_by_the_plain_twin_and_values_left(on_threads: None) -> None:
+    torch.manual_seed(0)
+    qkv, turn = torch.randn(5, 3, N_HEADS, HEAD), decoder.rotations(900, HEAD, 10_000.0, 0.8)[[0, 1, 77, 500, 899]]
+    plain = decoder.turned(qkv, turn)
+    ours = cpu_kernels.turned(qkv.clone(), turn)
+    torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-5)
+    assert torch.equal(ours[:, 2], qkv[:, 2])
+
+
 def test_gelu_is_within_a_millionth_of_the_exact_one(on_threads: None) -> None:
     x = torch.linspace(-30, 30, 64_000).view(4, -1)
     exact = functional.gelu(x.double())
@@ -105,8 +114,10 @@ def test_gelu_is_within_a_millionth_of_the_exact_one(on_threads: None) -> None:
         lambda x: cpu_kernels.matmul(x, torch.ones(8, 32), torch.ones(8), torch.ones(8)),
         lambda x: cpu_kernels.gelu(x.clone()),
         lambda x: cpu_kernels.add_norm(x.clone(), x, torch.ones(32), None, 1e-5, torch.float32),
-        lambda x: Direct(filled_cache(), SPANS[2:]).to_self(
-            0, x[:, None, None].expand(2, 3, N_HEADS, HEAD).contiguous()
+        lambda x: (
+            Direct(filled_cache(), 2)
+            .at(SPANS[2:])
+            .to_self(0, x[:, None, None].expand(2, 3, N_HEADS, HEAD).contiguous())
         ),
     ],
     ids=["matmul", "gelu", "add_norm", "attention"],
@@ -133,6 +144,33 @@ def test_an_engine_on_kernels_gives_the_tokens_of_plain_torch(quantize: Quantize
     ):
         for a, b in zip(results(fast, jobs), results(slow, jobs), strict=True):
             assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("has_cross", [True, False])
+def test_replayed_steps_give_the_bits_of_single_calls_and_follow_a_cache_that_moves(has_cross: bool) -> None:
+    # The second job's conditions are longer than there is room for, so that the cache moves while the first runs.
+    jobs = [models.job(seed, n_frames=40, has_cross=has_cross) for seed in range(4)]
+    if has_cross:
+        jobs[2] = models.job(2, n_frames=40, cross=torch.randn(2, 200, models.WIDTH), guidance=3.0)
+    with (
+        closing(Engine(models.decoder(has_cross), models.PATTERN, 4, models.N_STEPS)) as replayed,
+        closing(Engine(models.decoder(has_cross), models.PATTERN, 4, models.N_STEPS, use_graph=False)) as called,
+    ):
+        for a, b in zip(results(replayed, jobs), results(called, jobs), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_a_recording_is_run_again_on_the_same_tensors(on_threads: None) -> None:
+    torch.manual_seed(0)
+    x, weight, ones = torch.randn(2, 64), torch.randn(64, 64), torch.ones(64)
+    with native.recorded() as recording:
+        y = cpu_kernels.gelu(cpu_kernels.matmul(cpu_kernels.matmul(x, weight, ones, ones), weight, ones, ones))
+    x.copy_(torch.randn(2, 64))
+    expected = cpu_kernels.gelu(cpu_kernels.matmul(cpu_kernels.matmul(x, weight, ones, ones), weight, ones, ones))
+    assert not torch.equal(y, expected)
+    for _ in range(3):
+        recording.replay()
+        assert torch.equal(y, expected)
 
 
 def test_kernels_can_be_had_here() -> None:
