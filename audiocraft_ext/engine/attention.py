@@ -55,16 +55,15 @@ class Prefill:
         query, new_keys, new_values = qkv.view(self.n_rows, -1, *qkv.shape[1:]).permute(2, 0, 3, 1, 4)
         keys[self.rows, :, self.start : self.stop] = new_keys
         values[self.rows, :, self.start : self.stop] = new_values
-        out = scaled_dot_product_attention(
-            query, keys[self.rows, :, : self.stop], values[self.rows, :, : self.stop], self.mask
-        )
+        keys, values = (part[self.rows, :, : self.stop].to(qkv.dtype) for part in (keys, values))
+        out = scaled_dot_product_attention(query, keys, values, self.mask)
         return out.transpose(1, 2).reshape(len(qkv), -1)
 
     def to_cross(self, layer: int, query: Tensor) -> Tensor:
         keys = self.cache.cross_keys[layer][self.rows, :, : self.cross_length]
         values = self.cache.cross_values[layer][self.rows, :, : self.cross_length]
         heads = query.view(self.n_rows, -1, *query.shape[1:]).transpose(1, 2)
-        out = scaled_dot_product_attention(heads, keys, values)
+        out = scaled_dot_product_attention(heads, keys.to(query.dtype), values.to(query.dtype))
         return out.transpose(1, 2).reshape(len(query), -1)
 
 
@@ -126,7 +125,7 @@ class Direct:
 
 def _attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
     """[n, H, Dh] from query [n, H, Dh], keys and values [n, H, S, Dh] and mask [n, 1, 1, S]."""
-    return scaled_dot_product_attention(query[:, :, None], keys, values, mask)[:, :, 0]
+    return scaled_dot_product_attention(query[:, :, None], keys.to(query.dtype), values.to(query.dtype), mask)[:, :, 0]
 
 
 class Masked:

@@ -14,15 +14,16 @@ import torch
 from torch import Tensor
 
 from audiocraft_ext.engine import native
-from audiocraft_ext.engine.native import F32, F32S, I8, I8S, I32S, I64, LANES, Code, Value
+from audiocraft_ext.engine.native import F32, F32S, I8, I16, I32S, I64, LANES, Code, Value
 
 # Outputs that a matrix product adds up at a time: with eight rows, the sums just fit 32 registers.
 _OUTPUTS = 2
 # Vectors of weights a turn of its loop.
 _UNROLL = 4
 MAX_ROWS = 8
-# How far ahead weights are asked of the memory, in bytes.
+# How far ahead weights, and keys and values, are asked of the memory, in bytes.
 _AHEAD = 8192
+_AHEAD_OF_POSITION = 4096
 
 
 def is_available(head_width: int) -> bool:
@@ -60,7 +61,7 @@ def _matmul(n_rows: int, is_int8: bool, n_together: int, n_unrolled: int) -> int
             sums = [[c.variable(c.all(0.0)) for _ in range(n_rows)] for _ in outputs]
             with c.loop(I64(0), n_inputs, per_turn) as turn:
                 for k in (c.add(turn, I64(i * LANES)) for i in range(n_unrolled)):
-                    weights = [_widened(c, c.loads(kind, weight, c.add(start, k))) for start in starts]
+                    weights = [c.widened(c.loads(kind, weight, c.add(start, k))) for start in starts]
                     for row in range(n_rows):
                         inputs = c.loads(F32, x, c.add(c.mul(I64(row), n_inputs), k))
                         for w, totals in zip(weights, sums, strict=True):
@@ -75,10 +76,6 @@ def _matmul(n_rows: int, is_int8: bool, n_together: int, n_unrolled: int) -> int
                     c.put(value, y, c.add(c.mul(I64(row), n_outputs), output))
 
     return native.compiled(7, write)
-
-
-def _widened(c: Code, weights: Value) -> Value:
-    return c.sitofp(weights, F32S) if weights.type == I8S else weights
 
 
 def add_norm(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None, eps: float, dtype: torch.dtype) -> Tensor:
@@ -187,7 +184,7 @@ def _exp(c: Code, x: Value) -> Value:
 
 
 class Attend:
-    """Attention of one position of some rows to a layer's keys and values [R, H, S, Dh], up to each row's length.
+    """Attention of one position of some rows to keys and values [R, H, S, Dh] in fp32 or bf16, up to each row's length.
 
     Which rows [M] of the cache, and lengths [M], new positions included, are read when it is called: they may be
     written to between calls.
@@ -196,7 +193,6 @@ class Attend:
     def __init__(self, rows: Tensor, lengths: Tensor, n_heads: int, head_width: int, n_positions: int) -> None:
         """The width of a head is a multiple of LANES; lengths are S at most."""
         self.rows, self.lengths, self.n_heads = rows, lengths, n_heads
-        self._kernels = _attend(head_width, True), _attend(head_width, False)
         # Scores of every row and head, and room for a vector that begins at the last.
         self._room = n_positions + LANES
         self._scores = torch.empty(len(rows) * n_heads * self._room)
@@ -204,16 +200,16 @@ class Attend:
     def __call__(self, query: Tensor, keys: Tensor, values: Tensor, new: Tensor | None) -> Tensor:
         """[M, H Dh] from query [M, H, Dh]; `new` [M, 2, H, Dh], keys and values, becomes each row's last position."""
         out = query.new_empty(len(query), query.shape[1] * query.shape[2])
-        appends, no_appends = self._kernels
+        kernel = _attend(query.shape[2], keys.dtype == torch.bfloat16, new is not None)
         tensors = (query, 0 if new is None else new, keys, values, self.rows, self.lengths, self._scores, out)
         sizes = (len(query), self.n_heads, keys.shape[2], self._room, query.stride(0))
-        native.run(no_appends if new is None else appends, *tensors, *sizes)
+        native.run(kernel, *tensors, *sizes)
         return out
 
 
 @functools.cache
-def _attend(head_width: int, appends: bool) -> int:
-    parts = range(0, head_width, LANES)
+def _attend(head_width: int, is_bf16: bool, appends: bool) -> int:
+    kind, parts = I16 if is_bf16 else F32, range(0, head_width, LANES)
 
     def write(
         c: Code, query: Value, new: Value, keys: Value, values: Value, rows: Value, lengths: Value, scores: Value,
@@ -230,16 +226,17 @@ def _attend(head_width: int, appends: bool) -> int:
                 to_values = c.mul(n_heads, I64(head_width))
                 for part in map(I64, parts):
                     here = c.add(given, part)
-                    c.put(c.loads(F32, new, here), keys, c.add(last, part))
-                    c.put(c.loads(F32, new, c.add(here, to_values)), values, c.add(last, part))
+                    for cache, place in ((keys, here), (values, c.add(here, to_values))):
+                        c.put(c.narrowed(c.loads(F32, new, place), kind), cache, c.add(last, part))
             asked = [c.fmul(c.loads(F32, query, c.add(given, I64(part))), c.all(head_width**-0.5)) for part in parts]
             own = c.mul(item, room)
             top = c.variable(F32(-math.inf))
             with c.loop(I64(0), length) as position:
                 here = c.add(start, c.mul(position, I64(head_width)))
+                c.ask_for(c.at(I8, c.at(kind, keys, here), I64(_AHEAD_OF_POSITION)))
                 score = c.all(0.0)
                 for part, q in zip(parts, asked, strict=True):
-                    score = c.fused(q, c.loads(F32, keys, c.add(here, I64(part))), score)
+                    score = c.fused(q, c.widened(c.loads(kind, keys, c.add(here, I64(part)))), score)
                 score = c.halved(score, c.fadd)
                 c.put(score, scores, c.add(own, position))
                 c.store(c.call_of("llvm.maxnum.f32", c.get(top, F32), score), top)
@@ -253,9 +250,11 @@ def _attend(head_width: int, appends: bool) -> int:
             sums = [c.variable(c.all(0.0)) for _ in parts]
             with c.loop(I64(0), length) as position:
                 here = c.add(start, c.mul(position, I64(head_width)))
+                c.ask_for(c.at(I8, c.at(kind, values, here), I64(_AHEAD_OF_POSITION)))
                 weight = c.all(c.load(F32, scores, c.add(own, position)))
                 for part, place in zip(parts, sums, strict=True):
-                    c.store(c.fused(weight, c.loads(F32, values, c.add(here, I64(part))), c.get(place)), place)
+                    value = c.widened(c.loads(kind, values, c.add(here, I64(part))))
+                    c.store(c.fused(weight, value, c.get(place)), place)
             factor = c.all(c.fdiv(F32(1.0), c.halved(c.get(total), c.fadd)))
             for part, place in zip(parts, sums, strict=True):
                 c.put(c.fmul(c.get(place), factor), out, c.add(c.mul(item, I64(head_width)), I64(part)))

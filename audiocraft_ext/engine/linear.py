@@ -64,15 +64,16 @@ class Int8:
 
 
 class OnCpu:
-    """On the CPU by our own kernel, in fp32 or with weights as int8, and activations as they are."""
+    """On the CPU by our own kernel, activations as they are; weights as int8 also where that changes nothing."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, quantize: Quantize) -> None:
         from audiocraft_ext.engine import cpu_kernels
 
         self._matmul = cpu_kernels.matmul
-        self.weight, self.scale = quantized(weight) if quantize == "int8" else (weight, torch.ones(len(weight)))
+        is_int8 = quantize == "int8" or is_of_int8(weight)
+        self.weight, self.scale = quantized(weight) if is_int8 else (weight, torch.ones(len(weight)))
         self.bias = torch.zeros(len(weight)) if bias is None else bias
-        self._max_rows = MAX_ROWS if quantize == "none" else sys.maxsize
+        self._max_rows = sys.maxsize if is_int8 else MAX_ROWS
 
     def __call__(self, x: Tensor) -> Tensor:
         if len(x) > self._max_rows:  # a prompt's: more to compute than to read, which torch does as fast as can be
@@ -105,6 +106,12 @@ def quantized(weight: Tensor) -> tuple[Tensor, Tensor]:
     """
     scale = (weight.float().abs().amax(dim=1).clamp(min=1e-12) / 127).to(torch.bfloat16).float()
     return (weight.float() / scale[:, None]).round().to(torch.int8), scale
+
+
+def is_of_int8(weight: Tensor) -> bool:
+    """Whether int8 and a scale an output hold the weight [out, in] as it is, as with one that was stored so."""
+    # The first row tells of almost any other weight.
+    return all(torch.equal(dequantized(*quantized(part)), part) for part in (weight[:1], weight))
 
 
 def dequantized(weight: Tensor, scale: Tensor) -> Tensor:

@@ -23,7 +23,8 @@ from torch import Tensor
 
 LANES = 16
 
-I8, I32, I64, F32, POINTER = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType(), ir.PointerType()
+I8, I16, I32, I64 = (ir.IntType(n_bits) for n_bits in (8, 16, 32, 64))
+F32, POINTER = ir.FloatType(), ir.PointerType()
 _NAME, _KERNEL = "kernel", ir.FunctionType(ir.VoidType(), [POINTER])
 F32S, I32S, I8S = (ir.VectorType(kind, LANES) for kind in (F32, I32, I8))
 
@@ -82,10 +83,11 @@ def _replay() -> int:
 
 
 def is_available() -> bool:
-    """Whether torch has an OpenMP that can be asked to run something."""
+    """Whether LLVM knows the processor, and torch has an OpenMP that can be asked to run something."""
     try:
         _team()
-    except (OSError, AttributeError):
+        _machine()
+    except (OSError, AttributeError, RuntimeError):
         return False
     return True
 
@@ -93,7 +95,7 @@ def is_available() -> bool:
 @functools.cache
 def _team() -> Callable[..., None]:
     """``GOMP_parallel`` of torch's OpenMP: has a function called by all threads of the calling thread's team."""
-    library = next(Path(torch.__file__).parent.glob("lib/lib*omp*"), None)
+    library = next(Path(torch.__file__).parent.glob("lib/lib*omp[-.5]*"), None)
     if library is None:
         raise OSError("torch has no OpenMP of its own")
     openmp = ctypes.CDLL(str(library))
@@ -129,7 +131,8 @@ def _machine() -> llvm.TargetMachine:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     features = llvm.get_host_cpu_features()
-    features["prefer-256-bit"] = False  # the default for some processors, which are no slower with 512
+    if "avx512f" in features:
+        features["prefer-256-bit"] = False  # the default for some processors, which are no slower with 512
     return llvm.Target.from_default_triple().create_target_machine(
         cpu=llvm.get_host_cpu_name(), features=features.flatten(), opt=3, jit=True
     )
@@ -155,7 +158,22 @@ class Code(ir.IRBuilder):
     def put(self, value: Value, base: Value, index: Value) -> None:
         """Writes an element, or ``LANES`` of them from ``index`` on."""
         kind = value.type.element if isinstance(value.type, ir.VectorType) else value.type
-        self.store(value, self.at(kind, base, index), align=4)
+        self.store(value, self.at(kind, base, index), align=1)
+
+    def widened(self, numbers: Value) -> Value:
+        """fp32 numbers of int8 ones, of bf16 ones (as 16-bit integers) or of themselves."""
+        if numbers.type.element == I16:
+            return self.bitcast(self.shl(self.zext(numbers, I32S), I32S([16] * LANES)), F32S)
+        return self.sitofp(numbers, F32S) if numbers.type.element == I8 else numbers
+
+    def narrowed(self, numbers: Value, kind: ir.Type) -> Value:
+        """fp32 numbers as they are, or rounded to the nearest bf16 ones, of two the even one (as 16-bit integers)."""
+        if kind == F32:
+            return numbers
+        bits = self.bitcast(numbers, I32S)
+        is_odd = self.and_(self.lshr(bits, I32S([16] * LANES)), I32S([1] * LANES))
+        rounded = self.add(bits, self.add(is_odd, I32S([0x7FFF] * LANES)))
+        return self.trunc(self.lshr(rounded, I32S([16] * LANES)), ir.VectorType(I16, LANES))
 
     def variable(self, first: Value) -> Value:
         """A place that can be read and written; on the stack, which LLVM makes a register of."""

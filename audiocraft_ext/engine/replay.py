@@ -26,7 +26,7 @@ class Replay:
         """Logits [M, K, V] of inputs [M, D] at their places; they are written over by the next step."""
         self._residual.copy_(inputs)
         for own, given in zip(self._places, places, strict=True):
-            if own is not None:
+            if own is not None and given is not None:
                 own.copy_(given)
         self._attention.at(spans)
         if self._recording is None:

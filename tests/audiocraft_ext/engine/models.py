@@ -79,7 +79,9 @@ def engine(
     fixed_shapes: bool | None = None,
     **on_device: Any,
 ) -> Engine:
-    model = decoder(has_cross, n_slots, quantize, **on_device)
+    # CUDA's way, where there is no CUDA, is plain torch's: the CPU's kernels have a way of their own.
+    kernels: Kernels | None = "none" if fixed_shapes and on_device.get("device", "cpu") == "cpu" else None
+    model = decoder(has_cross, n_slots, quantize, kernels, **on_device)
     return Engine(model, PATTERN, n_slots, N_STEPS, fixed_shapes=fixed_shapes)
 
 

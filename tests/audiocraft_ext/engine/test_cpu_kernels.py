@@ -10,10 +10,11 @@ from audiocraft_ext.engine import cpu_kernels, decoder, native
 from audiocraft_ext.engine.attention import Direct, Sliced, Span
 from audiocraft_ext.engine.cache import Cache
 from audiocraft_ext.engine.engine import Engine
-from audiocraft_ext.engine.linear import Quantize, dequantized, quantized
+from audiocraft_ext.engine.linear import Kernels, OnCpu, dequantized, quantized
 from tests.audiocraft_ext.engine import models
 from tests.audiocraft_ext.engine.test_engine import closing, results
 
+KINDS: tuple[Kernels, ...] = ("cpu", "none")
 N_ROWS, N_HEADS, HEAD, N_POSITIONS = 8, 3, 32, 150
 SPANS = [Span(0, 2, 0, 0, 70), Span(2, 1, 2, 15, 1), Span(3, 2, 6, 129, 64)]
 
@@ -51,9 +52,9 @@ def test_the_number_of_threads_changes_no_bit() -> None:
     assert torch.equal(made[0], made[2])
 
 
-def filled_cache() -> Cache:
+def filled_cache(dtype: torch.dtype = torch.float32) -> Cache:
     torch.manual_seed(0)
-    cache = Cache(1, N_ROWS, N_HEADS, HEAD, N_POSITIONS, torch.float32, torch.device("cpu"))
+    cache = Cache(1, N_ROWS, N_HEADS, HEAD, N_POSITIONS, dtype, torch.device("cpu"))
     cache.keys[0].normal_()
     cache.values[0].normal_()
     cache.reserve_cross(70)
@@ -62,9 +63,10 @@ def filled_cache() -> Cache:
     return cache
 
 
-def test_attention_is_torch_s_and_writes_the_same_cache(on_threads: None) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_is_torch_s_and_writes_the_same_cache(dtype: torch.dtype, on_threads: None) -> None:
     qkv = torch.randn(5, 3, N_HEADS, HEAD)
-    ours_cache, plain_cache = filled_cache(), filled_cache()
+    ours_cache, plain_cache = filled_cache(dtype), filled_cache(dtype)
     ours, plain = Direct(ours_cache, 5).at(SPANS), Sliced(plain_cache, SPANS)
     torch.testing.assert_close(ours.to_self(0, qkv), plain.to_self(0, qkv), rtol=1e-5, atol=1e-5)
     assert torch.equal(ours_cache.keys[0], plain_cache.keys[0])
@@ -133,17 +135,24 @@ def test_what_is_not_finite_is_no_number_afterwards(
     assert not made[1].isfinite().all() or (bad < 0 and compute.__code__.co_names[1] == "gelu")
 
 
-@pytest.mark.parametrize("quantize", ["none", "int8"])
 @pytest.mark.parametrize("has_cross", [True, False])
-def test_an_engine_on_kernels_gives_the_tokens_of_plain_torch(quantize: Quantize, has_cross: bool) -> None:
+def test_an_engine_on_kernels_gives_the_tokens_of_plain_torch(has_cross: bool) -> None:
     jobs = [models.job(seed, temperature=0.0, n_frames=60, has_cross=has_cross) for seed in range(3)]
-    ours, plain = models.decoder(has_cross, 2, quantize, "cpu"), models.decoder(has_cross, 2, "none", "none")
+    ours, plain = (models.decoder(has_cross, 2, "none", kernels) for kernels in KINDS)
     with (
         closing(Engine(ours, models.PATTERN, 2, models.N_STEPS)) as fast,
         closing(Engine(plain, models.PATTERN, 2, models.N_STEPS)) as slow,
     ):
         for a, b in zip(results(fast, jobs), results(slow, jobs), strict=True):
             assert torch.equal(a, b)
+
+
+def test_weights_that_int8_holds_are_kept_in_it_and_the_cache_in_fp32() -> None:
+    heads = models.decoder().heads
+    assert isinstance(heads, OnCpu)
+    assert heads.weight.dtype == torch.int8
+    assert models.decoder().cache.keys[0].dtype == torch.float32
+    assert models.decoder(quantize="int8").cache.keys[0].dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("has_cross", [True, False])
