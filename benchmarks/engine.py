@@ -185,13 +185,14 @@ def run(size: str, device: str, n_frames: int, clips: list[int]) -> tuple[list[R
     rows.append(Row("audiocraft", apart(time_audiocraft, lm, n_frames, device)))
     rate = apart(bandwidth, device)
     full = lm.transformer.layers[0].linear1.weight.itemsize
-    ways: list[tuple[str, Settings, float, float]] = [
-        ("engine", Settings(consume=False, n_slots=max(clips)), full, full),
-        ("engine int8", Settings(consume=False, n_slots=max(clips), quantize="int8"), 1, full),
+    ways: list[tuple[str, Settings, float]] = [
+        ("engine", Settings(consume=False, n_slots=max(clips)), full),
+        ("engine int8", Settings(consume=False, n_slots=max(clips), quantize="int8"), 1),
     ]
-    for name, settings, weight_bytes, cache_bytes in ways:
+    for name, settings, weight_bytes in ways:
         model = apart(make, lm, 30 * FRAME_RATE, settings)
         assert isinstance(model, EngineLanguageModel)
+        cache_bytes = model.engine.decoder.cache.keys[0].itemsize
         time_engine(model, 2 * N_SKIPPED, 1)
         for n_clips in clips:
             ms = time_engine(model, n_frames, n_clips)

@@ -4,7 +4,7 @@ Each is beside a plain torch twin that it is tested against: ``matmul``'s is a p
 ``Attend``'s is ``attention.Sliced``, ``add_norm``'s the one in ``decoder``, ``gelu``'s torch's own.
 
 A number is always added up in the same order, whatever the other rows are, and however many cores there are: a row has
-the same bits alone and among others, at a step and in a prompt.
+the same bits alone and among others.
 """
 
 import functools

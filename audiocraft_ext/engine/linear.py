@@ -71,8 +71,8 @@ class OnCpu:
 
         self._matmul = cpu_kernels.matmul
         is_int8 = quantize == "int8" or is_of_int8(weight)
-        self.weight, self.scale = quantized(weight) if is_int8 else (weight, torch.ones(len(weight)))
-        self.bias = torch.zeros(len(weight)) if bias is None else bias
+        self.weight, self.scale = quantized(weight) if is_int8 else (weight.contiguous(), torch.ones(len(weight)))
+        self.bias = torch.zeros(len(weight)) if bias is None else bias.contiguous()
         self._max_rows = sys.maxsize if is_int8 else MAX_ROWS
 
     def __call__(self, x: Tensor) -> Tensor:

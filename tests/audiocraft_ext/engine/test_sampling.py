@@ -113,3 +113,16 @@ def test_guidance_one_is_the_conditional_row_even_beside_nan() -> None:
     assert torch.equal(guided(row, nothing, torch.tensor([1.0, 1.0])), row)
     other = torch.randn(2, 4, 8)
     assert torch.equal(guided(row, other, torch.tensor([0.0, 0.0])), other)
+
+
+@pytest.mark.parametrize("n_decimals", [1, 7], ids=["many equals", "few equals"])
+def test_a_neighbour_that_needs_all_probabilities_sorted_changes_no_token(n_decimals: int) -> None:
+    logits = torch.randn(200, 4, 300, generator=torch.Generator().manual_seed(5)).round(decimals=n_decimals)
+    top_k = torch.arange(200) % 299 + 1
+    chance = noise(7, 0, 200, 4)
+    alone = sample(logits, chance, Sampling(torch.ones(200), top_k, torch.zeros(200)))
+    beside = Sampling(
+        torch.ones(201), torch.cat([top_k, torch.tensor([0])]), torch.cat([torch.zeros(200), torch.ones(1)])
+    )
+    together = sample(torch.cat([logits, logits[:1]]), torch.cat([chance, chance[:1]]), beside)
+    assert torch.equal(together[:200], alone)
