@@ -29,8 +29,8 @@ from audiocraft_ext.engine.threads import use_cpu_threads
 # Positions of a prompt that are fed between two steps of the others, so that a newcomer never holds them up for long.
 PREFILL_POSITIONS = {"cpu": 128, "cuda": 1024}
 ROWS_PER_SLOT = 2
-# A narrower model's operations are too short to be worth dividing among cores: what its threads wait for each other takes
-# longer, most of all where another program uses a core (benchmarks/LOG.md).
+# A narrower model's operations are too short to be worth dividing among cores: threads wait longer for each other than
+# they work, most of all where another program uses a core (benchmarks/LOG.md).
 MIN_WIDTH_OF_ALL_CORES = 512
 
 
