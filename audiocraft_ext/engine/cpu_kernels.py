@@ -16,11 +16,10 @@ from torch import Tensor
 from audiocraft_ext.engine import native
 from audiocraft_ext.engine.native import F32, F32S, I8, I16, I32S, I64, LANES, Code, Value
 
-# Outputs that a matrix product adds up at a time: with eight rows, the sums just fit 32 registers.
-_OUTPUTS = 2
+# Rows and outputs that a matrix product adds up at a time: the sums just fit 32 registers.
+_ROWS, _OUTPUTS = 8, 2
 # Vectors of weights a turn of its loop.
 _UNROLL = 4
-MAX_ROWS = 8
 # How far ahead weights, and keys and values, are asked of the memory, in bytes.
 _AHEAD = 8192
 _AHEAD_OF_POSITION = 4096
@@ -35,7 +34,7 @@ def matmul(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     """x [M, in] times weight [out, in], times scale [out], plus bias [out]: [M, out]. All fp32, or the weight int8."""
     x, (n_outputs, n_inputs) = x.contiguous(), weight.shape
     y = x.new_empty(len(x), n_outputs)
-    pieces = [(x, y)] if len(x) <= MAX_ROWS else zip(x.split(MAX_ROWS), y.split(MAX_ROWS), strict=True)
+    pieces = [(x, y)] if len(x) <= _ROWS else zip(x.split(_ROWS), y.split(_ROWS), strict=True)
     for rows, out in pieces:
         kernel = _matmul(
             len(rows),

@@ -21,6 +21,7 @@ from audiocraft_ext.engine import sampling
 from audiocraft_ext.engine.attention import Attention, Direct, Masked, Prefill, Sliced, Span, Split
 from audiocraft_ext.engine.decoder import Decoder
 from audiocraft_ext.engine.graph import Graph
+from audiocraft_ext.engine.linear import MAX_ROWS
 from audiocraft_ext.engine.pattern import UNKNOWN, DelayPattern
 from audiocraft_ext.engine.replay import Replay
 from audiocraft_ext.engine.scheduler import Job, Running, Scheduler
@@ -291,10 +292,9 @@ class Engine:
         """Logits [M, K, V] of the step that each row's slot [M] is at, at lengths that the host knows."""
         inputs, position = self._inputs(slots)
         n_rows = len(slots)
-        if self.decoder.kernels == "cpu" and self._use_graph:
-            if n_rows not in self._replays:
-                self._replays[n_rows] = Replay(self.decoder, n_rows)
-            return self._replays[n_rows].step(inputs, self.decoder.places(position), spans)
+        if self.decoder.kernels == "cpu" and self._use_graph and n_rows <= MAX_ROWS:
+            replay = self._replays.get(n_rows) or self._replays.setdefault(n_rows, Replay(self.decoder, n_rows))
+            return replay.step(inputs, self.decoder.places(position), spans)
         attention: Attention = Sliced(self.decoder.cache, spans)
         if self.decoder.kernels == "cpu":
             attention = Direct(self.decoder.cache, n_rows).at(spans)

@@ -14,7 +14,8 @@ from torch.nn import functional
 Quantize = Literal["none", "int8"]
 Kernels = Literal["none", "cpu", "cuda"]
 
-# oneDNN picks its kernel by the number of rows; from 2 to 8 it is one and the same (tests/…/test_linear.py).
+# oneDNN picks its kernel by the number of rows; from 2 to 8 it is one and the same (tests/…/test_linear.py). Of more
+# rows there is more to compute than to read, and torch's own product is the fastest.
 MIN_ROWS = 2
 MAX_ROWS = 8
 
@@ -76,7 +77,7 @@ class OnCpu:
         self._max_rows = sys.maxsize if is_int8 else MAX_ROWS
 
     def __call__(self, x: Tensor) -> Tensor:
-        if len(x) > self._max_rows:  # a prompt's: more to compute than to read, which torch does as fast as can be
+        if len(x) > self._max_rows:  # a prompt's
             return functional.linear(x, self.weight, self.bias)
         return self._matmul(x, self.weight, self.scale, self.bias)
 

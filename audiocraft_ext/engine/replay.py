@@ -9,9 +9,10 @@ from audiocraft_ext.engine.decoder import Decoder, Places
 
 
 class Replay:
-    """Logits of ``n_rows`` rows by kernels alone: 300 calls from Python take 6 ms for MusicGen small, one none.
+    """Logits of ``n_rows`` rows by kernels alone. MusicGen small's step has 300, which Python takes 6 ms to call.
 
-    Whoever moves the cache makes a new one: the old one would go on reading freed memory.
+    More rows than ``linear.MAX_ROWS`` are computed by torch in part, and that is in no recording. Whoever moves the
+    cache makes a new one: the old one would go on reading freed memory.
     """
 
     def __init__(self, decoder: Decoder, n_rows: int) -> None:

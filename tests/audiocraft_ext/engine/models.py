@@ -1,7 +1,9 @@
 """Small decoders with random weights, and jobs of every kind for them."""
 
+from importlib.util import find_spec
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -11,6 +13,8 @@ from audiocraft_ext.engine.linear import Kernels, Quantize, dequantized, quantiz
 from audiocraft_ext.engine.pattern import DelayPattern
 from audiocraft_ext.engine.scheduler import Job
 
+# A GPU's machine may lack it, and needs it for nothing.
+needs_llvmlite = pytest.mark.skipif(find_spec("llvmlite") is None, reason="there is no llvmlite here")
 N_CODEBOOKS, CARD, WIDTH, N_HEADS, N_LAYERS = 4, 64, 64, 2, 2
 PATTERN = DelayPattern((0, 1, 2, 3), CARD)
 N_STEPS, N_PREFIX = 160, 24

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from audiocraft_ext.engine.attention import Attention, Direct, Sliced, Span
 from audiocraft_ext.engine.cache import Cache
+from tests.audiocraft_ext.engine.models import needs_llvmlite
 
 N_ROWS, N_HEADS, HEAD_WIDTH, N_POSITIONS = 8, 4, 64, 700
 
@@ -22,10 +23,10 @@ def filled_cache() -> Cache:
 
 
 Make = Callable[[Cache, list[Span]], Attention]
-MAKES: dict[str, Make] = {
-    "sliced": Sliced,
-    "direct": lambda cache, spans: Direct(cache, sum(span.n_rows for span in spans)).at(spans),
-}
+
+
+def direct(cache: Cache, spans: list[Span]) -> Direct:
+    return Direct(cache, sum(span.n_rows for span in spans)).at(spans)
 
 
 def attended(make: Make, spans: list[Span], qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -47,7 +48,7 @@ def attended(make: Make, spans: list[Span], qkv: Tensor) -> tuple[Tensor, Tensor
     ],
     ids=["all alike", "some alike", "a free slot between", "without guidance", "one row"],
 )
-@pytest.mark.parametrize("make", MAKES.values(), ids=MAKES)
+@pytest.mark.parametrize("make", [Sliced, pytest.param(direct, marks=needs_llvmlite)])
 def test_jobs_get_the_bits_that_each_gets_alone(make: Make, jobs: list[tuple[int, int, int, int]]) -> None:
     firsts = [sum(n_rows for n_rows, *_ in jobs[:i]) for i in range(len(jobs))]
     spans = [Span(first, *job) for first, job in zip(firsts, jobs, strict=True)]

@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch.nn import functional
 
+pytest.importorskip("llvmlite")
+
 from audiocraft_ext.engine import cpu_kernels, decoder, native
 from audiocraft_ext.engine.attention import Direct, Sliced, Span
 from audiocraft_ext.engine.cache import Cache

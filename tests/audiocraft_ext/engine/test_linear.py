@@ -18,19 +18,16 @@ from audiocraft_ext.engine.linear import (
     make_linear,
     quantized,
 )
+from tests.audiocraft_ext.engine.models import needs_llvmlite
 
 SHAPES = [(256, 256), (768, 256), (256, 1024), (2048, 512), (1024, 4096)]
-FORMS = {
-    "packed": Packed,
-    "int8": Int8,
-    "ours": partial(OnCpu, quantize="none"),
-    "ours in int8": partial(OnCpu, quantize="int8"),
-}
+OURS = pytest.param(partial(OnCpu, quantize="none"), id="ours", marks=needs_llvmlite)
+OURS_INT8 = pytest.param(partial(OnCpu, quantize="int8"), id="ours in int8", marks=needs_llvmlite)
 Form = Callable[[Tensor, Tensor | None], Linear]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+@pytest.mark.parametrize("form", [Packed, Int8, OURS, OURS_INT8])
 def test_a_row_is_the_same_among_any_number_of_others(form: Form, shape: tuple[int, int]) -> None:
     torch.manual_seed(0)
     linear = form(torch.randn(shape), None)
@@ -47,7 +44,7 @@ def test_packed_weights_give_torch_s_product() -> None:
     torch.testing.assert_close(Packed(weight, bias)(x), Plain(weight, bias)(x), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("form", [FORMS["int8"], FORMS["ours in int8"]], ids=["torch", "ours"])
+@pytest.mark.parametrize("form", [Int8, OURS_INT8])
 def test_int8_is_within_a_hundredth_of_the_product(form: Form) -> None:
     torch.manual_seed(0)
     weight, bias, x = torch.randn(512, 1024), torch.randn(512), torch.randn(4, 1024)
@@ -69,6 +66,7 @@ def test_a_weight_of_zeros_survives_int8() -> None:
     assert torch.equal(Int8(torch.zeros(8, 16), None)(torch.randn(2, 16)), torch.zeros(2, 8))
 
 
+@needs_llvmlite
 def test_the_cpu_gets_our_kernels_or_what_torch_has() -> None:
     weight = torch.randn(32, 32)
     assert isinstance(make_linear(weight, None, "none", "cpu"), OnCpu)
