@@ -31,9 +31,10 @@ class Replay:
                 own.copy_(given)
         self._attention.at(spans)
         if self._recording is None:
-            with native.recorded() as self._recording:
+            with native.recorded() as recording:
                 hidden = self._decoder.through(self._residual, self._places, self._attention)
                 self._logits = self._decoder.logits(hidden)
+            self._recording = recording  # whole: what fails half-way is recorded anew
         else:
             self._recording.replay()
         return self._logits

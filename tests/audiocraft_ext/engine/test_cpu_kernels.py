@@ -1,6 +1,7 @@
 """The CPU's kernels, held to their plain twins."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from audiocraft_ext.engine.attention import Direct, Sliced, Span
 from audiocraft_ext.engine.cache import Cache
 from audiocraft_ext.engine.engine import Engine
 from audiocraft_ext.engine.linear import Kernels, OnCpu, dequantized, quantized
+from audiocraft_ext.engine.replay import Replay
 from tests.audiocraft_ext.engine import models
 from tests.audiocraft_ext.engine.test_engine import closing, results
 
@@ -182,6 +184,19 @@ def test_a_recording_is_run_again_on_the_same_tensors(on_threads: None) -> None:
     for _ in range(3):
         recording.replay()
         assert torch.equal(y, expected)
+
+
+def test_a_step_that_fails_while_it_is_recorded_is_recorded_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = models.decoder()
+    model.give_cross(0, torch.randn(2, 9, models.WIDTH))
+    step = partial(Replay(model, 2).step, torch.randn(2, models.WIDTH), model.places(torch.tensor([0, 0])))
+    with monkeypatch.context() as broken:
+        broken.setattr(model, "logits", None)
+        with pytest.raises(TypeError):
+            step([Span(0, 2, 0, 0, 9)])
+    first = step([Span(0, 2, 0, 0, 9)]).clone()
+    assert torch.equal(step([Span(0, 2, 0, 0, 9)]), first)
+    assert first.shape == (2, models.N_CODEBOOKS, models.CARD)
 
 
 def test_kernels_can_be_had_here() -> None:
