@@ -83,7 +83,7 @@ class OnCpu:
 
 
 class Int8Cuda:
-    """The same on CUDA, by our own kernel for the rows of a decoding step; a prompt's many rows undo the scaling."""
+    """int8 on CUDA, by our own kernel for the rows of a decoding step; a prompt's many rows undo the scaling."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         from audiocraft_ext.engine import cuda_kernels

@@ -4,7 +4,7 @@ llvmlite compiles one in some 30 ms. OpenMP's own team for torch runs it: a seco
 the cores. Nothing here knows what is computed.
 
 A vector has ``LANES`` numbers whatever the processor has: LLVM makes two or four of its own of one where they are
-shorter. Sums, products and their order are as written, so that all processors give the same bits.
+shorter. Sums, products and their order are as written and no fast-math rearranges them.
 """
 
 import ctypes
@@ -26,7 +26,7 @@ LANES = 16
 I8, I16, I32, I64 = (ir.IntType(n_bits) for n_bits in (8, 16, 32, 64))
 F32, POINTER = ir.FloatType(), ir.PointerType()
 _NAME, _KERNEL = "kernel", ir.FunctionType(ir.VoidType(), [POINTER])
-F32S, I32S, I8S = (ir.VectorType(kind, LANES) for kind in (F32, I32, I8))
+F32S, I32S = (ir.VectorType(kind, LANES) for kind in (F32, I32))
 
 
 def run(kernel: int, *arguments: Tensor | int) -> None:
