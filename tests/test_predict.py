@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import json
+import sys
 import threading
 import time
 from pathlib import Path
@@ -18,6 +19,7 @@ from audiocraft_ext.errors import CheckpointError, InputError
 from audiocraft_ext.language_model import Settings
 from predict import Predictor, ServerError
 from tests import tiny
+from tests.audiocraft_ext.test_memory import resident_bytes
 
 ROOT = Path(__file__).parents[1]
 SCHEMA = json.loads((ROOT / "openapi.json").read_text())["components"]["schemas"]["Input"]["properties"]
@@ -149,6 +151,24 @@ def test_the_folders_that_cog_leaves_are_deleted_and_no_others(
     asyncio.run(life())
     assert {path.name for path in (tmp_path / "cog").iterdir()} == {"another"}
     assert (tmp_path / "outside" / "outputs").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_what_malloc_keeps_of_predictions_is_given_back_when_none_has_come_for_a_while(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predict, "KEEP_OUTPUT_S", 0.2)
+
+    async def life() -> None:
+        await ask(predictor)
+        blocks = [torch.ones(2**14) for _ in range(1024)]
+        kept, blocks = blocks[1::2], []
+        before = resident_bytes()
+        await asyncio.sleep(0.5)
+        assert before - resident_bytes() > 16 * 2**20
+        assert all(block.eq(1).all() for block in kept)
+
+    asyncio.run(life())
 
 
 def test_the_longest_duration_and_the_engine_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,8 @@
     python -m benchmarks.hardening.load [--minutes 10] [--cancels 100]
 
 A third of the time each with as many clients as slots, with half as many more and with four times as many; who is
-refused asks again a little later. Starts a server of its own and prints tables. Knows nothing of the model: an answer
+refused asks again a little later. What the worker holds is looked at after a minute's rest each, when it has let go of
+outputs and of memory. Starts a server of its own and prints tables. Knows nothing of the model: an answer
 is right when it is the one that the same request got alone.
 """
 
@@ -43,6 +44,8 @@ REQUESTS: list[dict[str, Any]] = [
 # tenths of a second on a busy machine: the slot is then free only when the prediction has ended.
 EARLIEST_CANCEL_S, LATEST_CANCEL_S = 0.5, 2.5
 LONG = {"prompt": "x", "duration": 60}
+# Outputs are kept for a minute, and so is the memory that predictions took beyond the model's own.
+REST_S = 65
 
 
 @dataclass
@@ -75,7 +78,9 @@ class Usage:
     n_cog_folders: int
 
     @staticmethod
-    def of(server: Server) -> "Usage":
+    def at_rest(server: Server) -> "Usage":
+        """Once it has had nothing to do for ``REST_S``."""
+        time.sleep(REST_S)
         process = Path(f"/proc/{server.worker}")
         status = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
         return Usage(
@@ -189,25 +194,24 @@ def report(server: Server, minutes: float, n_cancels: int) -> None:
     right = alone(server.client)
     assert None not in right
     load(url, N_SLOTS, right, n_predictions=20)  # threads and caches have their size after this
-    used = {"before": Usage.of(server)}
+    used = {"before": Usage.at_rest(server)}
     print(f"{'':13} clients predictions  p50 s   p95 s  a second  audio s/s  refused  other")
     n_predictions = 0
     for name, n_clients in CLIENTS.items():
         figures = load(url, n_clients, right, seconds=60 * minutes / len(CLIENTS))
         n_predictions += len(figures.latencies_s)
         print(f"{name:13} {n_clients:7} {figures.row()}", flush=True)
-        used[name] = Usage.of(server)
+        used[f"after {n_predictions}"] = Usage.at_rest(server)
     for name, waited in cancels(url, n_cancels).items():
         if waited:
             rounds = f"{len(waited)} rounds of up to {N_SLOTS}"
             print(
                 f"{name}, {rounds}: all slots free after {statistics.median(waited):.3f} s, at most {max(waited):.3f}"
             )
-    time.sleep(65)  # outputs are kept for a minute
-    used["a minute after"] = Usage.of(server)
-    print(f"\nthe worker, over {n_predictions} predictions\n{'':16} memory MB  threads  handles  files  cog's folders")
+    used[f"and {n_cancels} cancels"] = Usage.at_rest(server)
+    print(f"\n{'the worker, at rest':20} memory MB  threads  handles  files  cog's folders")
     for name, usage in used.items():
-        print(f"{name:16} {usage.row()}")
+        print(f"{name:20} {usage.row()}")
 
 
 def main() -> None:
