@@ -14,15 +14,18 @@ import torch
 from torch import Tensor
 
 from audiocraft_ext.engine import native
-from audiocraft_ext.engine.native import F32, F32S, I8, I16, I32S, I64, LANES, Code, Value
+from audiocraft_ext.engine.native import F32, F32S, I8, I16, I16S, I32S, I64, LANES, Code, Type, Value
 
 # Rows and outputs that a matrix product adds up at a time: the sums just fit 32 registers.
 _ROWS, _OUTPUTS = 8, 2
-# Vectors of weights a turn of its loop.
-_UNROLL = 4
+# Inputs a turn of its loop.
+_TURN = 64
 # How far ahead weights, and keys and values, are asked of the memory, in bytes.
 _AHEAD = 8192
 _AHEAD_OF_POSITION = 4096
+# The largest of the integers that a row is rounded to, and how many inputs surely fit sums of 32 bits, one a lane.
+_LARGEST = 2**15 - 1
+MAX_ROUNDED_INPUTS = LANES * (2**31 // (_LARGEST * 127))
 
 
 def is_available(head_width: int) -> bool:
@@ -32,49 +35,92 @@ def is_available(head_width: int) -> bool:
 
 def matmul(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     """x [M, in] times weight [out, in], times scale [out], plus bias [out]: [M, out]. All fp32, or the weight int8."""
-    x, (n_outputs, n_inputs) = x.contiguous(), weight.shape
-    y = x.new_empty(len(x), n_outputs)
-    pieces = [(x, y)] if len(x) <= _ROWS else zip(x.split(_ROWS), y.split(_ROWS), strict=True)
-    for rows, out in pieces:
+    return _in_pieces(x.contiguous(), torch.ones(len(x)), weight, scale, bias)
+
+
+def matmul_rounded(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    """``matmul`` by an int8 weight with each row of x rounded to 16 bits, 32,767 being its largest number.
+
+    Integers are added up exactly, in twice the speed of fp32 where rows are many. ``in`` is a multiple of 32, and
+    ``MAX_ROUNDED_INPUTS`` at most.
+    """
+    rounded, steps = torch.empty(x.shape, dtype=torch.int16), torch.empty(len(x))
+    native.run(_round(), x.contiguous(), rounded, steps, *x.shape)
+    return _in_pieces(rounded, steps, weight, scale, bias)
+
+
+def _in_pieces(x: Tensor, steps: Tensor, weight: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    """The product with x, whose rows stand for x times steps [M], of as many rows at a time as registers hold."""
+    (n_outputs, n_inputs), types = weight.shape, {torch.float32: F32, torch.int16: I16, torch.int8: I8}
+    y = torch.empty(len(x), n_outputs)
+    for rows, own_steps, out in zip(x.split(_ROWS), steps.split(_ROWS), y.split(_ROWS), strict=True):
         kernel = _matmul(
             len(rows),
-            is_int8=weight.dtype == torch.int8,
+            types[x.dtype],
+            types[weight.dtype],
             n_together=_OUTPUTS if n_outputs % _OUTPUTS == 0 else 1,
-            n_unrolled=_UNROLL if n_inputs % (_UNROLL * LANES) == 0 else 1,
+            is_unrolled=n_inputs % _TURN == 0,
         )
-        native.run(kernel, rows, weight, scale, bias, out, n_outputs, n_inputs)
+        native.run(kernel, rows, own_steps, weight, scale, bias, out, n_outputs, n_inputs)
     return y
 
 
 @functools.cache
-def _matmul(n_rows: int, is_int8: bool, n_together: int, n_unrolled: int) -> int:
-    kind, n_bytes, per_turn = *((I8, 1) if is_int8 else (F32, 4)), n_unrolled * LANES
+def _round() -> int:
+    def write(c: Code, x: Value, rounded: Value, steps: Value, n_rows: Value, width: Value) -> None:
+        with c.loop(*c.share(n_rows)) as row:
+            start = c.mul(row, width)
+            top, zero = c.variable(c.all(0.0)), c.variable(c.all(0.0))
+            with c.loop(I64(0), width, LANES) as column:
+                value = c.loads(F32, x, c.add(start, column))
+                c.store(c.larger(c.get(top), c.call_of(f"llvm.fabs.v{LANES}f32", value)), top)
+                c.store(c.fused(value, c.all(0.0), c.get(zero)), zero)  # unless one of them is no number
+            largest = c.halved(c.get(top), c.larger)
+            c.put(c.fadd(c.fdiv(largest, F32(_LARGEST)), c.added_up(c.get(zero))), steps, row)
+            factor = c.all(c.fdiv(F32(_LARGEST), c.larger(largest, F32(1e-30))))
+            with c.loop(I64(0), width, LANES) as column:
+                here = c.add(start, column)
+                c.put(c.trunc(c.rounded(c.fmul(c.loads(F32, x, here), factor)), I16S), rounded, here)
+
+    return native.compiled(5, write)
+
+
+@functools.cache
+def _matmul(n_rows: int, inputs: Type, weights: Type, n_together: int, is_unrolled: bool) -> int:
+    is_rounded = inputs == I16
+    n_lanes, zero = (2 * LANES, I32S([0] * LANES)) if is_rounded else (LANES, F32S([0.0] * LANES))
+    per_turn, n_bytes = _TURN if is_unrolled else n_lanes, 4 if weights == F32 else 1
 
     def write(
-        c: Code, x: Value, weight: Value, scale: Value, bias: Value, y: Value, n_outputs: Value, n_inputs: Value
-    ) -> None:
+        c: Code, x: Value, steps: Value, weight: Value, scale: Value, bias: Value, y: Value,
+        n_outputs: Value, n_inputs: Value,
+    ) -> None:  # fmt: skip
+        def multiplied(a: Value, b: Value, total: Value) -> Value:
+            return c.add(c.paired(a, b), total) if is_rounded else c.fused(a, c.widened(b), total)
+
         first, stop = c.share(c.udiv(n_outputs, I64(n_together)))
         with c.loop(first, stop) as block:
             outputs = [c.add(c.mul(block, I64(n_together)), I64(i)) for i in range(n_together)]
             starts = [c.mul(output, n_inputs) for output in outputs]
-            sums = [[c.variable(c.all(0.0)) for _ in range(n_rows)] for _ in outputs]
+            sums = [[c.variable(zero) for _ in range(n_rows)] for _ in outputs]
             with c.loop(I64(0), n_inputs, per_turn) as turn:
-                for k in (c.add(turn, I64(i * LANES)) for i in range(n_unrolled)):
-                    weights = [c.widened(c.loads(kind, weight, c.add(start, k))) for start in starts]
+                for k in (c.add(turn, I64(i)) for i in range(0, per_turn, n_lanes)):
+                    factors = [c.loads(weights, weight, c.add(start, k), n_lanes) for start in starts]
                     for row in range(n_rows):
-                        inputs = c.loads(F32, x, c.add(c.mul(I64(row), n_inputs), k))
-                        for w, totals in zip(weights, sums, strict=True):
-                            c.store(c.fused(inputs, w, c.get(totals[row])), totals[row])
+                        own = c.loads(inputs, x, c.add(c.mul(I64(row), n_inputs), k), n_lanes)
+                        for factor, totals in zip(factors, sums, strict=True):
+                            c.store(multiplied(own, factor, c.get(totals[row], zero.type)), totals[row])
                 for start in starts:
                     for line in range(0, per_turn * n_bytes, 64):
                         c.ask_for(c.at(I8, weight, c.add(c.mul(c.add(start, turn), I64(n_bytes)), I64(_AHEAD + line))))
             for output, totals in zip(outputs, sums, strict=True):
                 factor, offset = c.load(F32, scale, output), c.load(F32, bias, output)
                 for row, total in enumerate(totals):
-                    value = c.fadd(c.fmul(c.halved(c.get(total), c.fadd), factor), offset)
-                    c.put(value, y, c.add(c.mul(I64(row), n_outputs), output))
+                    value = c.added_up(c.get(total, zero.type))
+                    value = c.fmul(c.fmul(value, c.load(F32, steps, I64(row))), factor)
+                    c.put(c.fadd(value, offset), y, c.add(c.mul(I64(row), n_outputs), output))
 
-    return native.compiled(7, write)
+    return native.compiled(8, write)
 
 
 def add_norm(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None, eps: float, dtype: torch.dtype) -> Tensor:
@@ -97,11 +143,11 @@ def _add_norm(eps: float) -> int:
                 both = c.fadd(c.loads(F32, x, here), c.loads(F32, y, here))
                 c.put(both, x, here)
                 c.store(c.fadd(c.get(total), both), total)
-            mean = c.all(c.fdiv(c.halved(c.get(total), c.fadd), n))
+            mean = c.all(c.fdiv(c.added_up(c.get(total)), n))
             with c.loop(I64(0), width, LANES) as column:
                 far = c.fsub(c.loads(F32, x, c.add(start, column)), mean)
                 c.store(c.fused(far, far, c.get(square)), square)
-            variance = c.fadd(c.fdiv(c.halved(c.get(square), c.fadd), n), F32(eps))
+            variance = c.fadd(c.fdiv(c.added_up(c.get(square)), n), F32(eps))
             factor = c.all(c.fdiv(F32(1.0), c.call_of("llvm.sqrt.f32", variance)))
             with c.loop(I64(0), width, LANES) as column:
                 here = c.add(start, column)
@@ -178,8 +224,7 @@ def _exp(c: Code, x: Value) -> Value:
     value = c.all(1 / 5040)
     for factorial in (720, 120, 24, 6, 2, 1, 1):
         value = c.fused(value, rest, c.all(1 / factorial))
-    power = c.call_of(f"llvm.fptosi.sat.v{LANES}i32.v{LANES}f32", n, kind=I32S)
-    return c.fmul(value, c.bitcast(c.shl(c.add(power, I32S([127] * LANES)), I32S([23] * LANES)), F32S))
+    return c.fmul(value, c.bitcast(c.shl(c.add(c.rounded(n), I32S([127] * LANES)), I32S([23] * LANES)), F32S))
 
 
 class Attend:
@@ -236,9 +281,9 @@ def _attend(head_width: int, is_bf16: bool, appends: bool) -> int:
                 score = c.all(0.0)
                 for part, q in zip(parts, asked, strict=True):
                     score = c.fused(q, c.widened(c.loads(kind, keys, c.add(here, I64(part)))), score)
-                score = c.halved(score, c.fadd)
+                score = c.added_up(score)
                 c.put(score, scores, c.add(own, position))
-                c.store(c.call_of("llvm.maxnum.f32", c.get(top, F32), score), top)
+                c.store(c.larger(c.get(top, F32), score), top)
             c.put(c.all(-math.inf), scores, c.add(own, length))
             total = c.variable(c.all(0.0))
             with c.loop(I64(0), length, LANES) as position:
@@ -254,7 +299,7 @@ def _attend(head_width: int, is_bf16: bool, appends: bool) -> int:
                 for part, place in zip(parts, sums, strict=True):
                     value = c.widened(c.loads(kind, values, c.add(here, I64(part))))
                     c.store(c.fused(weight, value, c.get(place)), place)
-            factor = c.all(c.fdiv(F32(1.0), c.halved(c.get(total), c.fadd)))
+            factor = c.all(c.fdiv(F32(1.0), c.added_up(c.get(total))))
             for part, place in zip(parts, sums, strict=True):
                 c.put(c.fmul(c.get(place), factor), out, c.add(c.mul(item, I64(head_width)), I64(part)))
 

@@ -65,12 +65,17 @@ class Int8:
 
 
 class OnCpu:
-    """On the CPU by our own kernel, activations as they are; weights as int8 also where that changes nothing."""
+    """On the CPU by our own kernels; weights as int8 also where that changes nothing.
+
+    With int8 asked for, activations are rounded to 16 bits: 0.003 % of error beside the weights' 1 %.
+    """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, quantize: Quantize) -> None:
         from audiocraft_ext.engine import cpu_kernels
 
-        self._matmul = cpu_kernels.matmul
+        n_inputs = weight.shape[1]
+        is_rounded = quantize == "int8" and n_inputs % 32 == 0 and n_inputs <= cpu_kernels.MAX_ROUNDED_INPUTS
+        self._matmul = cpu_kernels.matmul_rounded if is_rounded else cpu_kernels.matmul
         is_int8 = quantize == "int8" or is_of_int8(weight)
         self.weight, self.scale = quantized(weight) if is_int8 else (weight.contiguous(), torch.ones(len(weight)))
         self.bias = torch.zeros(len(weight)) if bias is None else bias.contiguous()

@@ -18,7 +18,7 @@ from pathlib import Path
 import llvmlite.binding as llvm
 import torch
 from llvmlite import ir
-from llvmlite.ir import Value
+from llvmlite.ir import Type, Value
 from torch import Tensor
 
 LANES = 16
@@ -26,7 +26,7 @@ LANES = 16
 I8, I16, I32, I64 = (ir.IntType(n_bits) for n_bits in (8, 16, 32, 64))
 F32, POINTER = ir.FloatType(), ir.PointerType()
 _NAME, _KERNEL = "kernel", ir.FunctionType(ir.VoidType(), [POINTER])
-F32S, I32S = (ir.VectorType(kind, LANES) for kind in (F32, I32))
+F32S, I16S, I32S, I64S = (ir.VectorType(kind, LANES) for kind in (F32, I16, I32, I64))
 
 
 def run(kernel: int, *arguments: Tensor | int) -> None:
@@ -133,6 +133,8 @@ def _machine() -> llvm.TargetMachine:
     features = llvm.get_host_cpu_features()
     if "avx512f" in features:
         features["prefer-256-bit"] = False  # the default for some processors, which are no slower with 512
+    if "avx512vnni" in features:
+        features["fast-dpwssd"] = True  # one instruction for `paired` and its sum, which LLVM makes two of by default
     return llvm.Target.from_default_triple().create_target_machine(
         cpu=llvm.get_host_cpu_name(), features=features.flatten(), opt=3, jit=True
     )
@@ -141,19 +143,19 @@ def _machine() -> llvm.TargetMachine:
 class Code(ir.IRBuilder):
     """llvmlite's builder, with the words that our kernels are written in. Addresses are 64-bit numbers."""
 
-    def at(self, kind: ir.Type, base: Value, index: Value) -> Value:
+    def at(self, kind: Type, base: Value, index: Value) -> Value:
         """A pointer to an element of an array of ``kind``."""
         if base.type == I64:
             base = self.inttoptr(base, POINTER)
         return self.gep(base, [index], source_etype=kind)
 
-    def load(self, kind: ir.Type, base: Value, index: Value) -> Value:
+    def load(self, kind: Type, base: Value, index: Value) -> Value:
         """An element of an array of ``kind``."""
         return super().load(self.at(kind, base, index), typ=kind)
 
-    def loads(self, kind: ir.Type, base: Value, index: Value) -> Value:
-        """``LANES`` elements of an array of ``kind``, from ``index`` on."""
-        return super().load(self.at(kind, base, index), typ=ir.VectorType(kind, LANES), align=1)
+    def loads(self, kind: Type, base: Value, index: Value, n: int = LANES) -> Value:
+        """``n`` elements of an array of ``kind``, from ``index`` on."""
+        return super().load(self.at(kind, base, index), typ=ir.VectorType(kind, n), align=1)
 
     def put(self, value: Value, base: Value, index: Value) -> None:
         """Writes an element, or ``LANES`` of them from ``index`` on."""
@@ -166,14 +168,14 @@ class Code(ir.IRBuilder):
             return self.bitcast(self.shl(self.zext(numbers, I32S), I32S([16] * LANES)), F32S)
         return self.sitofp(numbers, F32S) if numbers.type.element == I8 else numbers
 
-    def narrowed(self, numbers: Value, kind: ir.Type) -> Value:
+    def narrowed(self, numbers: Value, kind: Type) -> Value:
         """fp32 numbers as they are, or rounded to the nearest bf16 ones, of two the even one (as 16-bit integers)."""
         if kind == F32:
             return numbers
         bits = self.bitcast(numbers, I32S)
         is_odd = self.and_(self.lshr(bits, I32S([16] * LANES)), I32S([1] * LANES))
         rounded = self.add(bits, self.add(is_odd, I32S([0x7FFF] * LANES)))
-        return self.trunc(self.lshr(rounded, I32S([16] * LANES)), ir.VectorType(I16, LANES))
+        return self.trunc(self.lshr(rounded, I32S([16] * LANES)), I16S)
 
     def variable(self, first: Value) -> Value:
         """A place that can be read and written; on the stack, which LLVM makes a register of."""
@@ -182,11 +184,11 @@ class Code(ir.IRBuilder):
         self.store(first, place)
         return place
 
-    def get(self, place: Value, kind: ir.Type = F32S) -> Value:
+    def get(self, place: Value, kind: Type = F32S) -> Value:
         """What a variable holds."""
         return super().load(place, typ=kind)
 
-    def call_of(self, name: str, *arguments: Value, kind: ir.Type | None = None) -> Value:
+    def call_of(self, name: str, *arguments: Value, kind: Type | None = None) -> Value:
         """One of LLVM's own functions, or of OpenMP's."""
         kind = arguments[0].type if kind is None else kind
         function = self.module.globals.get(name)
@@ -201,6 +203,22 @@ class Code(ir.IRBuilder):
     def fused(self, a: Value, b: Value, c: Value) -> Value:
         """a b + c, rounded once."""
         return self.call_of(f"llvm.fma.v{LANES}f32", a, b, c)
+
+    def larger(self, a: Value, b: Value) -> Value:
+        """The larger of two fp32 numbers, or lane by lane of two vectors of any length; the other one of a NaN."""
+        length = f"v{a.type.count}" if isinstance(a.type, ir.VectorType) else ""
+        return self.call_of(f"llvm.maxnum.{length}f32", a, b)
+
+    def rounded(self, numbers: Value) -> Value:
+        """The nearest 32-bit integers, of two the even one."""
+        whole = self.call_of(f"llvm.rint.v{LANES}f32", numbers)
+        return self.call_of(f"llvm.fptosi.sat.v{LANES}i32.v{LANES}f32", whole, kind=I32S)
+
+    def paired(self, a: Value, b: Value) -> Value:
+        """The products of two vectors of twice ``LANES`` short integers, pairs of neighbours added up, in 32 bits."""
+        wide = ir.VectorType(I32, 2 * LANES)
+        products = self.mul(self.sext(a, wide), self.sext(b, wide))
+        return self.add(*(self.lanes_of(products, list(range(first, 2 * LANES, 2))) for first in (0, 1)))
 
     def all(self, value: Value | float) -> Value:
         """A vector of ``LANES`` times one number."""
@@ -220,6 +238,12 @@ class Code(ir.IRBuilder):
             n //= 2
             lanes = join(*(self.lanes_of(lanes, list(range(start, start + n))) for start in (0, n)))
         return self.extract_element(lanes, I32(0))
+
+    def added_up(self, lanes: Value) -> Value:
+        """The sum of a vector as an fp32 number; of integers, exact before it becomes one."""
+        if lanes.type == I32S:
+            return self.sitofp(self.halved(self.sext(lanes, I64S), self.add), F32)
+        return self.halved(lanes, self.fadd)
 
     def share(self, n: Value) -> tuple[Value, Value]:
         """Which of n pieces of work are this thread's: the first, and the one behind the last."""
