@@ -71,11 +71,10 @@ class OnCpu:
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, quantize: Quantize) -> None:
-        from audiocraft_ext.engine import cpu_kernels
+        from audiocraft_ext.engine import cpu_matmul
 
-        n_inputs = weight.shape[1]
-        is_rounded = quantize == "int8" and n_inputs % 32 == 0 and n_inputs <= cpu_kernels.MAX_ROUNDED_INPUTS
-        self._matmul = cpu_kernels.matmul_rounded if is_rounded else cpu_kernels.matmul
+        is_rounded = quantize == "int8" and cpu_matmul.can_round(weight.shape[1])
+        self._matmul = cpu_matmul.matmul_rounded if is_rounded else cpu_matmul.matmul
         is_int8 = quantize == "int8" or is_of_int8(weight)
         self.weight, self.scale = quantized(weight) if is_int8 else (weight.contiguous(), torch.ones(len(weight)))
         self.bias = torch.zeros(len(weight)) if bias is None else bias.contiguous()

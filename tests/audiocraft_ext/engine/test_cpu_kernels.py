@@ -1,6 +1,6 @@
 """The CPU's kernels, held to their plain twins."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -12,8 +12,9 @@ pytest.importorskip("llvmlite")
 from audiocraft_ext.engine import cpu_kernels, decoder, native
 from audiocraft_ext.engine.attention import Direct, Sliced, Span
 from audiocraft_ext.engine.cache import Cache
+from audiocraft_ext.engine.cpu_matmul import matmul
 from audiocraft_ext.engine.engine import Engine
-from audiocraft_ext.engine.linear import Kernels, OnCpu, dequantized, quantized
+from audiocraft_ext.engine.linear import Kernels, OnCpu
 from audiocraft_ext.engine.replay import Replay
 from tests.audiocraft_ext.engine import models
 from tests.audiocraft_ext.engine.test_engine import closing, results
@@ -21,77 +22,6 @@ from tests.audiocraft_ext.engine.test_engine import closing, results
 KINDS: tuple[Kernels, ...] = ("cpu", "none")
 N_ROWS, N_HEADS, HEAD, N_POSITIONS = 8, 3, 32, 150
 SPANS = [Span(0, 2, 0, 0, 70), Span(2, 1, 2, 15, 1), Span(3, 2, 6, 129, 64)]
-
-
-@pytest.fixture(params=[1, 2, 3])
-def on_threads(request: pytest.FixtureRequest) -> Iterator[None]:
-    """As many threads of OpenMP's."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.parametrize("shape", [(64, 64), (6, 1024), (7, 48), (1, 16)], ids=str)
-@pytest.mark.parametrize("n_rows", [1, 2, 8, 19])
-def test_the_product_is_torch_s_with_the_scaled_weights(shape: tuple[int, int], n_rows: int, on_threads: None) -> None:
-    torch.manual_seed(0)
-    x, bias = torch.randn(n_rows, shape[1]), torch.randn(shape[0])
-    weight, scale = quantized(torch.randn(shape))
-    for kind, wide in ((weight, dequantized(weight, scale)), (weight.float(), dequantized(weight, scale))):
-        ours = cpu_kernels.matmul(x, kind, scale, bias)
-        torch.testing.assert_close(ours, functional.linear(x, wide, bias), rtol=1e-5, atol=1e-4)
-
-
-@pytest.mark.parametrize("shape", [(64, 64), (6, 1024), (7, 96), (1, 32)], ids=str)
-@pytest.mark.parametrize("n_rows", [1, 2, 8, 19])
-def test_the_product_of_rounded_rows_is_that_of_exact_integers(
-    shape: tuple[int, int], n_rows: int, on_threads: None
-) -> None:
-    torch.manual_seed(0)
-    x, bias = torch.randn(n_rows, shape[1]) * torch.logspace(-20, 20, n_rows)[:, None], torch.randn(shape[0])
-    weight, scale = quantized(torch.randn(shape))
-    top, largest = x.abs().amax(1, keepdim=True), torch.tensor(32767.0)
-    rounded = (x * (largest / top)).round()
-    exact = (rounded.long() @ weight.T.long()).float() * (top / largest) * scale + bias
-    assert torch.equal(cpu_kernels.matmul_rounded(x, weight, scale, bias), exact)
-
-
-def test_the_sums_of_the_most_rounded_inputs_do_not_overflow() -> None:
-    n = cpu_kernels.MAX_ROUNDED_INPUTS // 32 * 32
-    assert n >= 8192  # the widest matrix of MusicGen large
-    x, weight, one = torch.ones(2, n), torch.full((1, n), -127, dtype=torch.int8), torch.ones(1)
-    x[1] = -1
-    made = cpu_kernels.matmul_rounded(x, weight, one, 0 * one)
-    torch.testing.assert_close(made, torch.tensor([[-127.0 * n], [127.0 * n]]))
-
-
-def test_a_row_of_zeros_gives_the_bias() -> None:
-    weight, bias = torch.ones(8, 32, dtype=torch.int8), torch.randn(8)
-    assert torch.equal(cpu_kernels.matmul_rounded(torch.zeros(1, 32), weight, torch.ones(8), bias)[0], bias)
-
-
-@pytest.mark.parametrize("n_inputs", [48, 8272])
-def test_widths_that_cannot_be_added_up_in_integers_are_multiplied_in_fp32(n_inputs: int) -> None:
-    torch.manual_seed(0)
-    linear, x = OnCpu(torch.randn(8, n_inputs), None, "int8"), torch.randn(2, n_inputs)
-    expected = functional.linear(x, dequantized(linear.weight, linear.scale))
-    torch.testing.assert_close(linear(x), expected, rtol=1e-5, atol=1e-3)
-
-
-@pytest.mark.parametrize("matmul", [cpu_kernels.matmul, cpu_kernels.matmul_rounded])
-def test_the_number_of_threads_changes_no_bit(matmul: Callable[..., torch.Tensor]) -> None:
-    torch.manual_seed(0)
-    x, ones = torch.randn(3, 256), torch.ones(130)
-    weight, scale = quantized(torch.randn(130, 256))
-    before = torch.get_num_threads()
-    made = []
-    for n_threads in (1, 2, 3):
-        torch.set_num_threads(n_threads)
-        made.append(matmul(x, weight, scale, ones))
-    torch.set_num_threads(before)
-    assert torch.equal(made[0], made[1])
-    assert torch.equal(made[0], made[2])
 
 
 def filled_cache(dtype: torch.dtype = torch.float32) -> Cache:
@@ -155,8 +85,6 @@ def test_gelu_is_within_a_millionth_of_the_exact_one(on_threads: None) -> None:
 @pytest.mark.parametrize(
     "compute",
     [
-        lambda x: cpu_kernels.matmul(x, torch.ones(8, 32), torch.ones(8), torch.ones(8)),
-        lambda x: cpu_kernels.matmul_rounded(x, torch.ones(8, 32, dtype=torch.int8), torch.ones(8), torch.ones(8)),
         lambda x: cpu_kernels.gelu(x.clone()),
         lambda x: cpu_kernels.add_norm(x.clone(), x, torch.ones(32), None, 1e-5, torch.float32),
         lambda x: (
@@ -165,7 +93,7 @@ def test_gelu_is_within_a_millionth_of_the_exact_one(on_threads: None) -> None:
             .to_self(0, x[:, None, None].expand(2, 3, N_HEADS, HEAD).contiguous())
         ),
     ],
-    ids=["matmul", "matmul_rounded", "gelu", "add_norm", "attention"],
+    ids=["gelu", "add_norm", "attention"],
 )
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 def test_what_is_not_finite_is_no_number_afterwards(
@@ -216,9 +144,9 @@ def test_a_recording_is_run_again_on_the_same_tensors(on_threads: None) -> None:
     torch.manual_seed(0)
     x, weight, ones = torch.randn(2, 64), torch.randn(64, 64), torch.ones(64)
     with native.recorded() as recording:
-        y = cpu_kernels.gelu(cpu_kernels.matmul(cpu_kernels.matmul(x, weight, ones, ones), weight, ones, ones))
+        y = cpu_kernels.gelu(matmul(matmul(x, weight, ones, ones), weight, ones, ones))
     x.copy_(torch.randn(2, 64))
-    expected = cpu_kernels.gelu(cpu_kernels.matmul(cpu_kernels.matmul(x, weight, ones, ones), weight, ones, ones))
+    expected = cpu_kernels.gelu(matmul(matmul(x, weight, ones, ones), weight, ones, ones))
     assert not torch.equal(y, expected)
     for _ in range(3):
         recording.replay()
