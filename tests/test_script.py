@@ -1,6 +1,7 @@
 """script/predict: the flags of ``cog predict``, without Docker or a server."""
 
 import json
+import signal
 import subprocess
 from pathlib import Path
 
@@ -26,6 +27,24 @@ def test_flags_and_json_make_the_same_file(tmp_path: Path) -> None:
     done = run(tmp_path, "--json", "@inputs.json", "-i", "seed=4")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "output.wav").read_bytes() == (tmp_path / "flags.wav").read_bytes()
+
+
+def test_an_interrupt_ends_it_at_once_without_a_traceback(tmp_path: Path) -> None:
+    arguments = [SCRIPT, "-i", "prompt=x", "-i", "duration=300"]
+    with subprocess.Popen(
+        arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as child:
+        assert child.stdout is not None
+        told = ""
+        while "frame/s" not in told:  # it is making music
+            line = child.stdout.readline()
+            assert line, told
+            told += line
+        child.send_signal(signal.SIGINT)
+        told += child.stdout.read()
+        assert child.wait(10) == 128 + signal.SIGINT
+    assert "Traceback" not in told
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_is_passed_with_an_at_sign_and_an_mp3_is_called_one(tmp_path: Path) -> None:

@@ -8,11 +8,11 @@ thread that does, and puts them all to sleep between two operations once there a
 300 small operations then takes almost twice as long.
 """
 
+import atexit
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from audiocraft_ext.engine.linear import MAX_ROWS
 from audiocraft_ext.engine.pattern import UNKNOWN, DelayPattern
 from audiocraft_ext.engine.replay import Replay
 from audiocraft_ext.engine.scheduler import Job, Running, Scheduler
+from audiocraft_ext.engine.state import State
 from audiocraft_ext.engine.threads import use_cpu_threads
 
 # Positions of a prompt that are fed between two steps of the others, so that a newcomer never holds them up for long.
@@ -41,41 +42,6 @@ class NotFiniteError(RuntimeError):
 
 class ClosedError(RuntimeError):
     """The engine was closed before the job was done."""
-
-
-@dataclass
-class _State:
-    """What the device knows of each slot [N]; sequence [N, K, S] is what has been generated and what is to be."""
-
-    sequence: Tensor
-    noise: Tensor
-    step: Tensor
-    prefix_length: Tensor
-    active: Tensor
-    not_finite: Tensor
-    guidance: Tensor
-    temperature: Tensor
-    top_k: Tensor
-    top_p: Tensor
-
-    @classmethod
-    def of(cls, n_slots: int, n_codebooks: int, n_steps: int, device: torch.device) -> "_State":
-        def zeros(*shape: int, dtype: torch.dtype = torch.int64) -> Tensor:
-            return torch.zeros(shape, dtype=dtype, device=device)
-
-        # A finished slot's step is one past its last, so there is one column more than steps.
-        return cls(
-            sequence=zeros(n_slots, n_codebooks, n_steps + 1),
-            noise=zeros(n_slots, n_steps + 1, n_codebooks),
-            step=zeros(n_slots) + 1,
-            prefix_length=zeros(n_slots),
-            active=zeros(n_slots, dtype=torch.bool),
-            not_finite=zeros(n_slots, dtype=torch.bool),
-            guidance=zeros(n_slots, dtype=torch.float32),
-            temperature=zeros(n_slots, dtype=torch.float32),
-            top_k=zeros(n_slots),
-            top_p=zeros(n_slots, dtype=torch.float32),
-        )
 
 
 class Engine:
@@ -103,7 +69,7 @@ class Engine:
         self._fixed_shapes = self.device.type == "cuda" if fixed_shapes is None else fixed_shapes
         self._use_graph = use_graph
         self._last_step: torch.cuda.Event | None = None
-        self._state = _State.of(n_slots, decoder.n_codebooks, n_steps, self.device)
+        self._state = State.of(n_slots, decoder.n_codebooks, n_steps, self.device)
         self._slots = torch.arange(n_slots, device=self.device)
         self._lay_out()
         self._scheduler = Scheduler(n_slots)
@@ -123,10 +89,12 @@ class Engine:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
                 self._thread.start()
+                atexit.register(self.close)  # a thread that Python ends within native code takes the process with it
         return self._scheduler.submit(job)
 
     def close(self) -> None:
         """Ends the thread; jobs that are not done fail with ``ClosedError``."""
+        atexit.unregister(self.close)
         self._scheduler.close()
         if self._thread is not None:
             self._thread.join()

@@ -1,6 +1,9 @@
 """Many jobs at once: each gets what it gets alone, and what ends one of them touches no other."""
 
 import gc
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -203,3 +206,17 @@ def test_a_late_job_is_served_while_a_long_one_runs() -> None:
         assert not long.done()
         long.result(timeout=PATIENCE_S)
     assert sorted(set(steps)) == list(range(len(set(steps))))
+
+
+def test_a_process_that_ends_while_jobs_run_ends_without_a_crash() -> None:
+    script = """
+        import time
+        from tests.audiocraft_ext.engine.models import engine, job
+        made = engine()
+        futures = [made.submit(job(seed, n_frames=60)) for seed in range(4000)]
+        futures[0].result()
+        time.sleep(0.2)
+        assert not futures[-1].done()
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
