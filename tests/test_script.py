@@ -30,7 +30,7 @@ def test_flags_and_json_make_the_same_file(tmp_path: Path) -> None:
 
 
 def test_an_interrupt_ends_it_at_once_without_a_traceback(tmp_path: Path) -> None:
-    arguments = [SCRIPT, "-i", "prompt=x", "-i", "duration=300"]
+    arguments = [str(SCRIPT), "-i", "prompt=x", "-i", "duration=300"]
     with subprocess.Popen(
         arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as child:
