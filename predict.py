@@ -204,7 +204,7 @@ class Predictor(BasePredictor):
             for folder in ("inputs", "outputs", ""):
                 with suppress(OSError):
                     (COG_FOLDER / name / folder).rmdir()
-        # With work in hand, what malloc keeps of former predictions, some 50 MB for each thread, is soon used again.
+        # With work in hand, what malloc keeps of former predictions is soon used again.
         if not self.running:
             memory.trim()
 

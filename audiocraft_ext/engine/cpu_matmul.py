@@ -36,7 +36,7 @@ def matmul(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
 def matmul_rounded(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     """``matmul`` by an int8 weight with each row of x rounded to 16 bits, 32,767 being its largest number.
 
-    Integers are added up exactly, and at twice the speed of fp32 where there are many rows. For what ``can_round``.
+    Integers are added up exactly, and eight rows of them in two thirds of fp32's time. For what ``can_round``.
     """
     rounded, steps = torch.empty(x.shape, dtype=torch.int16), torch.empty(len(x))
     native.run(_round(), x.contiguous(), rounded, steps, *x.shape)

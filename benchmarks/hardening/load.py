@@ -4,8 +4,8 @@
 
 A third of the time each with as many clients as slots, with half as many more and with four times as many; who is
 refused asks again a little later. What the worker holds is looked at after a minute's rest each, when it has let go of
-outputs and of memory. Starts a server of its own and prints tables. Knows nothing of the model: an answer
-is right when it is the one that the same request got alone.
+outputs and of memory. Starts a server of its own and prints tables. Knows nothing of the model: an answer is right when
+it is the one that the same request got alone.
 """
 
 import argparse

@@ -51,7 +51,7 @@ def test_a_row_of_zeros_gives_the_bias() -> None:
     assert torch.equal(cpu_matmul.matmul_rounded(torch.zeros(1, 32), weight, torch.ones(8), bias)[0], bias)
 
 
-@pytest.mark.parametrize("n_inputs", [48, 8272])
+@pytest.mark.parametrize("n_inputs", [48, 8288])
 def test_widths_that_cannot_be_added_up_in_integers_are_multiplied_in_fp32(n_inputs: int) -> None:
     torch.manual_seed(0)
     linear, x = OnCpu(torch.randn(8, n_inputs), None, "int8"), torch.randn(2, n_inputs)
