@@ -75,6 +75,7 @@ def engine_weights(lm: LMModel, consume: bool) -> Weights:
         out_norm=_affine(lm.out_norm),
         heads=Affine(torch.cat([head.weight for head in heads]), torch.cat(biases) if biases else None),
         n_heads=lm.transformer.layers[0].self_attn.num_heads,
+        feed_width=lm.transformer.layers[0].linear1.out_features,
         has_sines="sin" in lm.transformer.positional_embedding,
         has_rotations="rope" in lm.transformer.positional_embedding,
         max_period=lm.transformer.max_period,

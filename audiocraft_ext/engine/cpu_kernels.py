@@ -20,9 +20,9 @@ from audiocraft_ext.engine.native import F32, F32S, I8, I16, I32S, I64, LANES, C
 _AHEAD = 4096
 
 
-def is_available(head_width: int) -> bool:
-    """Whether the kernels can be compiled and run here, and take heads of this width, and so a model's sizes."""
-    return head_width % LANES == 0 and native.is_available()
+def is_available(*widths: int) -> bool:
+    """Whether the kernels can be compiled and run here, and take rows and heads of these widths: in whole vectors."""
+    return all(width % LANES == 0 for width in widths) and native.is_available()
 
 
 def add_norm(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None, eps: float, dtype: torch.dtype) -> Tensor:

@@ -52,6 +52,7 @@ class Weights:
     out_norm: Affine
     heads: Affine  # [K V, D]
     n_heads: int
+    feed_width: int  # outputs of `up`
     has_sines: bool = True
     has_rotations: bool = False
     max_period: float = 10_000.0
@@ -108,15 +109,15 @@ def turned(qkv: Tensor, turn: Tensor) -> Tensor:
     return torch.cat([turned.to(qkv.dtype), qkv[:, 2:]], dim=1)
 
 
-def fitting_kernels(device: torch.device, dtype: torch.dtype, head_width: int) -> Kernels:
-    """Those of our kernels that there are for a model on a device."""
+def fitting_kernels(device: torch.device, dtype: torch.dtype, *widths: int) -> Kernels:
+    """Those of our kernels that there are on a device for a model whose rows and heads have these widths."""
     if device.type == "cuda":
         return "cuda"
     try:
         from audiocraft_ext.engine import cpu_kernels
     except ImportError:
         return "none"
-    return "cpu" if dtype == torch.float32 and cpu_kernels.is_available(head_width) else "none"
+    return "cpu" if dtype == torch.float32 and cpu_kernels.is_available(*widths) else "none"
 
 
 def cache_dtype_of(dtype: torch.dtype, quantize: Quantize, kernels: Kernels) -> torch.dtype:
@@ -151,7 +152,8 @@ class Decoder:
         self.cardinality = n_tokens - 1
         self.n_heads = weights.n_heads
         head_width = self.width // self.n_heads
-        self.kernels = fitting_kernels(self.device, self.dtype, head_width) if kernels is None else kernels
+        widths = head_width, weights.feed_width
+        self.kernels = fitting_kernels(self.device, self.dtype, *widths) if kernels is None else kernels
         self._fused_add_norm, self._turned = add_norm, turned
         self._gelu: Callable[[Tensor], Tensor] = functional.gelu
         if self.kernels == "cuda":

@@ -54,6 +54,11 @@ class Packed:
 class Int8:
     """int8 with one scale an output, on the CPU without kernels of ours: activations in bf16, sums in fp32."""
 
+    @staticmethod
+    def can_multiply(weight: Tensor) -> bool:
+        """Whether torch's product takes a weight [out, in]: of other inputs than sixteens it reads beyond the end."""
+        return weight.shape[1] % 16 == 0
+
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self.weight, scale = quantized(weight)
         self.scale = scale.to(torch.bfloat16)
@@ -128,8 +133,10 @@ def make_linear(weight: Tensor, bias: Tensor | None, quantize: Quantize, kernels
     """The fastest form of a weight [out, in] on the device where it lies, by these kernels of ours."""
     if kernels == "cpu":
         return OnCpu(weight, bias, quantize)
-    if quantize == "int8":
-        return Int8(weight, bias) if weight.device.type == "cpu" else Int8Cuda(weight, bias)
+    if quantize == "int8" and weight.device.type == "cuda":
+        return Int8Cuda(weight, bias)
+    if quantize == "int8" and Int8.can_multiply(weight):
+        return Int8(weight, bias)
     if weight.device.type == "cpu" and weight.dtype == torch.float32 and torch.backends.mkldnn.is_available():
         return Packed(weight, bias)
     return Plain(weight, bias)

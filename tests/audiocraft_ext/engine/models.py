@@ -25,7 +25,9 @@ def of_int8(weight: Tensor) -> Tensor:
     return dequantized(*quantized(weight)).to(weight.dtype)
 
 
-def weights(has_cross: bool, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Weights:
+def weights(
+    has_cross: bool, device: str = "cpu", dtype: torch.dtype = torch.float32, feed_width: int = 4 * WIDTH
+) -> Weights:
     generator = torch.Generator().manual_seed(0)
 
     def drawn(*shape: int) -> Tensor:
@@ -51,8 +53,8 @@ def weights(has_cross: bool, device: str = "cpu", dtype: torch.dtype = torch.flo
             qkv=matrix(3 * WIDTH, WIDTH),
             out=matrix(WIDTH, WIDTH),
             norm_feed=norm(),
-            up=matrix(4 * WIDTH, WIDTH),
-            down=matrix(WIDTH, 4 * WIDTH),
+            up=matrix(feed_width, WIDTH),
+            down=matrix(WIDTH, feed_width),
             **cross,
         )
 
@@ -62,6 +64,7 @@ def weights(has_cross: bool, device: str = "cpu", dtype: torch.dtype = torch.flo
         out_norm=norm(),
         heads=Affine(of_int8(2 * drawn(N_CODEBOOKS * CARD, WIDTH) / WIDTH**0.5)),
         n_heads=N_HEADS,
+        feed_width=feed_width,
     )
 
 
@@ -70,9 +73,9 @@ def decoder(
     n_slots: int = 4,
     quantize: Quantize = "none",
     kernels: Kernels | None = None,
-    **on_device: Any,
+    **of_weights: Any,
 ) -> Decoder:
-    model = weights(has_cross, **on_device)
+    model = weights(has_cross, **of_weights)
     return Decoder(model, 2 * n_slots, N_STEPS + N_PREFIX + 1, quantize, kernels)
 
 

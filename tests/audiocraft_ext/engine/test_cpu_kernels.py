@@ -14,7 +14,7 @@ from audiocraft_ext.engine.attention import Direct, Sliced, Span
 from audiocraft_ext.engine.cache import Cache
 from audiocraft_ext.engine.cpu_matmul import matmul
 from audiocraft_ext.engine.engine import Engine
-from audiocraft_ext.engine.linear import Kernels, OnCpu
+from audiocraft_ext.engine.linear import Kernels, OnCpu, Quantize
 from audiocraft_ext.engine.replay import Replay
 from tests.audiocraft_ext.engine import models
 from tests.audiocraft_ext.engine.test_engine import closing, results
@@ -124,6 +124,21 @@ def test_weights_that_int8_holds_are_kept_in_it_and_the_cache_in_fp32() -> None:
     assert heads.weight.dtype == torch.int8
     assert models.decoder().cache.keys[0].dtype == torch.float32
     assert models.decoder(quantize="int8").cache.keys[0].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("quantize", ["none", "int8"])
+@pytest.mark.parametrize("feed_width", [120, 131])
+def test_a_model_whose_widths_are_no_whole_vectors_runs_on_plain_torch(feed_width: int, quantize: Quantize) -> None:
+    """A checkpoint says how wide it is: kernels would read and write beyond its rows, and so does torch's for int8."""
+    jobs = [models.job(seed, temperature=0.0) for seed in range(2)]
+    odd, plain = (models.decoder(True, 2, quantize, kernels, feed_width=feed_width) for kernels in (None, "none"))
+    assert odd.kernels == "none"
+    with (
+        closing(Engine(odd, models.PATTERN, 2, models.N_STEPS)) as engine,
+        closing(Engine(plain, models.PATTERN, 2, models.N_STEPS)) as expected,
+    ):
+        for a, b in zip(results(engine, jobs), results(expected, jobs), strict=True):
+            assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize("has_cross", [True, False])
