@@ -1,5 +1,6 @@
 """audiocraft's text and melody conditioners, built from what is at hand instead of downloads. Knows no checkpoints."""
 
+import math
 from typing import Any
 
 import torch
@@ -46,8 +47,11 @@ class TextConditioner(T5Conditioner):
 class _Chroma(ChromaStemConditioner):
     """Chroma [B, T', n_chroma] of a waveform's melody, projected to [B, T', D]; T' is that of `duration` seconds.
 
-    How it is told from the rest is a subclass's affair. Further settings go to audiocraft's ``ChromaExtractor``.
+    A subclass decides how the melody is told from the rest of the mix, and with `reach_s`, how far ahead it listens for
+    that. Further settings go to audiocraft's ``ChromaExtractor``.
     """
+
+    reach_s = 1.0  # a frame's spectrum reaches over less
 
     def __init__(
         self,
@@ -73,6 +77,14 @@ class _Chroma(ChromaStemConditioner):
         self.eval_wavs = None
         self.cache = None
 
+    @torch.no_grad()
+    def _compute_wav_embedding(self, wav: Tensor, sample_rate: int) -> Tensor:
+        # audiocraft hears all of a clip and then keeps the window's frames: of a long one, minutes of work for nothing.
+        heard: Tensor = super()._compute_wav_embedding(
+            wav[..., : math.ceil((self.duration + self.reach_s) * sample_rate)], sample_rate
+        )
+        return heard
+
 
 class StemConditioner(_Chroma):
     """audiocraft's ``chroma_stem``, as in Meta's checkpoints: the melody is what Demucs hears as vocals and others.
@@ -83,6 +95,8 @@ class StemConditioner(_Chroma):
     def __init__(self, demucs: Any, *, device: torch.device | str = "cpu", **chroma: Any) -> None:
         super().__init__(device=device, **chroma)
         self.__dict__["demucs"] = demucs.to(device).eval()  # beside the module, so that it is none of its weights
+        # Pieces overlap: what is heard at the window's end is of pieces that begin before it.
+        self.reach_s += 2 * max(float(model.segment) for model in getattr(demucs, "models", [demucs]))
         sources = list(demucs.sources)
         self.stem_indices = torch.tensor([sources.index("vocals"), sources.index("other")], device=device)
 

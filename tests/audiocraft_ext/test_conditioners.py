@@ -46,7 +46,7 @@ def ours(of: ChromaStemConditioner) -> StemConditioner:
     return conditioner
 
 
-@pytest.mark.parametrize("seconds", [1, 3.3, 5])
+@pytest.mark.parametrize("seconds", [1, 3.3, 5, 30])
 @pytest.mark.parametrize("channels", [1, 2])
 def test_a_melody_gives_audiocraft_s_own_chroma(theirs: ChromaStemConditioner, channels: int, seconds: float) -> None:
     melody = clip(seconds, channels)
@@ -55,6 +55,21 @@ def test_a_melody_gives_audiocraft_s_own_chroma(theirs: ChromaStemConditioner, c
     assert chroma.std() > 0
     for mine, original in zip(ours(theirs)(melody), theirs(melody), strict=True):
         torch.testing.assert_close(mine, original, rtol=0, atol=0)
+
+
+def test_of_a_long_clip_no_more_is_separated_than_its_window_needs(
+    theirs: ChromaStemConditioner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, conditioner = [], ours(theirs)
+    separate = conditioner._get_stemmed_wav
+
+    def watched(wav: Tensor, sample_rate: int) -> Tensor:
+        seen.append(wav.shape[-1] / sample_rate)
+        return separate(wav, sample_rate)
+
+    monkeypatch.setattr(conditioner, "_get_stemmed_wav", watched)
+    conditioner._get_wav_embedding(clip(300, 1))
+    assert seen == [4 + 1 + 2 * 1]  # the window's seconds, a spectrum's, and two of Demucs' pieces
 
 
 def test_a_clip_at_another_rate_and_no_clip_give_audiocraft_s_own_chroma(theirs: ChromaStemConditioner) -> None:
