@@ -7,7 +7,8 @@ import torch
 
 from audiocraft_ext.checkpoint import build, fit, formats, source
 from audiocraft_ext.checkpoint.build import dtypes_on
-from audiocraft_ext.checkpoint.source import chosen_weights, name_of
+from audiocraft_ext.checkpoint.chosen import chosen_weights
+from audiocraft_ext.checkpoint.source import name_of
 from audiocraft_ext.upstream import CompressionModel, LMModel
 
 __all__ = ["Checkpoint", "chosen_weights", "dtypes_on", "load", "name_of"]

@@ -43,6 +43,7 @@ _CONFIG_CLASSES: list[Any] = [
     defaultdict,
 ]
 _LM_KEY = "emb.0.weight"
+_ADAPTER = "adapter_config.json"
 _READABLE = (
     "Readable are audiocraft's export (state_dict.bin), the fine-tuner's trained_model.tar, dora's checkpoint.th, a "
     "bare or Lightning state dict, a Hugging Face MusicGen, a LoRA adapter of one, and what script/convert-weights "
@@ -90,13 +91,24 @@ def read(path: Path) -> Contents:
 
     Raises ``CheckpointError`` where no LM is found, or what is found cannot be read.
     """
-    folder = path if path.is_dir() else path.parent
-    if (folder / "adapter_config.json").is_file():
-        base = _json(folder / "adapter_config.json").get("base_model_name_or_path")
-        return _read_huggingface(_base_folder(str(base), folder), adapter=folder)
-    if _is_huggingface(folder):
-        return _read_huggingface(folder)
-    return _read_audiocraft(path)
+    root = root_of(path)
+    if is_adapter(root):
+        base = _json(root / _ADAPTER).get("base_model_name_or_path")
+        return _read_huggingface(_base_folder(str(base), root), adapter=root)
+    return _read_huggingface(root) if _is_huggingface(root) else _read_audiocraft(root)
+
+
+def root_of(path: Path) -> Path:
+    """``path``, or the folder of the Hugging Face model or adapter of which it is a file, and not a model by itself."""
+    folder = path.parent
+    if path.is_dir() or not (is_adapter(folder) or _is_huggingface(folder)):
+        return path
+    return path if isinstance(_recognise(_load(path)), LanguageModelFile) else folder
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a PEFT adapter lies in a folder."""
+    return (folder / _ADAPTER).is_file()
 
 
 # --------------------------------------------------------------------------------------------------- Hugging Face
@@ -133,11 +145,19 @@ def _base_folder(base: str, beside: Path) -> Path:
     return folder
 
 
+def _adapter_weights(folder: Path) -> State:
+    if any(folder.glob("*.safetensors")):
+        return huggingface.read_weights(folder)
+    if not (pickled := folder / "adapter_model.bin").is_file():
+        raise CheckpointError(f"An {_ADAPTER} without adapter_model.safetensors or adapter_model.bin.")
+    return load_pickle(pickled)
+
+
 def _read_huggingface(folder: Path, adapter: Path | None = None) -> Contents:
     config = _json(folder / "config.json")
     state = huggingface.read_weights(folder)
     if adapter is not None:
-        state = huggingface.merge_adapter(state, adapter)
+        state = huggingface.merge_adapter(state, _adapter_weights(adapter), _json(adapter / _ADAPTER))
     lm_state = huggingface.to_audiocraft(state)
     if _LM_KEY not in lm_state:
         raise CheckpointError(f"{folder} has the config of a Hugging Face MusicGen, and safetensors of something else.")

@@ -75,9 +75,9 @@ def gather(weights: str, folder: Path, with_diffusion: bool = True) -> list[Entr
 
 def _wanted(weights: str, with_diffusion: bool) -> dict[str, Path]:
     """The files of the checkpoint and of its parts, by their names in the folder that is to hold them."""
-    path = source.fetch(weights)
+    path = formats.root_of(source.fetch(weights))
     beside = path if path.is_dir() else path.parent
-    if (beside / "adapter_config.json").is_file():
+    if formats.is_adapter(path):
         raise CheckpointError(
             f"{shown(weights)} is an adapter, and nothing without its base: merge them with script/convert-weights, "
             "and name what that makes."

@@ -4,13 +4,13 @@ The folder of such a model holds three in one: the LM (``decoder.*``), its T5 (`
 (``audio_encoder.*``), in one safetensors file or several.
 """
 
-import json
 import math
 import re
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from audiocraft_ext.checkpoint import tensors
 from audiocraft_ext.checkpoint.tensors import State
@@ -76,13 +76,12 @@ def _audiocraft_name(key: str) -> str:
 _ADAPTED = re.compile(r"base_model\.model\.(.+)\.lora_(?:embedding_)?A(?:\.weight)?")
 
 
-def merge_adapter(base: State, folder: Path) -> State:
+def merge_adapter(base: State, adapter: State, settings: dict[str, Any]) -> State:
     """``base`` with a PEFT LoRA adapter's changes added: W + alpha / r · B A, embeddings too, and whole saved modules.
 
-    Raises ``CheckpointError`` where the adapter fits no weight of the base at all, or one of its weights fits none.
+    ``settings`` are the adapter's config. Raises ``CheckpointError`` where the adapter fits no weight of the base at
+    all, or one of its weights fits none.
     """
-    settings = json.loads((folder / "adapter_config.json").read_text())
-    adapter = read_weights(folder) if any(folder.glob("*.safetensors")) else _pickled(folder)
     merged = dict(base)
     used = set()
     for key, down in adapter.items():
@@ -93,9 +92,11 @@ def merge_adapter(base: State, folder: Path) -> State:
         name = found[1] + ".weight"
         if name not in base or up_key not in adapter:
             raise CheckpointError(f"The adapter changes {name}, which its base model does not have.")
-        delta = adapter[up_key].float() @ down.float() * _scale(settings, found[1], rank=down.shape[0])
         # An embedding's factors are those of its transpose.
-        merged[name] = base[name].float() + (delta.T if "embedding" in key else delta)
+        factors, is_turned = (adapter[up_key], down), "embedding" in key
+        _refuse_other_sizes(name, base[name].T if is_turned else base[name], *factors)
+        delta = factors[0].float() @ down.float() * _scale(settings, found[1], rank=down.shape[0])
+        merged[name] = base[name].float() + (delta.T if is_turned else delta)
         used |= {key, up_key}
     for key in adapter.keys() - used:
         name = key.removeprefix("base_model.model.").replace(".modules_to_save", "").replace(".default", "")
@@ -108,15 +109,19 @@ def merge_adapter(base: State, folder: Path) -> State:
     return merged
 
 
+def _refuse_other_sizes(name: str, weight: Tensor, up: Tensor, down: Tensor) -> None:
+    is_pair = up.dim() == down.dim() == 2 and up.shape[1] == down.shape[0]
+    if not is_pair or (up.shape[0], down.shape[1]) != weight.shape:
+        factors, whole = (" and ".join(str(tuple(part.shape)) for part in parts) for parts in ((up, down), (weight,)))
+        raise CheckpointError(
+            f"The adapter is of another base model: its factors of {name} are {factors}, and the weight is {whole}."
+        )
+
+
 def _scale(settings: dict[str, Any], module: str, rank: int) -> float:
     """alpha / r (or alpha / √r), with the exceptions that the adapter makes for single modules."""
     patterns = settings.get("alpha_pattern") or {}
-    alpha = next((value for end, value in patterns.items() if module.endswith(end)), settings["lora_alpha"])
+    alpha = next((value for end, value in patterns.items() if module.endswith(end)), settings.get("lora_alpha"))
+    if not isinstance(alpha, int | float):
+        raise CheckpointError(f"The adapter_config.json says no number for lora_alpha of {module}, but {alpha!r}.")
     return alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
-
-
-def _pickled(folder: Path) -> State:
-    path = folder / "adapter_model.bin"
-    if not path.is_file():
-        raise CheckpointError("An adapter_config.json without adapter_model.safetensors or adapter_model.bin.")
-    return torch.load(path, map_location="cpu", weights_only=True)

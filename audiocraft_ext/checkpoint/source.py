@@ -36,13 +36,6 @@ _TRAINERS_FILES = ["checkpoint-*/*", "*optimizer*", "*scheduler.*", "*rng_state*
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def chosen_weights(weights: str | None) -> str:
-    """The first of: the one asked for, ``MUSICGEN_WEIGHTS``, what lies in ``weights/``, the embedded checkpoint."""
-    if chosen := weights or os.environ.get("MUSICGEN_WEIGHTS"):
-        return chosen
-    return str(WEIGHTS_FOLDER if own_files(WEIGHTS_FOLDER) else EMBEDDED)
-
-
 def name_of(weights: str) -> str:
     """What whoever asks may know of ``weights``: a file's name and not where it lies, a URL without what is secret."""
     return os.path.basename(os.path.abspath(weights)) if os.path.exists(weights) else shown(weights)

@@ -272,7 +272,7 @@ def test_parts_and_a_manifest_are_not_taken_for_a_checkpoint(
 ) -> None:
     monkeypatch.delenv("MUSICGEN_WEIGHTS", raising=False)
     gather(str(written / "whole"), weights)
-    assert source.chosen_weights(None) == str(weights)
+    assert checkpoint.chosen_weights(None) == str(weights)
     for own in ("state_dict.bin", "compression_state_dict.bin"):
         (weights / own).unlink()
-    assert source.chosen_weights(None) == str(weights / "demo")
+    assert checkpoint.chosen_weights(None) == str(weights / "demo")

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import (
@@ -162,6 +163,23 @@ def test_a_folder_without_its_weights_is_refused(folder: Path, tmp_path: Path) -
         checkpoint.load(str(tmp_path), "cpu")
 
 
+@pytest.mark.parametrize("beside", ["a model", "an adapter"])
+def test_a_model_s_file_that_is_named_is_loaded_and_not_what_lies_beside_it(
+    folder: Path, tmp_path: Path, package: dict[str, Any], beside: str
+) -> None:
+    place = tmp_path / "clone"
+    if beside == "a model":
+        shutil.copytree(folder, place)
+    else:
+        write_adapter(place, folder, factors())
+    tuned = place / "lm_final.pt"
+    codec = {"compression_model_checkpoint": "//pretrained/facebook/encodec_32khz"}
+    torch.save({**package, "xp.cfg": OmegaConf.to_yaml({**OmegaConf.create(package["xp.cfg"]), **codec})}, tuned)
+    assert formats.read(tuned).lm.state.keys() == package["best_state"].keys()
+    for part in (place, next(place.glob("*.safetensors")), next(place.glob("*config.json"))):
+        assert formats.root_of(part) == place
+
+
 def test_an_unknown_weight_is_named() -> None:
     with pytest.raises(CheckpointError, match=r"decoder\.extra"):
         huggingface.to_audiocraft({"decoder.extra": torch.zeros(1)})
@@ -220,14 +238,13 @@ def test_an_adapter_is_merged_into_its_base(
     assert (merged - plain).abs().max() > 0.1
 
 
-def test_a_module_s_own_alpha_and_whole_saved_modules_are_respected(folder: Path, tmp_path: Path) -> None:
+def test_a_module_s_own_alpha_and_whole_saved_modules_are_respected(folder: Path) -> None:
     name = "decoder.model.decoder.layers.1.fc1"
     weights = {key: value for key, value in factors().items() if name in key}
     whole = torch.ones(DIM)
     weights["base_model.model.decoder.model.decoder.layer_norm.weight"] = whole
-    write_adapter(tmp_path / "adapter", folder, weights, alpha_pattern={"layers.1.fc1": 2})
     base = huggingface.read_weights(folder)
-    merged = huggingface.merge_adapter(base, tmp_path / "adapter")
+    merged = huggingface.merge_adapter(base, weights, {"lora_alpha": 8, "alpha_pattern": {"layers.1.fc1": 2}})
     up, down = (weights[f"base_model.model.{name}.lora_{side}.weight"] for side in "BA")
     torch.testing.assert_close(merged[f"{name}.weight"], base[f"{name}.weight"] + 2 / RANK * up @ down)
     assert torch.equal(merged["decoder.model.decoder.layer_norm.weight"], whole)
@@ -237,15 +254,34 @@ WRONG: list[tuple[dict[str, Tensor], str]] = [
     ({}, "changes no weight"),
     ({"base_model.model.lm_head.lora_A.weight": torch.zeros(4, 8)}, "lm_head"),
     ({"something.else": torch.zeros(1)}, "something.else"),
+    ({key: value[:, 1:].clone() for key, value in factors().items() if "fc1" in key}, "another base model"),
+    ({key: value[..., None] for key, value in factors().items() if "fc1" in key}, "another base model"),
 ]
 
 
-@pytest.mark.parametrize(("weights", "message"), WRONG, ids=["empty", "another model's", "no adapter's"])
+@pytest.mark.parametrize(
+    ("weights", "message"), WRONG, ids=["empty", "another model's", "no adapter's", "another size", "no matrices"]
+)
 def test_an_adapter_that_fits_nothing_is_refused(
     folder: Path, tmp_path: Path, weights: dict[str, Tensor], message: str
 ) -> None:
     with pytest.raises(CheckpointError, match=message):
         checkpoint.load(str(write_adapter(tmp_path, folder, weights)), "cpu")
+
+
+def test_an_adapter_that_says_no_alpha_is_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="lora_alpha"):
+        checkpoint.load(str(write_adapter(tmp_path, folder, factors(), lora_alpha=None)), "cpu")
+
+
+def test_an_adapter_may_be_a_torch_file_and_a_damaged_one_is_told(folder: Path, tmp_path: Path) -> None:
+    (write_adapter(tmp_path, folder, factors()) / "adapter_model.safetensors").unlink()
+    torch.save(factors(), tmp_path / "adapter_model.bin")
+    assert formats.read(tmp_path).lm.state["emb.1.weight"].dtype == torch.float32
+    with (tmp_path / "adapter_model.bin").open("r+b") as file:
+        file.truncate(1000)
+    with pytest.raises(CheckpointError, match=r"adapter_model\.bin is damaged"):
+        formats.read(tmp_path)
 
 
 def test_an_adapter_s_base_is_found_by_its_name_in_weights(

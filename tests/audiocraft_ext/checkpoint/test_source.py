@@ -59,20 +59,6 @@ def files_in(folder: str) -> set[str]:
     return {str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.is_file()}
 
 
-def test_weights_are_chosen_by_argument_then_environment_then_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(source, "WEIGHTS_FOLDER", tmp_path)
-    monkeypatch.delenv("MUSICGEN_WEIGHTS", raising=False)
-    (tmp_path / "README.md").touch()
-    assert source.chosen_weights(None) == str(source.EMBEDDED)
-    (tmp_path / "trained_model.tar").touch()
-    assert source.chosen_weights(None) == str(tmp_path)
-    monkeypatch.setenv("MUSICGEN_WEIGHTS", "someone/their-model")
-    assert source.chosen_weights(None) == "someone/their-model"
-    assert source.chosen_weights("mine") == "mine"
-
-
 @pytest.mark.parametrize("weights", ["no/such/folder", "nowhere", "../no/where", "/nowhere", "~/nowhere", "~nobody/x"])
 def test_a_place_that_is_none_is_refused_in_a_sentence(weights: str) -> None:
     with pytest.raises(CheckpointError, match="neither an existing file"):
