@@ -16,6 +16,7 @@ from torch import Tensor
 
 from audiocraft_ext import codec
 from audiocraft_ext.checkpoint import Checkpoint, parts
+from audiocraft_ext.checkpoint.fit import latent_width
 from audiocraft_ext.checkpoint.formats import load_pickle
 from audiocraft_ext.checkpoint.source import WEIGHTS_FOLDER
 from audiocraft_ext.errors import CheckpointError
@@ -151,18 +152,16 @@ def _file_beside(checkpoint: Checkpoint) -> Path | None:
     return parts.local_diffusion(checkpoint.folder, WEIGHTS_FOLDER)
 
 
-@torch.inference_mode()
 def _refuse_unless_for(codec: CompressionModel, package: dict[Any, Any], path: Path) -> None:
     """Diffusion weights are made for one codec: another's latents are noise to them, or do not fit."""
-    a_frame = torch.zeros(1, codec.num_codebooks, 1, dtype=torch.long, device=next(codec.parameters()).device)
-    actual = codec.sample_rate, codec.decode_latent(a_frame).shape[1]
+    actual = codec.sample_rate, latent_width(codec)
     for band in range(package["n_bands"]):
         wanted = package["sample_rate"], package[band]["cfg"].diffusion_unet.codec_dim
         if wanted != actual:
             raise CheckpointError(
                 f"The diffusion weights {path.name} are of another codec: they decode {wanted[1]} numbers a frame at "
-                f"{wanted[0]} Hz, and this checkpoint's codec has {actual[1]} at {actual[0]} Hz. Set "
-                "multi_band_diffusion to false, or put the weights of this codec in their place."
+                f"{wanted[0]} Hz, and this checkpoint's codec has {actual[1]} at {actual[0]} Hz. Put this codec's in "
+                "their place."
             )
 
 

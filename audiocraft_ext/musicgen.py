@@ -30,6 +30,7 @@ from audiocraft_ext.upstream import ConditioningAttributes, MusicGen, drawing_fr
 _GREEDY_BELOW = 1e-4
 # The share of its window by which audiocraft moves on when it generates more: 18 of 30 s.
 _STRIDE_SHARE = 0.6
+_LOCK_POLL_S = 0.1
 
 
 class Model:
@@ -80,7 +81,9 @@ class Model:
         """
         self._refuse_what_the_checkpoint_lacks(request, clip)
         generator = torch.Generator(next(self.checkpoint.lm.parameters()).device).manual_seed(request.seed)
-        decode = partial(self._diffusion_decoder().decode, progress=progress) if request.multi_band_diffusion else None
+        decode = None
+        if request.multi_band_diffusion:
+            decode = partial(self._diffusion_decoder(progress).decode, progress=progress)
         generation = _Generation(self.checkpoint, self._lm.for_request(request.seed, progress), decode)
         generation.set_generation_params(
             use_sampling=request.temperature >= _GREEDY_BELOW,
@@ -108,12 +111,19 @@ class Model:
                 "Set it to false; MultiBand Diffusion exists for the codec of Meta's checkpoints, encodec_32khz.",
             )
 
-    def _diffusion_decoder(self) -> DiffusionDecoder:
+    def _diffusion_decoder(self, progress: Progress) -> DiffusionDecoder:
         """Loaded at its first use, kept after."""
-        with self._diffusion_lock:
+        while not self._diffusion_lock.acquire(timeout=_LOCK_POLL_S):
+            progress.check()
+        try:
             if self._diffusion is None:
                 self._diffusion = DiffusionDecoder.load(self.checkpoint, self._is_fast)
             return self._diffusion
+        except CheckpointError as error:
+            problem = f"true, and it cannot be had here. {error}"
+            raise InputError("multi_band_diffusion", problem, "Or set it to false.") from error
+        finally:
+            self._diffusion_lock.release()
 
 
 def load(

@@ -19,7 +19,7 @@ class Checkpoint:
     """A loaded MusicGen checkpoint.
 
     ``codec`` is the one that the checkpoint names, mono even for a stereo LM (audiocraft's ``MusicGen`` wraps it);
-    ``codec_name`` is its public name, None for one of the checkpoint's own; ``folder`` is where the files lie.
+    ``codec_name`` is its public name, None for one that is nobody else's; ``folder`` is where the files lie.
     """
 
     lm: LMModel
@@ -45,5 +45,4 @@ def load(weights: str, device: str, dtype: torch.dtype | None = None) -> Checkpo
     codec = build.build_codec(contents.codec, folder, device)
     fit.refuse_misfits(codec, contents.lm.config)
     lm = build.build_lm(contents.lm, folder, device, contents.text_encoder, dtype)
-    codec_name = contents.codec.pretrained if isinstance(contents.codec, formats.CodecFile) else None
-    return Checkpoint(lm, codec, codec_name, folder)
+    return Checkpoint(lm, codec, fit.public_name(contents.codec.pretrained, codec), folder)

@@ -1,8 +1,9 @@
-"""Whether a codec and a language model belong together. Knows the model's config, none of its weights."""
+"""Whether a codec belongs to a language model, or is Meta's. Knows configs and sizes, no weights."""
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 
-from audiocraft_ext.checkpoint import solver_config
+from audiocraft_ext.checkpoint import parts, solver_config
 from audiocraft_ext.errors import CheckpointError
 from audiocraft_ext.upstream import CompressionModel
 
@@ -43,3 +44,27 @@ def _misfit(codec: str, lm: str) -> CheckpointError:
         f"The codec's {codec}, and the language model {lm}: they do not belong together. Put the codec that it was "
         "trained with beside it."
     )
+
+
+# Samples and frames a second, codebooks, their entries, and the numbers of a frame's latent.
+_ENCODEC_32KHZ = (32000, 50, 4, 2048, 128)
+
+
+def public_name(name: str | None, codec: CompressionModel) -> str | None:
+    """A codec's public name: the one that it is named by, else that of Meta's, where its sizes are the same.
+
+    A Hugging Face checkpoint and many an export hold the weights of ``facebook/encodec_32khz`` and not its name.
+    """
+    is_metas = name is None and codec.cardinality == _ENCODEC_32KHZ[3] and _sizes(codec) == _ENCODEC_32KHZ
+    return parts.DIFFUSION_CODEC if is_metas else name
+
+
+def _sizes(codec: CompressionModel) -> tuple[float, ...]:
+    return codec.sample_rate, codec.frame_rate, codec.total_codebooks, codec.cardinality, latent_width(codec)
+
+
+@torch.inference_mode()
+def latent_width(codec: CompressionModel) -> int:
+    """How many numbers the codec decodes a frame from: what MultiBand Diffusion is conditioned on."""
+    a_frame = torch.zeros(1, codec.num_codebooks, 1, dtype=torch.long, device=next(codec.parameters()).device)
+    return int(codec.decode_latent(a_frame).shape[1])

@@ -75,6 +75,7 @@ class TransformersFile:
     config: dict[str, Any]
     state: State
     folder: Path
+    pretrained: None = None  # it brings its weights, and says no name
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from pathlib import Path
 import httpx2
 from huggingface_hub import hf_hub_download, metadata_load
 
-from audiocraft_ext.checkpoint import formats, parts, source
-from audiocraft_ext.checkpoint.build import named_parts
+from audiocraft_ext.checkpoint import fit, formats, parts, source
+from audiocraft_ext.checkpoint.build import build_codec, named_parts
 from audiocraft_ext.checkpoint.download import shown
 from audiocraft_ext.checkpoint.formats import Contents, TransformersFile
 from audiocraft_ext.errors import CheckpointError
@@ -85,12 +85,18 @@ def _wanted(weights: str, with_diffusion: bool) -> dict[str, Path]:
     contents = formats.read(path)
     files = {file.relative_to(beside).as_posix(): file for file in _own_files(path, contents)}
     names = named_parts(contents)
-    if with_diffusion and parts.DIFFUSION_CODEC in names and parts.DIFFUSION_FILE not in files:
+    if with_diffusion and parts.DIFFUSION_FILE not in files and _has_metas_codec(contents, beside):
         names.append(parts.DIFFUSION)
     for name in names:
         files |= {f"{name}/{file.name}": file for file in parts.files_in(parts.folder_of(name, beside))}
     files.pop(source.MANIFEST, None)
     return files
+
+
+def _has_metas_codec(contents: Contents, folder: Path) -> bool:
+    """Whether MultiBand Diffusion is made for the codec."""
+    codec = build_codec(contents.codec, folder, "cpu")
+    return fit.public_name(contents.codec.pretrained, codec) == parts.DIFFUSION_CODEC
 
 
 def _own_files(path: Path, contents: Contents) -> Iterable[Path]:

@@ -65,8 +65,9 @@ def local_folder_of(name: str, beside: Path) -> Path | None:
     for folder in (beside / name, source.WEIGHTS_FOLDER / name):
         if folder.is_dir():
             if missing := ", ".join(_missing(folder)):
+                place = "the checkpoint's folder" if folder == beside / name else f"{source.WEIGHTS_FOLDER.name}/"
                 raise CheckpointError(
-                    f"The model {name} is not whole in {folder}: add {missing}, or remove the folder."
+                    f"The model {name} is not whole in {place}: add {missing}, or remove the folder {name}/ there."
                 )
             return folder
     return None

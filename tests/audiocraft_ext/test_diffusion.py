@@ -12,7 +12,7 @@ from audiocraft_ext import codec
 from audiocraft_ext.checkpoint import Checkpoint, load
 from audiocraft_ext.checkpoint.parts import DIFFUSION, DIFFUSION_FILE
 from audiocraft_ext.diffusion import N_PASSES, DiffusionDecoder
-from audiocraft_ext.errors import Cancelled, CheckpointError
+from audiocraft_ext.errors import Cancelled, CheckpointError, InputError
 from audiocraft_ext.language_model import Settings
 from audiocraft_ext.musicgen import Model
 from audiocraft_ext.progress import Progress
@@ -179,3 +179,6 @@ def test_diffusion_weights_of_another_codec_are_refused(
     torch.save(tiny_parts.diffusion(**other), checkpoint.folder / DIFFUSION_FILE)
     with pytest.raises(CheckpointError, match=told):
         DiffusionDecoder.load(checkpoint)
+    request = Request(prompt="", duration=1, multi_band_diffusion=True)
+    with pytest.raises(InputError, match=f"^multi_band_diffusion: true, .*{told}.* set it to false"):
+        Model(checkpoint, Settings(consume=False)).generate(request, None, Progress())
