@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from typing import Any, Optional, get_args
+from typing import Any, Optional
 
 import cog
 import torch
@@ -25,9 +25,9 @@ from audiocraft_ext import audio, checkpoint, memory, musicgen
 from audiocraft_ext.engine.threads import use_cpu_threads
 from audiocraft_ext.errors import InputError
 from audiocraft_ext.fetch import fetch
-from audiocraft_ext.language_model import EngineName, Quantize, Settings
 from audiocraft_ext.progress import Progress, Silent
-from audiocraft_ext.request import DEFAULT_MAX_DURATION_S, Request, refuse_window_as_long_as_duration
+from audiocraft_ext.request import Request, refuse_window_as_long_as_duration
+from audiocraft_ext.switches import Switches
 
 # cog reads the number of @cog.concurrent as text: it has to stand there as a literal too.
 MAX_CONCURRENCY = 16
@@ -53,17 +53,11 @@ class Predictor(BasePredictor):
     """Any MusicGen checkpoint, served."""
 
     def setup(self, weights: Optional[str] = None) -> None:
-        """Loads the checkpoint: ``weights`` (a path, https URL or hub id), or what the environment or folder name."""
+        """Loads the checkpoint: ``weights`` (a path, https URL or hub id), else what ``chosen_weights`` chooses."""
         logging.basicConfig(format="%(message)s")
         start = time.perf_counter()
-        settings = Settings(
-            engine=_chosen("MUSICGEN_ENGINE", get_args(EngineName)),
-            quantize=_chosen("MUSICGEN_QUANTIZE", get_args(Quantize)),
-            n_slots=int(os.environ.get("COG_MAX_CONCURRENCY", MAX_CONCURRENCY)),
-        )
-        smoke_test = _chosen("MUSICGEN_SMOKE_TEST", ("on", "off")) == "on"
-        self.max_duration_s = int(os.environ.get("MUSICGEN_MAX_DURATION", DEFAULT_MAX_DURATION_S))
-        device = os.environ.get("MUSICGEN_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+        switches = Switches.read(MAX_CONCURRENCY)
+        self.max_duration_s = switches.max_duration_s
         audio.ffmpeg_path()  # without one no prediction would succeed: fail here
         chosen = checkpoint.chosen_weights(str(weights) if weights else None)
         self.outputs = tempfile.TemporaryDirectory(prefix="musicgen-")
@@ -73,8 +67,9 @@ class Predictor(BasePredictor):
         n_cores = torch.get_num_threads()
         # A thread that ends, and its team of OpenMP threads with it (why: engine.engine).
         with ThreadPoolExecutor(1, "loader", use_cpu_threads, (n_cores,)) as loader:
-            self.model: musicgen.Model = loader.submit(musicgen.load, chosen, device, settings, smoke_test).result()
-        n_threads = 1 if device == "cpu" and self.model.has_own_thread else n_cores
+            loading = loader.submit(musicgen.load, chosen, switches.device, switches.settings, switches.smoke_test)
+            self.model: musicgen.Model = loading.result()
+        n_threads = 1 if switches.device == "cpu" and self.model.has_own_thread else n_cores
         self.threads = ThreadPoolExecutor(MAX_CONCURRENCY, "prediction", use_cpu_threads, (n_threads,))
         self.running: set[str] = set()
         self.is_failing = False
@@ -200,7 +195,7 @@ class Predictor(BasePredictor):
 
     def _tidy_up(self, name: str) -> None:
         # A caller's own id may come again, and may be the path of something else.
-        if name and name not in self.running and Path(name).name == name:
+        if name not in ("", ".", "..") and name not in self.running and Path(name).name == name:
             for folder in ("inputs", "outputs", ""):
                 with suppress(OSError):
                     (COG_FOLDER / name / folder).rmdir()
@@ -295,15 +290,10 @@ def _discard(work: asyncio.Future[str]) -> None:
         os.unlink(work.result())
 
 
-def _chosen(variable: str, choices: tuple[str, ...]) -> Any:
-    """The environment's choice, else the first."""
-    value = os.environ.get(variable) or choices[0]
-    if value not in choices:
-        raise ValueError(f"{variable}={value}: one of {', '.join(choices)} is known.")
-    return value
-
-
 def _tags(request: Request) -> dict[str, str]:
     """What made the file, for whoever holds it later: all inputs but the audio, and the seed that was used."""
     inputs = {name: value for name, value in asdict(request).items() if name not in ("input_audio", "window")}
+    if request.input_audio is not None:
+        end_s = request.window.end_s
+        inputs |= {"continuation_start": request.window.start_s, "continuation_end": -1 if end_s is None else end_s}
     return {"title": (request.prompt or "")[:100], **{name: str(value) for name, value in inputs.items()}}

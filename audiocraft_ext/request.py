@@ -1,11 +1,12 @@
 """One prediction, validated: the 14 inputs of the model's page as a frozen value. Standard library only.
 
-What an input means and what is refused stands here and in the README's table. Checks that need the audio itself (a
-window past the end of the clip) are in ``predict.py``, after the clip is decoded.
+What an input means and what is refused stands here and in the README's table. What needs the audio itself, like a
+window past the end of the clip, is checked where it is decoded (``decode.py``).
 """
 
 import math
 import secrets
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar, cast, get_args
@@ -39,8 +40,8 @@ class Window:
 class Request:
     """The inputs of one prediction, after ``checked``: nothing below this needs to doubt them.
 
-    ``seed`` is never None: a missing one has been drawn. ``window`` is the cut of ``input_audio``. Defaults are the
-    contract's, for requests of our own.
+    ``seed`` is never None: a missing one has been drawn. ``window`` is the cut of ``input_audio``. Defaults are for
+    requests of our own: the contract's, and seed 0.
     """
 
     prompt: str | None = None
@@ -172,10 +173,13 @@ def _whole(field: str, value: float) -> int:
 
 
 def _in_range(field: str, value: Number, low: int, high: int | None, note: str) -> Number:
-    if math.isfinite(value) and value >= low and (high is None or value <= high):
+    # Compared, since an integer may be too large to be made a float; NaN and infinity are not within it either.
+    is_float_s = abs(value) < sys.float_info.max
+    if is_float_s and value >= low and (high is None or value <= high):
         return value
     bounds = f"from {low} to {high}" if high is not None else f"of at least {low}"
-    raise InputError(field, f"{value:.12g} is outside its range.", f"Use a number {bounds}. {note}")
+    shown = f"{value:.12g}" if is_float_s or isinstance(value, float) else "a number beyond 1e308"
+    raise InputError(field, f"{shown} is outside its range.", f"Use a number {bounds}. {note}")
 
 
 def _zero_or(value: float, low: float, high: float) -> float:

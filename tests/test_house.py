@@ -26,7 +26,7 @@ ORDER = [
     "audio",
     "checkpoint",
 ]
-ORDER += ["codec", "unet", "filterbank", "diffusion", "lm_weights", "language_model", "musicgen"]
+ORDER += ["codec", "unet", "filterbank", "diffusion", "lm_weights", "language_model", "musicgen", "switches"]
 
 
 def imports_of(path: Path) -> set[str]:

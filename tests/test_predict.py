@@ -17,6 +17,7 @@ import predict
 from audiocraft_ext import musicgen
 from audiocraft_ext.errors import CheckpointError, InputError
 from audiocraft_ext.language_model import Settings
+from audiocraft_ext.request import Request
 from predict import Predictor, ServerError
 from tests import tiny
 from tests.audiocraft_ext.test_memory import resident_bytes
@@ -138,12 +139,12 @@ def test_the_folders_that_cog_leaves_are_deleted_and_no_others(
     monkeypatch.setattr(predict, "KEEP_OUTPUT_S", 0.2)
     monkeypatch.setattr(predict, "COG_FOLDER", tmp_path / "cog")
     name = contextvars.ContextVar[str](predict.COG_ID)
-    for folder in ("cog/mine", "cog/another", "outside"):
+    for folder in ("cog/mine", "cog/another", "outside", ""):
         (tmp_path / folder / "inputs").mkdir(parents=True)
         (tmp_path / folder / "outputs").mkdir()
 
     async def life() -> None:
-        for own in ("mine", "../outside"):
+        for own in ("mine", "../outside", ".."):
             name.set(own)
             await ask(predictor)
         await asyncio.sleep(0.5)
@@ -151,6 +152,16 @@ def test_the_folders_that_cog_leaves_are_deleted_and_no_others(
     asyncio.run(life())
     assert {path.name for path in (tmp_path / "cog").iterdir()} == {"another"}
     assert (tmp_path / "outside" / "outputs").exists()
+    assert (tmp_path / "outputs").exists()
+
+
+def test_a_file_s_tags_say_all_that_made_it_but_where_its_audio_lay() -> None:
+    window = {"continuation_start": 3, "continuation_end": None}
+    request = Request.checked(**{**DEFAULTS, "prompt": "kick", "input_audio": Path("riff.wav"), **window})
+    tags = predict._tags(request)
+    assert tags.keys() == {"title", *DEFAULTS} - {"input_audio"}
+    assert tags["continuation_start"] == "3"
+    assert tags["continuation_end"] == "-1"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

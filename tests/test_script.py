@@ -1,5 +1,6 @@
 """script/predict: the flags of ``cog predict``, without Docker or a server."""
 
+import base64
 import json
 import signal
 import subprocess
@@ -47,12 +48,17 @@ def test_an_interrupt_ends_it_at_once_without_a_traceback(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_is_passed_with_an_at_sign_and_an_mp3_is_called_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_url", [False, True], ids=["file", "URL"])
+def test_a_file_is_passed_with_an_at_sign_or_as_a_url_and_an_mp3_is_one(tmp_path: Path, is_url: bool) -> None:
     soundfile.write(tmp_path / "riff.wav", [0.1, -0.1] * 16000, 32000)
-    flags = ["-i", "input_audio=@riff.wav", "-i", "continuation=true", "-i", "duration=2", "-i", "output_format=mp3"]
-    done = run(tmp_path, *flags)
+    riff = base64.b64encode((tmp_path / "riff.wav").read_bytes()).decode()
+    source = f"data:audio/wav;base64,{riff}" if is_url else "@riff.wav"
+    flags = ["-i", f"input_audio={source}", "-i", "continuation=true", "-i", "duration=2"]
+    done = run(tmp_path, *flags, *(["-o", "made.mp3"] if is_url else ["-i", "output_format=mp3"]))
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "output.mp3").stat().st_size > 50_000
+    made = (tmp_path / ("made.mp3" if is_url else "output.mp3")).read_bytes()
+    assert len(made) > 50_000
+    assert made.startswith(b"ID3")
 
 
 @pytest.mark.parametrize(
@@ -64,6 +70,11 @@ def test_a_file_is_passed_with_an_at_sign_and_an_mp3_is_called_one(tmp_path: Pat
         (["-i", "input_audio=@nothing.wav"], "input_audio: there is no file"),
         (["-i", "prompt"], "name=value"),
         (["--json", "[1]"], "--json"),
+        (["--json", '{"prompt": 5}'], "prompt: 5 is no string"),
+        (["--json", '{"duration": null}'], "duration: None is no integer"),
+        (["--json", '{"duration": true}'], "duration: True is no integer"),
+        (["--json", '{"seed": [1]}'], "seed: [1] is no integer"),
+        (["-i", "prompt=x", "-i", "output_format=wav", "-o", "x.mp3"], "output_format: 'wav', and x.mp3 is to be"),
     ],
 )
 def test_a_mistake_is_answered_by_a_sentence(tmp_path: Path, arguments: list[str], message: str) -> None:

@@ -41,9 +41,9 @@ def huggingface_s(**changes: Any) -> CompressionModel:
 
 def test_meta_s_codec_is_known_in_hugging_face_s_form_and_in_an_export() -> None:
     assert public_name(None, huggingface_s()) == DIFFUSION_CODEC
-    settings = OmegaConf.merge(
-        OmegaConf.create(tiny.CODEC_CONFIG), {"rvq": {"bins": 2048}, "seanet": {"dimension": 128}}
-    )
+    config = tiny.CODEC_CONFIG
+    sizes = {"rvq": {**config["rvq"], "bins": 2048}, "seanet": {**config["seanet"], "dimension": 128}}
+    settings = OmegaConf.create({**config, **sizes})
     exported = formats.CodecFile(None, settings, builders.get_compression_model(settings).state_dict())
     assert public_name(None, build.build_codec(exported, Path(), "cpu")) == DIFFUSION_CODEC
 

@@ -1,0 +1,59 @@
+"""The environment's switches: what is said, what is not, and what is said wrongly."""
+
+import pytest
+import torch
+
+from audiocraft_ext.language_model import Settings
+from audiocraft_ext.switches import Switches
+
+VARIABLES = (
+    "MUSICGEN_DEVICE",
+    "MUSICGEN_ENGINE",
+    "MUSICGEN_QUANTIZE",
+    "MUSICGEN_SMOKE_TEST",
+    "MUSICGEN_MAX_DURATION",
+    "COG_MAX_CONCURRENCY",
+)
+
+
+@pytest.fixture(autouse=True)
+def unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+
+
+@pytest.mark.parametrize("is_set", [False, True], ids=["unset", "empty"])
+def test_a_switch_that_is_unset_or_empty_is_its_default(monkeypatch: pytest.MonkeyPatch, is_set: bool) -> None:
+    for variable in VARIABLES if is_set else ():
+        monkeypatch.setenv(variable, "")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    assert Switches.read(16) == Switches(device, Settings("fast", n_slots=16, quantize="none"), True, 300)
+
+
+def test_every_switch_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable, value in zip(VARIABLES, ("cpu", "upstream", "int8", "off", "20", "2"), strict=True):
+        monkeypatch.setenv(variable, value)
+    assert Switches.read(16) == Switches("cpu", Settings("upstream", n_slots=2, quantize="int8"), False, 20)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "way_out"),
+    [
+        ("MUSICGEN_DEVICE", "gpu", "one of cpu, cuda"),
+        ("MUSICGEN_DEVICE", "cuda", "Set it to cpu"),
+        ("MUSICGEN_ENGINE", "warp", "one of fast, upstream"),
+        ("MUSICGEN_QUANTIZE", "int3", "one of none, int8"),
+        ("MUSICGEN_SMOKE_TEST", "yes", "one of on, off"),
+        ("MUSICGEN_MAX_DURATION", "5m", "at least 1"),
+        ("MUSICGEN_MAX_DURATION", "0", "at least 1"),
+        ("COG_MAX_CONCURRENCY", "-1", "at least 1"),
+        ("COG_MAX_CONCURRENCY", "²", "at least 1"),
+    ],
+)
+def test_a_switch_that_says_nothing_known_is_named_with_its_value_and_the_way_out(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, way_out: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ValueError, match=f"^{variable}={value}: .*{way_out}"):
+        Switches.read(16)
