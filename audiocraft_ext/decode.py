@@ -59,16 +59,20 @@ class Clip:
 
 
 def ffmpeg_path() -> str:
-    """The ffmpeg to run: the one on PATH, else imageio-ffmpeg's. RuntimeError where there is neither."""
-    found = shutil.which("ffmpeg")
-    if found:
-        return found
+    """The ffmpeg to run: ``IMAGEIO_FFMPEG_EXE``, else the pinned wheel's own, else the one on PATH.
+
+    Not PATH first: what strangers send is parsed by it, and a distribution's may be years behind. RuntimeError where
+    there is none.
+    """
     try:
         import imageio_ffmpeg
 
         return str(imageio_ffmpeg.get_ffmpeg_exe())
-    except (ImportError, RuntimeError) as error:
-        raise RuntimeError("There is no ffmpeg: put one on PATH, or pip install imageio-ffmpeg.") from error
+    except (ImportError, RuntimeError):
+        pass
+    if found := shutil.which("ffmpeg"):
+        return found
+    raise RuntimeError("There is no ffmpeg: pip install imageio-ffmpeg, or put one on PATH.")
 
 
 _DECODERS = (

@@ -62,7 +62,7 @@ def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def environment(faults: Path) -> dict[str, str]:
-    return {"PATH": f"{faults / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(faults)}
+    return {"IMAGEIO_FFMPEG_EXE": str(faults / "bin" / "ffmpeg"), "PYTHONPATH": str(faults)}
 
 
 @pytest.fixture(scope="module")
@@ -225,7 +225,7 @@ def test_a_server_that_is_killed_takes_its_worker_along(tmp_path: Path) -> None:
         worker = server.worker
         threading.Timer(1, server.process.kill).start()
         with pytest.raises(httpx.TransportError):
-            predict(server, duration=5)
+            predict(server, duration=120)
         deadline = time.monotonic() + 30
         while _is_running(worker) and time.monotonic() < deadline:
             time.sleep(0.2)

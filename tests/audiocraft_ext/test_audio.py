@@ -6,6 +6,7 @@ import json
 import os
 import struct
 import subprocess
+import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -601,9 +602,16 @@ def test_a_failed_write_leaves_the_old_file_and_no_half_one(tmp_path: Path) -> N
     assert (tmp_path / "a.mp3").read_text() == "old"
 
 
-def test_an_ffmpeg_on_the_path_is_preferred(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pinned_ffmpeg_comes_before_one_on_the_path_and_one_that_is_named_before_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "ffmpeg").symlink_to(ffmpeg_path())
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert ffmpeg_path() == str(tmp_path / "ffmpeg")
-    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
     assert "imageio_ffmpeg" in ffmpeg_path()
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/opt/ffmpeg")
+    assert ffmpeg_path() == "/opt/ffmpeg"
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    assert ffmpeg_path() == str(tmp_path / "ffmpeg")
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(RuntimeError, match="no ffmpeg"):
+        ffmpeg_path()
