@@ -64,6 +64,7 @@ class Predictor(BasePredictor):
         if hasattr(self, "model"):  # set up again: the former weights go before the next ones come
             self.model.close()
             del self.model
+            memory.collect()
         n_cores = torch.get_num_threads()
         # A thread that ends, and its team of OpenMP threads with it (why: engine.engine).
         with ThreadPoolExecutor(1, "loader", use_cpu_threads, (n_cores,)) as loader:

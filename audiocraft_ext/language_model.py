@@ -270,5 +270,6 @@ def _fitting_slots(lm: LMModel, settings: Settings, n_positions: int, device: to
     if device.type == "cpu":
         return min(settings.n_slots, MAX_ROWS // ROWS_PER_SLOT)
     free, _ = torch.cuda.mem_get_info(device)
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # what torch keeps for itself
     slot = ROWS_PER_SLOT * row_bytes(len(lm.transformer.layers), lm.dim, n_positions, dtype)
     return max(1, min(settings.n_slots, int(_MEMORY_SHARE * free) // slot))

@@ -1,11 +1,16 @@
-"""Memory given back while weights move from file to module to engine. On Linux; elsewhere nothing is done."""
+"""Memory given back: while weights move from file to module to engine, between models, and when the server is idle.
+
+What concerns the host's memory is for Linux; elsewhere nothing is done.
+"""
 
 import ctypes
+import gc
 import mmap
 import sys
 from bisect import bisect
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 _MAPS = Path("/proc/self/maps")
@@ -36,10 +41,18 @@ class FilePages:
 
 
 def trim() -> None:
-    """Gives back what malloc keeps of freed weights: half of their size, where they were packed anew one by one."""
+    """Gives back what malloc keeps of what was freed: half of the weights' size, where they were packed anew."""
     if sys.platform == "linux" and hasattr(_libc(), "malloc_trim"):  # glibc's
         _libc().malloc_trim(0)
 
 
 def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None)
+
+
+def collect() -> None:
+    """Gives back what a model held that nobody asks any more: engine, graph and failed jobs refer to each other."""
+    gc.collect()
+    trim()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()

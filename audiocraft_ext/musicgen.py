@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from audiocraft_ext import checkpoint, codec, language_model
+from audiocraft_ext import checkpoint, codec, language_model, memory
 from audiocraft_ext.audio import Clip, resample
 from audiocraft_ext.checkpoint import Checkpoint
 from audiocraft_ext.diffusion import DiffusionDecoder
@@ -38,6 +38,9 @@ class Model:
 
     def __init__(self, checkpoint: Checkpoint, settings: Settings) -> None:
         self.checkpoint = checkpoint
+        if next(checkpoint.codec.parameters()).is_cuda:
+            # The same tokens, the same samples: some of cuDNN's transposed convolutions add up in any order.
+            torch.backends.cudnn.deterministic = True
         n_frames = int(checkpoint.lm.cfg.dataset.segment_duration * checkpoint.codec.frame_rate)
         self._lm = language_model.make(checkpoint.lm, n_frames, settings)
         self._is_fast = settings.engine == "fast"
@@ -149,6 +152,7 @@ def load(
             print(f"It makes no numbers in {dtype}".replace("torch.", ""), flush=True)
             model.close()
             del model  # before the next one comes
+        memory.collect()
     raise CheckpointError(f"{name} was loaded, but it cannot make music: its logits are no numbers.")
 
 

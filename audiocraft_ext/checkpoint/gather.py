@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
-import httpx2
 from huggingface_hub import hf_hub_download, metadata_load
 
 from audiocraft_ext.checkpoint import fit, formats, parts, source
@@ -157,7 +156,7 @@ def _licence(repository: str, commit: str) -> str | None:
     unknown = _LICENCES.get(repository.split("/")[0])
     try:
         card = metadata_load(hf_hub_download(repository, "README.md", revision=commit))
-    except (OSError, ValueError, httpx2.HTTPError):
+    except (OSError, ValueError, source.HTTPError):
         return unknown
     return (card or {}).get("license", unknown)
 

@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx2
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub import errors as hub
 from omegaconf import OmegaConf
@@ -133,7 +132,7 @@ def _fetched(name: str, hub_id: str) -> Path:
         there = HfApi().list_repo_files(hub_id)
         wrapping = next((files for known_by, files in _WRAPPINGS.items() if known_by in there), [])
         folder = Path(snapshot_download(hub_id, allow_patterns=[*_SMALL_FILES, *wrapping]))
-    except (OSError, httpx2.HTTPError, hub.HFValidationError) as error:
+    except (OSError, source.HTTPError, hub.HFValidationError) as error:
         if isinstance(error, OSError) and error.errno in source.DISK_FULL:
             raise CheckpointError(
                 f"The disk is full: there is no room for {name}, which the checkpoint names. Free some, or name a "

@@ -10,7 +10,6 @@ import os
 import re
 from pathlib import Path
 
-import httpx2
 from huggingface_hub import errors as hub
 from huggingface_hub import snapshot_download
 from huggingface_hub.utils import filter_repo_objects
@@ -18,6 +17,11 @@ from huggingface_hub.utils import filter_repo_objects
 from audiocraft_ext.checkpoint.archive import is_archive, unpack
 from audiocraft_ext.checkpoint.download import download, shown
 from audiocraft_ext.errors import CheckpointError
+
+try:  # what the hub's client raises
+    from httpx2 import HTTPError
+except ImportError:  # its versions before 2
+    from httpx import HTTPError  # type: ignore[assignment]
 
 WEIGHTS_FOLDER = Path(__file__).parents[2] / "weights"
 EMBEDDED = WEIGHTS_FOLDER / "demo"
@@ -102,7 +106,7 @@ def _from_hub(name: str, revision: str | None) -> Path:
             )
             if any(Path(folder).glob(known_by)):
                 return Path(folder)
-    except (OSError, httpx2.HTTPError, hub.HFValidationError) as error:
+    except (OSError, HTTPError, hub.HFValidationError) as error:
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             raise
         raise CheckpointError(_hub_problem(name, revision, error)) from None

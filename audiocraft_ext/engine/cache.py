@@ -47,17 +47,18 @@ class Cache:
             for tensor in part:
                 tensor[rows] = 0
 
-    def reserve_cross(self, length: int) -> bool:
-        """Makes room for `length` cross-attention positions, keeping what is there; whether anything moved."""
+    def reserve_cross(self, length: int) -> None:
+        """Makes room for `length` cross-attention positions, keeping what is there; it may have moved after."""
         if length <= self.cross_capacity:
-            return False
+            return
         n_rows, n_heads, _, head_width = self.keys[0].shape
         shape = (n_rows, n_heads, max(64, 1 << (length - 1).bit_length()), head_width)
-        for grown, old in ((self.cross_keys, self.cross_keys[:]), (self.cross_values, self.cross_values[:])):
-            grown[:] = [self.keys[0].new_zeros(shape) for _ in self.keys]
+        # All of them first: where memory runs out half-way, everything is as it was.
+        keys, values = ([self.keys[0].new_zeros(shape) for _ in self.keys] for _ in range(2))
+        for grown, old in ((keys, self.cross_keys), (values, self.cross_values)):
             for new, kept in zip(grown, old, strict=False):
                 new[:, :, : kept.shape[2]] = kept
-        return True
+        self.cross_keys, self.cross_values = keys, values
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

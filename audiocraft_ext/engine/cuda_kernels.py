@@ -5,73 +5,104 @@ that row's own length and on nothing else. ``Attend``'s twin is ``attention.Mask
 ``decoder``, ``matmul_int8``'s a product with the scaled weights.
 """
 
+import logging
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-# Positions that one program reads: not tuned yet, for want of a GPU.
-SPLIT = 64
+# Positions that one program reads, and how many of them at a time. Every program of the longest cache is launched, and
+# ends at once where its row is shorter: so few of them. Not tuned yet, for want of a GPU.
+SPLIT, TILE = 256, 64
 MAX_MATMUL_ROWS = 64
+
+_log = logging.getLogger(__name__)
+
+
+def is_available(device: torch.device, head_width: int) -> bool:
+    """Whether the kernels take heads of this width, and can be compiled here: Triton needs a C compiler for that."""
+    if head_width != triton.next_power_of_2(head_width):
+        return False
+    try:
+        row = torch.zeros(1, 16, device=device)
+        add_norm(row, row, row[0], None, 1.0, torch.float32)
+    except Exception as error:  # of whatever kind: plain torch works without
+        _log.warning("Triton cannot compile here, and the engine is slower without: %s", error)
+        return False
+    return True
 
 
 @triton.jit
 def _attend_part(
-    query, new_key, new_value, keys, values, lengths, parts, stats, row_stride, n_heads, capacity, n_splits, scale,
-    HEAD: tl.constexpr, SPLIT: tl.constexpr, APPENDS: tl.constexpr,
+    query, new_key, new_value, keys, values, lengths, parts, stats, row_stride, n_heads, capacity, scale,
+    HEAD: tl.constexpr, SPLIT: tl.constexpr, TILE: tl.constexpr, N_SPLITS: tl.constexpr, APPENDS: tl.constexpr,
 ):  # fmt: skip
     row_head = tl.program_id(0)
     row, head = row_head // n_heads, row_head % n_heads
     split = tl.program_id(1)
     length = tl.load(lengths + row)
-    if split * SPLIT < length:
+    first = split * SPLIT
+    if first < length:
         columns = tl.arange(0, HEAD)
-        offsets = split * SPLIT + tl.arange(0, SPLIT)
-        valid = offsets < length
         here = row * row_stride + head * HEAD + columns
-        cells = (row_head.to(tl.int64) * capacity + offsets)[:, None] * HEAD + columns[None, :]
+        base = row_head.to(tl.int64) * capacity * HEAD
         q = tl.load(query + here).to(tl.float32) * scale
-        k = tl.load(keys + cells, mask=valid[:, None], other=0.0)
-        v = tl.load(values + cells, mask=valid[:, None], other=0.0)
-        if APPENDS:
-            # The newest position comes from the projection, and this program alone writes it to the cache.
-            is_new = (offsets == length - 1)[:, None]
-            k = tl.where(is_new, tl.load(new_key + here)[None, :].to(k.dtype), k)
-            v = tl.where(is_new, tl.load(new_value + here)[None, :].to(v.dtype), v)
-            tl.store(keys + cells, k, mask=is_new & valid[:, None])
-            tl.store(values + cells, v, mask=is_new & valid[:, None])
-        scores = tl.sum(k.to(tl.float32) * q[None, :], axis=1)
-        scores = tl.where(valid, scores, float("-inf"))
-        top = tl.max(scores, axis=0)
-        weights = tl.exp(scores - top)
-        part = row_head * n_splits + split
-        tl.store(parts + part * HEAD + columns, tl.sum(weights[:, None] * v.to(tl.float32), axis=0))
+        top = tl.full((), float("-inf"), tl.float32)
+        total = tl.full((), 0.0, tl.float32)
+        mixed = tl.zeros((HEAD,), tl.float32)
+        n_kept = length - 1 if APPENDS else length
+        for start in range(0, SPLIT, TILE):
+            if first + start < n_kept:
+                offsets = first + start + tl.arange(0, TILE)
+                valid = offsets < n_kept
+                cells = base + offsets[:, None] * HEAD + columns[None, :]
+                k = tl.load(keys + cells, mask=valid[:, None], other=0.0).to(tl.float32)
+                v = tl.load(values + cells, mask=valid[:, None], other=0.0).to(tl.float32)
+                scores = tl.where(valid, tl.sum(k * q[None, :], axis=1), float("-inf"))
+                new_top = tl.maximum(top, tl.max(scores, axis=0))
+                share, weights = tl.exp(top - new_top), tl.exp(scores - new_top)
+                total = total * share + tl.sum(weights, axis=0)
+                mixed = mixed * share + tl.sum(weights[:, None] * v, axis=0)
+                top = new_top
+        if APPENDS:  # noqa: SIM102 (Triton decides this one when it compiles)
+            # The newest position comes from the projection, and the row's last program alone writes it to the cache.
+            if length <= first + SPLIT:
+                cell = base + (length - 1) * HEAD + columns
+                k = tl.load(new_key + here).to(keys.dtype.element_ty)
+                v = tl.load(new_value + here).to(values.dtype.element_ty)
+                tl.store(keys + cell, k)
+                tl.store(values + cell, v)
+                score = tl.sum(k.to(tl.float32) * q, axis=0)
+                new_top = tl.maximum(top, score)
+                share, weight = tl.exp(top - new_top), tl.exp(score - new_top)
+                total = total * share + weight
+                mixed = mixed * share + weight * v.to(tl.float32)
+                top = new_top
+        part = row_head * N_SPLITS + split
+        tl.store(parts + part * HEAD + columns, mixed)
         tl.store(stats + part * 2, top)
-        tl.store(stats + part * 2 + 1, tl.sum(weights, axis=0))
+        tl.store(stats + part * 2 + 1, total)
 
 
 @triton.jit
 def _attend_merge(
-    parts, stats, lengths, out, n_heads, HEAD: tl.constexpr, SPLIT: tl.constexpr, N_SPLITS: tl.constexpr
+    parts, stats, lengths, out, n_heads,
+    HEAD: tl.constexpr, SPLIT: tl.constexpr, N_SPLITS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row_head = tl.program_id(0)
-    columns = tl.arange(0, HEAD)
+    columns, splits = tl.arange(0, HEAD), tl.arange(0, BLOCK)
     length = tl.load(lengths + row_head // n_heads)
-    top = tl.full((), float("-inf"), tl.float32)
-    total = tl.full((), 0.0, tl.float32)
-    mixed = tl.zeros((HEAD,), tl.float32)
-    for split in range(0, N_SPLITS):
-        if split * SPLIT < length:
-            part = row_head * N_SPLITS + split
-            part_top = tl.load(stats + part * 2)
-            new_top = tl.maximum(top, part_top)
-            old_share, part_share = tl.exp(top - new_top), tl.exp(part_top - new_top)
-            total = total * old_share + tl.load(stats + part * 2 + 1) * part_share
-            mixed = mixed * old_share + tl.load(parts + part * HEAD + columns) * part_share
-            top = new_top
+    is_read = (splits < N_SPLITS) & (splits * SPLIT < length)
+    part = row_head * N_SPLITS + splits
+    tops = tl.load(stats + part * 2, mask=is_read, other=float("-inf"))
+    totals = tl.load(stats + part * 2 + 1, mask=is_read, other=0.0)
+    mixed = tl.load(parts + part[:, None] * HEAD + columns[None, :], mask=is_read[:, None], other=0.0)
+    shares = tl.where(is_read, tl.exp(tops - tl.max(tops, axis=0)), 0.0)
+    total = tl.sum(shares * totals, axis=0)
     # An idle row has no positions, and its output is zeros.
-    mixed = tl.where(total > 0, mixed / total, 0.0)
-    tl.store(out + row_head * HEAD + columns, mixed.to(out.dtype.element_ty))
+    out_row = tl.where(length > 0, tl.sum(shares[:, None] * mixed, axis=0) / total, 0.0)
+    tl.store(out + row_head * HEAD + columns, out_row.to(out.dtype.element_ty))
 
 
 class Attend:
@@ -89,16 +120,17 @@ class Attend:
         slices of one tensor, so that they have one row stride.
         """
         n_rows, n_heads, head_width = query.shape
-        capacity = keys.shape[2]
         new_key, new_value = (query, query) if new is None else (new[:, 0], new[:, 1])
         out = torch.empty(n_rows, n_heads * head_width, dtype=query.dtype, device=query.device)
         _attend_part[(n_rows * n_heads, self.n_splits)](
             query, new_key, new_value, keys, values, lengths, self.parts, self.stats, query.stride(0), n_heads,
-            capacity, self.n_splits, head_width**-0.5, HEAD=head_width, SPLIT=SPLIT, APPENDS=new is not None,
+            keys.shape[2], head_width**-0.5,
+            HEAD=head_width, SPLIT=SPLIT, TILE=TILE, N_SPLITS=self.n_splits, APPENDS=new is not None,
         )  # fmt: skip
         _attend_merge[(n_rows * n_heads,)](
-            self.parts, self.stats, lengths, out, n_heads, HEAD=head_width, SPLIT=SPLIT, N_SPLITS=self.n_splits
-        )
+            self.parts, self.stats, lengths, out, n_heads,
+            HEAD=head_width, SPLIT=SPLIT, N_SPLITS=self.n_splits, BLOCK=triton.next_power_of_2(self.n_splits),
+        )  # fmt: skip
         return out
 
 

@@ -109,15 +109,19 @@ def turned(qkv: Tensor, turn: Tensor) -> Tensor:
     return torch.cat([turned.to(qkv.dtype), qkv[:, 2:]], dim=1)
 
 
-def fitting_kernels(device: torch.device, dtype: torch.dtype, *widths: int) -> Kernels:
-    """Those of our kernels that there are on a device for a model whose rows and heads have these widths."""
+def fitting_kernels(device: torch.device, dtype: torch.dtype, head_width: int, feed_width: int) -> Kernels:
+    """Those of our kernels that there are on a device for a model whose heads and feed-forward have these widths."""
     if device.type == "cuda":
-        return "cuda"
+        try:
+            from audiocraft_ext.engine import cuda_kernels
+        except ImportError:
+            return "none"
+        return "cuda" if cuda_kernels.is_available(device, head_width) else "none"
     try:
         from audiocraft_ext.engine import cpu_kernels
     except ImportError:
         return "none"
-    return "cpu" if dtype == torch.float32 and cpu_kernels.is_available(*widths) else "none"
+    return "cpu" if dtype == torch.float32 and cpu_kernels.is_available(head_width, feed_width) else "none"
 
 
 def cache_dtype_of(dtype: torch.dtype, quantize: Quantize, kernels: Kernels) -> torch.dtype:
@@ -152,8 +156,7 @@ class Decoder:
         self.cardinality = n_tokens - 1
         self.n_heads = weights.n_heads
         head_width = self.width // self.n_heads
-        widths = head_width, weights.feed_width
-        self.kernels = fitting_kernels(self.device, self.dtype, *widths) if kernels is None else kernels
+        self.kernels = kernels or fitting_kernels(self.device, self.dtype, head_width, weights.feed_width)
         self._fused_add_norm, self._turned = add_norm, turned
         self._gelu: Callable[[Tensor], Tensor] = functional.gelu
         if self.kernels == "cuda":
@@ -185,10 +188,10 @@ class Decoder:
         """Summed embeddings [..., D] in fp32 of tokens [..., K]."""
         return self.embeddings[tokens + self._offsets].float().sum(-2)
 
-    def give_cross(self, first_row: int, states: Tensor) -> bool:
-        """Computes the cross-attention of rows from `first_row` on to `states` [R', T', D]; whether the cache moved."""
+    def give_cross(self, first_row: int, states: Tensor) -> None:
+        """Computes the cross-attention of rows from `first_row` on to `states` [R', T', D]; the cache may move."""
         n_rows, length, _ = states.shape
-        moved = self.cache.reserve_cross(length)
+        self.cache.reserve_cross(length)
         rows = slice(first_row, first_row + n_rows)
         self.cache.cross_lengths[rows] = length
         for i, layer in enumerate(self.layers):
@@ -196,7 +199,6 @@ class Decoder:
             keys, values = both.view(n_rows, length, 2, self.n_heads, -1).permute(2, 0, 3, 1, 4)
             self.cache.cross_keys[i][rows, :, :length] = keys
             self.cache.cross_values[i][rows, :, :length] = values
-        return moved
 
     def forward(self, inputs: Tensor, position: Tensor, attention: Attention) -> Tensor:
         """Normed hidden states [M, D] of inputs [M, D] at positions [M], which `attention` lays out in rows."""

@@ -68,6 +68,9 @@ class Engine:
         self.n_steps = n_steps
         self._fixed_shapes = self.device.type == "cuda" if fixed_shapes is None else fixed_shapes
         self._use_graph = use_graph
+        if self.device.type == "cuda":
+            # cuDNN's attention makes a plan for every shape that it has not met, and prompts are of any length.
+            torch.backends.cuda.enable_cudnn_sdp(False)
         self._last_step: torch.cuda.Event | None = None
         self._state = State.of(n_slots, decoder.n_codebooks, n_steps, self.device)
         self._slots = torch.arange(n_slots, device=self.device)
@@ -110,6 +113,9 @@ class Engine:
                     self.step()
                 except Exception as error:  # of no job's making; whoever waits must hear of it
                     self._end_all(error)
+            if is_cuda:
+                with suppress(RuntimeError):
+                    torch.cuda.current_stream().synchronize()  # before what it reads is freed
         self._end_all(ClosedError("the engine was closed"))
 
     def _end_all(self, error: Exception) -> None:
@@ -163,8 +169,13 @@ class Engine:
         state.top_k[slot], state.top_p[slot] = job.top_k, job.top_p
         given = self.decoder.embed(sequence[:, :first].T).expand(job.n_rows, -1, -1)
         entry.inputs = torch.cat([job.prefix.float(), given], dim=1)
-        if job.cross is not None and self.decoder.give_cross(ROWS_PER_SLOT * slot, job.cross):
-            self._lay_out()
+        if job.cross is not None:
+            capacity = self.decoder.cache.cross_capacity
+            try:
+                self.decoder.give_cross(ROWS_PER_SLOT * slot, job.cross)
+            finally:  # what fails may have moved the cache before
+                if self.decoder.cache.cross_capacity != capacity:
+                    self._lay_out()
 
     def _lay_out(self) -> None:
         """Forgets what held on to tensors of the cache, after these have moved."""

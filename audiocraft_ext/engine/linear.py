@@ -133,9 +133,9 @@ def make_linear(weight: Tensor, bias: Tensor | None, quantize: Quantize, kernels
     """The fastest form of a weight [out, in] on the device where it lies, by these kernels of ours."""
     if kernels == "cpu":
         return OnCpu(weight, bias, quantize)
-    if quantize == "int8" and weight.device.type == "cuda":
+    if quantize == "int8" and kernels == "cuda":
         return Int8Cuda(weight, bias)
-    if quantize == "int8" and Int8.can_multiply(weight):
+    if quantize == "int8" and weight.device.type == "cpu" and Int8.can_multiply(weight):
         return Int8(weight, bias)
     if weight.device.type == "cpu" and weight.dtype == torch.float32 and torch.backends.mkldnn.is_available():
         return Packed(weight, bias)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 _NOISE_BITS = 24
 _MASS_BITS = 32
+_LARGEST_LOGIT = 1e30
 
 
 def noise(seed: int, first_step: int, n_steps: int, n_codebooks: int) -> Tensor:
@@ -44,8 +45,9 @@ def guided(conditional: Tensor, unconditional: Tensor, scale: Tensor) -> Tensor:
 def sample(logits: Tensor, noise: Tensor, how: Sampling) -> Tensor:
     """Tokens [J, K] from logits [J, K, V] and noise [J, K]; what is left out is as in audiocraft's ``sample_top_*``."""
     cardinality = logits.shape[-1]
-    # The engine ends a job whose logits are not finite; until then they must not become an index out of bounds.
-    logits = logits.nan_to_num()
+    # The engine ends a job whose logits are not finite; until then they must not become an index out of bounds, nor
+    # what a low temperature makes of large ones.
+    logits = logits.nan_to_num().clamp(-_LARGEST_LOGIT, _LARGEST_LOGIT)
     temperature = how.temperature[:, None, None]
     probs = torch.softmax(logits / torch.where(temperature > 0, temperature, 1.0), dim=-1)
     probs, tokens = _sorted(probs, how)

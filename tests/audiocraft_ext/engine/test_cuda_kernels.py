@@ -1,5 +1,7 @@
 """The Triton kernels, held to their plain twins: on CUDA where there is one, else in Triton's interpreter."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -9,13 +11,15 @@ from audiocraft_ext.engine import cuda_kernels, decoder
 from audiocraft_ext.engine.attention import Masked, Split
 from audiocraft_ext.engine.cache import Cache
 from audiocraft_ext.engine.engine import Engine
-from audiocraft_ext.engine.linear import quantized
+from audiocraft_ext.engine.linear import Kernels, quantized
 from tests.audiocraft_ext.engine import models
 from tests.audiocraft_ext.engine.test_engine import closing, results
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 TOLERANCES = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
-N_ROWS, N_HEADS, HEAD, N_POSITIONS = 4, 3, 16, 150
+KINDS: tuple[Kernels, ...] = ("cuda", "none")
+# More positions than one program reads, and lengths on both sides of its tiles' and its own ends.
+N_ROWS, N_HEADS, HEAD, N_POSITIONS = 6, 3, 16, 600
 
 
 def filled_cache(dtype: torch.dtype) -> Cache:
@@ -26,13 +30,13 @@ def filled_cache(dtype: torch.dtype) -> Cache:
     cache.reserve_cross(70)
     cache.cross_keys[0].normal_()
     cache.cross_values[0].normal_()
-    cache.cross_lengths.copy_(torch.tensor([70, 1, 64, 65]))
+    cache.cross_lengths.copy_(torch.tensor([70, 1, 64, 65, 7, 2]))
     return cache
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
 def test_split_attention_is_masked_attention_and_writes_the_same_cache(dtype: torch.dtype) -> None:
-    position = torch.tensor([0, 63, 64, 130], device=DEVICE)
+    position = torch.tensor([0, 63, 64, 255, 256, 598], device=DEVICE)
     qkv = torch.randn(N_ROWS, 3, N_HEADS, HEAD, device=DEVICE).to(dtype)
     split_cache, masked_cache = filled_cache(dtype), filled_cache(dtype)
     split, masked = Split(split_cache).at(position), Masked(masked_cache, position)
@@ -91,11 +95,24 @@ def test_the_int8_product_is_that_of_the_scaled_weights(n_rows: int, shape: tupl
 
 
 def test_an_engine_on_kernels_gives_the_greedy_tokens_of_plain_torch() -> None:
-    jobs = [models.job(seed, temperature=0.0, n_frames=6, prompt=torch.zeros(4, 0).long()) for seed in range(3)]
-    on_kernels = models.decoder(n_slots=2, kernels="cuda")
+    place: dict[str, Any] = {"device": DEVICE.type}
+    nothing = torch.zeros(4, 0).long()
+    jobs = [models.job(seed, temperature=0.0, n_frames=6, prompt=nothing, **place) for seed in range(3)]
+    on_kernels, plain = (models.decoder(n_slots=2, kernels=kernels, **place) for kernels in KINDS)
     with (
         closing(Engine(on_kernels, models.PATTERN, 2, models.N_STEPS, fixed_shapes=True)) as fast,
-        closing(models.engine()) as plain,
+        closing(Engine(plain, models.PATTERN, 2, models.N_STEPS)) as slow,
     ):
-        for a, b in zip(results(fast, jobs), results(plain, jobs), strict=True):
+        for a, b in zip(results(fast, jobs), results(slow, jobs), strict=True):
             assert torch.equal(a, b)
+
+
+def test_where_a_kernel_cannot_be_compiled_or_take_a_head_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cuda_kernels.is_available(DEVICE, 64)
+    assert not cuda_kernels.is_available(DEVICE, 48)
+
+    def without_a_compiler(*_: Any) -> None:
+        raise RuntimeError("Failed to find C compiler")
+
+    monkeypatch.setattr(cuda_kernels, "add_norm", without_a_compiler)
+    assert not cuda_kernels.is_available(DEVICE, 64)

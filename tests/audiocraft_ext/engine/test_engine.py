@@ -147,11 +147,21 @@ def test_nan_in_one_job_s_conditions_is_that_job_s_error(fixed_shapes: bool) -> 
             assert torch.equal(again, right)
 
 
-def test_conditions_that_cannot_be_placed_fail_alone() -> None:
-    with closing(engine()) as made:
+@pytest.mark.parametrize("fixed_shapes", [False, True], ids=["busy slots", "all slots"])
+def test_conditions_that_cannot_be_placed_fail_alone_though_the_cache_has_moved_for_them(fixed_shapes: bool) -> None:
+    right, later = long_job(2), long_job(3)
+    bad = job(1, cross=torch.randn(2, 301, WIDTH + 1), guidance=3.0)
+    with closing(engine(fixed_shapes=fixed_shapes)) as made:
+        alone = made.submit(right).result(timeout=PATIENCE_S)
+        capacity = made.decoder.cache.cross_capacity
+        beside = made.submit(right)
         with pytest.raises(RuntimeError):
-            made.submit(job(1, cross=torch.randn(2, 3, WIDTH + 1))).result(timeout=PATIENCE_S)
-        made.submit(job(2)).result(timeout=PATIENCE_S)
+            made.submit(bad).result(timeout=PATIENCE_S)
+        assert made.decoder.cache.cross_capacity > capacity
+        after = made.submit(later).result(timeout=PATIENCE_S)
+        assert torch.equal(beside.result(timeout=PATIENCE_S), alone)
+    with closing(engine(fixed_shapes=fixed_shapes)) as another:
+        assert torch.equal(another.submit(later).result(timeout=PATIENCE_S), after)
 
 
 def test_a_job_that_is_too_long_is_refused_at_once() -> None:

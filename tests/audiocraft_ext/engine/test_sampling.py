@@ -70,6 +70,17 @@ def test_temperature_zero_is_greedy_and_of_equals_takes_the_first() -> None:
     assert sample(logits, noise(0, 0, 1, 1), how(1, temperature=0.0)).item() == 1
 
 
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf, 3e38])
+def test_logits_that_are_no_use_draw_a_token_all_the_same(bad: float) -> None:
+    """An index out of bounds would end every request on a GPU; the engine ends this one alone, for its logits."""
+    logits = torch.zeros(2, 1, 8)
+    logits[0, 0, 3] = bad
+    logits[1] = bad
+    for sampling in (how(2, temperature=1e-4), how(2, temperature=0.5, top_k=3), how(2, top_p=0.5)):
+        drawn = sample(logits, torch.full((2, 1), 2**24 - 1), sampling)
+        assert ((drawn >= 0) & (drawn < 8)).all()
+
+
 def test_jobs_of_every_kind_share_a_call_and_get_what_they_get_alone() -> None:
     logits = torch.randn(4, 4, 64, generator=torch.Generator().manual_seed(0))
     mixed = Sampling(
