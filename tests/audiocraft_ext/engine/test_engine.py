@@ -149,17 +149,15 @@ def test_nan_in_one_job_s_conditions_is_that_job_s_error(fixed_shapes: bool) -> 
 
 @pytest.mark.parametrize("fixed_shapes", [False, True], ids=["busy slots", "all slots"])
 def test_conditions_that_cannot_be_placed_fail_alone_though_the_cache_has_moved_for_them(fixed_shapes: bool) -> None:
-    right, later = long_job(2), long_job(3)
+    first, later = (long_job(seed, guidance=3.0) for seed in (2, 3))
     bad = job(1, cross=torch.randn(2, 301, WIDTH + 1), guidance=3.0)
     with closing(engine(fixed_shapes=fixed_shapes)) as made:
-        alone = made.submit(right).result(timeout=PATIENCE_S)
+        made.submit(first).result(timeout=PATIENCE_S)  # a step is recorded
         capacity = made.decoder.cache.cross_capacity
-        beside = made.submit(right)
         with pytest.raises(RuntimeError):
             made.submit(bad).result(timeout=PATIENCE_S)
         assert made.decoder.cache.cross_capacity > capacity
         after = made.submit(later).result(timeout=PATIENCE_S)
-        assert torch.equal(beside.result(timeout=PATIENCE_S), alone)
     with closing(engine(fixed_shapes=fixed_shapes)) as another:
         assert torch.equal(another.submit(later).result(timeout=PATIENCE_S), after)
 
