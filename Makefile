@@ -2,6 +2,7 @@
 # Each but gpu-check works on a fresh machine with python3 (3.11 or newer), git and make; `make setup` is done on the
 # way.
 
+ADDRESS ?= 127.0.0.1
 PORT ?= 5000
 PYTHON ?= python3
 BIN := .venv/bin
@@ -23,7 +24,7 @@ demo: .venv/ready
 	script/demo
 
 serve: .venv/ready
-	PORT=$(PORT) script/serve
+	ADDRESS=$(ADDRESS) PORT=$(PORT) script/serve
 
 test: .venv/ready
 	$(BIN)/python -m pytest

@@ -206,7 +206,7 @@ class Predictor(BasePredictor):
 
     @contextmanager
     def _told_plainly(self) -> Iterator[None]:
-        """Hands on what is written for the caller. Other errors go to the server's log, and as one sentence further."""
+        """Lets ``InputError`` through; logs any other error, and raises one sentence with its reference."""
         try:
             yield
         except InputError:

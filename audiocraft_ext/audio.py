@@ -1,4 +1,4 @@
-"""Files to tensors and back: decode, cut, resample, normalise, encode, tag. Knows nothing of models or requests."""
+"""Files to tensors and back: decode, cut, resample, normalise, encode, tag. Knows nothing of models."""
 
 import json
 import os

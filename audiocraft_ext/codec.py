@@ -31,7 +31,7 @@ class Piece:
 
 
 def pieces_of(n_frames: int, frame_rate: int) -> Iterator[Piece]:
-    """A clip as one piece, or as pieces of equal length that begin at whole seconds."""
+    """A clip as one piece, or as pieces of nearly equal length that begin at whole seconds."""
     is_whole = n_frames <= WHOLE_S * frame_rate
     n_pieces = 1 if is_whole else math.ceil(n_frames / (PIECE_S * frame_rate))
     bounds = [round(i * n_frames / n_pieces / frame_rate) * frame_rate for i in range(n_pieces)] + [n_frames]

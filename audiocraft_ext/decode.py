@@ -1,4 +1,4 @@
-"""Any audio file that a caller may send, to samples. Knows nothing of what is done with them.
+"""Any audio file that a caller may send, to the samples of a window of it.
 
 What a caller sends is never read by native code in this process. ffmpeg reads it in a child that is handed one open
 file as its standard input, is told which container to expect from the file's own first bytes (so that a playlist, a
@@ -31,6 +31,7 @@ from audiocraft_ext.sniff import container_of
 
 log = logging.getLogger(__name__)
 
+FIELD = "input_audio"
 _SUPPORTED = "Send a wav, mp3, flac, ogg, opus, m4a, mp4, aac, aiff or webm file."
 
 
@@ -84,40 +85,33 @@ _DECODERS = (
 _CHILD_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 
 
-def decode(
-    path: Path,
-    start_s: float = 0.0,
-    end_s: float | None = None,
-    *,
-    field: str = "input_audio",
-    limits: Limits = Limits(),
-) -> Clip:
+def decode(path: Path, start_s: float = 0.0, end_s: float | None = None, *, limits: Limits = Limits()) -> Clip:
     """The window [start_s, end_s) of any audio file, exact to the sample, at the file's own sample rate.
 
     More than two channels are mixed down to stereo. `end_s` None is the end of the clip; one past it is clamped, and
-    logged. A file that is cut off is read as far as it goes. Raises `InputError` that names `field`;
+    logged. A file that is cut off is read as far as it goes. Raises `InputError` that names `input_audio`;
     `continuation_start` when the window begins past the end of the clip, `continuation_end` when it ends by its start.
     """
     if not (path.is_file() and os.access(path, os.R_OK)):  # a pipe or a device would block, or never end
-        raise InputError(field, "the file cannot be read.", "Send it again.")
+        raise InputError(FIELD, "the file cannot be read.", "Send it again.")
     # Opened once: what is sniffed is what is decoded, whatever happens to the name meanwhile.
     with path.open("rb", buffering=0) as file:
         n_bytes = os.fstat(file.fileno()).st_size
         if n_bytes == 0:
-            raise InputError(field, "the file is empty.", _SUPPORTED)
+            raise InputError(FIELD, "the file is empty.", _SUPPORTED)
         if n_bytes > limits.file_bytes:
             problem = f"the file has {n_bytes / 1e6:.1f} MB; the limit is {limits.file_bytes / 1e6:g} MB."
-            raise InputError(field, problem, "Cut it, or send it as mp3.")
+            raise InputError(FIELD, problem, "Cut it, or send it as mp3.")
         container = container_of(file)
         if container is None:
             problem = "the file is not audio in a format that can be read (its name is not looked at)."
-            raise InputError(field, problem, _SUPPORTED)
-        with closing(_decoder_output(file, container, field, limits)) as chunks:
-            sample_rate, n_channels, data = _au_stream(chunks, field)
-            return _window(data, sample_rate, n_channels, start_s, end_s, field, limits)
+            raise InputError(FIELD, problem, _SUPPORTED)
+        with closing(_decoder_output(file, container, limits)) as chunks:
+            sample_rate, n_channels, data = _au_stream(chunks)
+            return _window(data, sample_rate, n_channels, start_s, end_s, limits)
 
 
-def _decoder_output(file: BinaryIO, container: str, field: str, limits: Limits) -> Generator[bytes]:
+def _decoder_output(file: BinaryIO, container: str, limits: Limits) -> Generator[bytes]:
     """ffmpeg's output, an AU stream of big-endian float32, piece by piece. Closing the generator kills the child."""
     file.seek(0)  # where /dev/fd/0 is a duplicate instead of opening the file anew, it shares the position
     command = [ffmpeg_path(), "-nostdin", "-v", "quiet", "-max_alloc", str(limits.memory_bytes // 4)]
@@ -141,12 +135,12 @@ def _decoder_output(file: BinaryIO, container: str, field: str, limits: Limits) 
                     break
                 yield chunk
             else:
-                raise InputError(field, f"decoding took longer than {limits.wall_s:g} s.", "Send a plain wav or mp3.")
+                raise InputError(FIELD, f"decoding took longer than {limits.wall_s:g} s.", "Send a plain wav or mp3.")
         with suppress(subprocess.TimeoutExpired):
             child.wait(timeout=1)
         # An error code alone is no failure: ffmpeg returns one, too, after playing all that a damaged file holds.
         if (child.returncode or 0) < 0:
-            raise InputError(field, "decoding took too much memory or time.", "Send a plain wav or mp3.")
+            raise InputError(FIELD, "decoding took too much memory or time.", "Send a plain wav or mp3.")
     finally:
         child.kill()
         child.stdout.close()
@@ -176,17 +170,17 @@ def _confine(pid: int, limits: Limits) -> None:
             resource.prlimit(pid, kind, (value, value))
 
 
-def _au_stream(chunks: Iterator[bytes], field: str) -> tuple[int, int, Iterator[bytes]]:
+def _au_stream(chunks: Iterator[bytes]) -> tuple[int, int, Iterator[bytes]]:
     """Sample rate, channels and data of an AU stream: magic, data offset, size, encoding, rate, channels, a comment."""
     head = bytearray()
     while len(head) < 24 or len(head) < struct.unpack_from(">I", head, 4)[0]:
         chunk = next(chunks, b"")
         if not chunk:
-            raise InputError(field, "the file holds no audio that can be decoded.", _SUPPORTED)
+            raise InputError(FIELD, "the file holds no audio that can be decoded.", _SUPPORTED)
         head += chunk
     data_offset, _, _, sample_rate, n_channels = struct.unpack_from(">5I", head, 4)
     if not 1_000 <= sample_rate <= 768_000:
-        raise InputError(field, f"the sample rate, {sample_rate} Hz, is not between 1 and 768 kHz.", "Resample it.")
+        raise InputError(FIELD, f"the sample rate, {sample_rate} Hz, is not between 1 and 768 kHz.", "Resample it.")
     return sample_rate, n_channels, chain([bytes(head[data_offset:])], chunks)
 
 
@@ -196,7 +190,6 @@ def _window(
     n_channels: int,
     start_s: float,
     end_s: float | None,
-    field: str,
     limits: Limits,
 ) -> Clip:
     """Cut [start_s, end_s) out of big-endian float32 frames as they arrive; reading stops at the end of the window."""
@@ -216,22 +209,22 @@ def _window(
             break
         if seen > limits.clip_s * sample_rate * frame_bytes:
             problem = f"the clip is longer than {limits.clip_s / 60:g} minutes."
-            raise InputError(field, problem, "Cut it, or choose an earlier continuation_end.")
+            raise InputError(FIELD, problem, "Cut it, or choose an earlier continuation_end.")
         if len(window) > limits.window_bytes:
             problem = f"the window holds more than {limits.window_bytes / 1e6:g} MB of samples."
-            raise InputError(field, problem, "Choose a shorter one with continuation_start and continuation_end.")
+            raise InputError(FIELD, problem, "Choose a shorter one with continuation_start and continuation_end.")
     clip_s = seen / frame_bytes / sample_rate
     if not seen:
-        raise InputError(field, "the file holds no audio that can be decoded.", _SUPPORTED)
+        raise InputError(FIELD, "the file holds no audio that can be decoded.", _SUPPORTED)
     if first >= seen:
         problem = f"{start_s:g} s is not before the end of the clip, which lasts {clip_s:.2f} s."
         raise InputError("continuation_start", problem, "Choose an earlier start.")
     if end_s is not None and seen < last:
         log.warning("continuation_end, %g s, is past the end of the clip: using its end, %.2f s.", end_s, clip_s)
-    return Clip(_samples(window, n_channels, field, limits), sample_rate)
+    return Clip(_samples(window, n_channels, limits), sample_rate)
 
 
-def _samples(window: bytearray, n_channels: int, field: str, limits: Limits) -> Tensor:
+def _samples(window: bytearray, n_channels: int, limits: Limits) -> Tensor:
     """Whole frames of big-endian float32 as samples [C, N]."""
     n_frames = len(window) // (4 * n_channels)
     frames = np.frombuffer(window, ">f4", count=n_frames * n_channels).reshape(n_frames, n_channels)
@@ -240,5 +233,5 @@ def _samples(window: bytearray, n_channels: int, field: str, limits: Limits) -> 
     # be a click in music that is broken anyway: say so. The comparison is false for NaN and infinity too.
     if not samples.abs().max().item() <= limits.largest_sample:
         problem = "the file has samples that are not numbers, or are far outside ±1, the full scale of float audio."
-        raise InputError(field, problem, "Export it again, as 16- or 24-bit wav.")
+        raise InputError(FIELD, problem, "Export it again, as 16- or 24-bit wav.")
     return samples

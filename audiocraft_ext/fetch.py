@@ -11,7 +11,7 @@ from typing import Any
 import requests
 import urllib3
 
-from audiocraft_ext.decode import Limits
+from audiocraft_ext.decode import FIELD, Limits
 from audiocraft_ext.errors import InputError
 from audiocraft_ext.progress import Progress
 
@@ -19,13 +19,11 @@ TIMEOUT_S = 120.0
 _CHUNK_BYTES = 1 << 16
 
 
-def fetch(
-    source: Any, path: Path, progress: Progress, *, field: str = "input_audio", limits: Limits = Limits()
-) -> None:
+def fetch(source: Any, path: Path, progress: Progress, *, limits: Limits = Limits()) -> None:
     """Writes all that ``source`` holds to ``path``, and closes it.
 
-    Raises ``InputError`` that names ``field`` where it cannot be read, is too large or too slow, and ``Cancelled`` at
-    the next piece after ``progress.stop()``.
+    Raises ``InputError`` that names ``input_audio`` where it cannot be read, is too large or too slow, and ``Cancelled``
+    at the next piece after ``progress.stop()``.
     """
     deadline, n_bytes = time.monotonic() + TIMEOUT_S, 0
     try:
@@ -35,11 +33,11 @@ def fetch(
                 n_bytes += file.write(chunk)
                 if n_bytes > limits.file_bytes:
                     problem = f"the file has more than {limits.file_bytes / 1e6:g} MB."
-                    raise InputError(field, problem, "Cut it, or send it as mp3.")
+                    raise InputError(FIELD, problem, "Cut it, or send it as mp3.")
                 if time.monotonic() > deadline:
                     problem = f"its URL took longer than {TIMEOUT_S:g} s."
-                    raise InputError(field, problem, "Put it where it can be fetched faster.")
+                    raise InputError(FIELD, problem, "Put it where it can be fetched faster.")
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
         response = getattr(error, "response", None)
         problem = "cannot be fetched" if response is None else f"answers {response.status_code} {response.reason}"
-        raise InputError(field, f"its URL {problem}.", "Check that it opens elsewhere.") from error
+        raise InputError(FIELD, f"its URL {problem}.", "Check that it opens elsewhere.") from error

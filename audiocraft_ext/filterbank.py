@@ -71,7 +71,7 @@ class FilterBank:
 
 
 def _fft_size(reach: int) -> int:
-    """At which most of what is computed counts, of a filter that reaches so far."""
+    """A size of FFT of which a filter of this reach wastes little on overlap."""
     return max(_SHORTEST_FFT, 1 << (2 * reach).bit_length())
 
 

@@ -82,7 +82,7 @@ class Progress:
 
 
 class Silent(Progress):
-    """That of music which nobody asked for: it can be stopped, and writes nothing."""
+    """That of the server's own trial clips: it can be stopped, and writes nothing."""
 
     def reach(self, n: int, total: int, unit: str = "frame") -> None:
         self.check()

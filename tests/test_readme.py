@@ -1,8 +1,9 @@
-"""The README's ``bash`` snippets, run as written (``console`` ones need Docker, a network or files of your own)."""
+"""The README's ``bash`` and ``python`` snippets, run as written; ``console`` ones need Docker, a network or a fine-tune."""
 
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import httpx
@@ -10,7 +11,10 @@ import pytest
 import soundfile
 
 ROOT = Path(__file__).parents[1]
-SNIPPETS = re.findall(r"^```bash\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+README = (ROOT / "README.md").read_text()
+SNIPPETS, PYTHON = (
+    re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE) for language in ("bash", "python")
+)
 
 
 @pytest.fixture
@@ -44,3 +48,11 @@ def test_the_server_s_snippet_works_as_written(server: httpx.Client, clone: Path
     printed = run(snippet.replace("http://127.0.0.1:5000", str(server.base_url).rstrip("/")), clone)
     assert printed.startswith("succeeded")
     assert soundfile.info(clone / "electro.wav").duration == 4
+
+
+def test_the_python_client_works_as_written(server: httpx.Client, clone: Path) -> None:
+    (snippet,) = PYTHON
+    soundfile.write(clone / "techno.wav", [0.1, -0.1] * 32000, 32000)
+    (clone / "client.py").write_text(snippet.replace("http://127.0.0.1:5000", str(server.base_url).rstrip("/")))
+    run(f"{sys.executable} client.py", clone)
+    assert soundfile.info(clone / "followed.wav").duration == 8

@@ -4,11 +4,11 @@ import os
 from pathlib import Path
 
 from audiocraft_ext.checkpoint import source
-from audiocraft_ext.checkpoint.formats import model_type_of
+from audiocraft_ext.checkpoint.formats import CODEC_TYPES, model_type_of
 from audiocraft_ext.errors import CheckpointError
 
 # What config.json says of a model that is a part of others.
-_PARTS = ("t5", "encodec", "dac")
+_PARTS = ("t5", *CODEC_TYPES)
 
 
 def chosen_weights(weights: str | None) -> str:

@@ -112,7 +112,7 @@ def _persist(session: requests.Session, url: str, sha256: str | None, folder: Pa
 
 
 def _attempt(session: requests.Session, url: str, sha256: str | None, folder: Path) -> Path:
-    """Asks for the whole file, since a signed URL may not allow HEAD; of a file that is there, or begun, reads none."""
+    """Asks for the whole file, since a signed URL may not allow HEAD, and reads none of it if it is there or begun."""
     with _answer(session, url) as response:
         version = _version(response)
         final = folder / (sha256 or _digest(version)) / _file_name(url)

@@ -42,6 +42,8 @@ _CONFIG_CLASSES: list[Any] = [
     int,
     defaultdict,
 ]
+# The model types of Hugging Face's codecs.
+CODEC_TYPES = ("encodec", "dac")
 _LM_KEY = "emb.0.weight"
 _ADAPTER = "adapter_config.json"
 _READABLE = (
@@ -201,7 +203,7 @@ def _read_audiocraft(path: Path) -> Contents:
 def _transformers_codec_in(folders: list[Path]) -> TransformersFile | None:
     """The first that is a folder with Hugging Face's EnCodec or DAC."""
     for folder in folders:
-        if model_type_of(folder) in ("encodec", "dac"):
+        if model_type_of(folder) in CODEC_TYPES:
             return TransformersFile(_json(folder / "config.json"), huggingface.read_weights(folder), folder)
     return None
 

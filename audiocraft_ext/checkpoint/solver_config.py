@@ -12,9 +12,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from audiocraft_ext.errors import CheckpointError
 
-# A config may refer to its own keys, and to nothing of whoever loads it: what it says ends up in messages and logs.
-OmegaConf.clear_resolver("oc.env")
-
 _LONGEST_TEXT = 1 << 20  # MusicGen's have 20 kB
 _Parser: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -25,6 +22,8 @@ def read(stored: Any) -> DictConfig:
     Raises ``CheckpointError`` for text that is no YAML, is no mapping, or has aliases: a few of them, nested, can stand
     for more than fits any memory.
     """
+    # A config may refer to its own keys, and to nothing of whoever loads it: what it says ends up in messages and logs.
+    OmegaConf.clear_resolver("oc.env")
     try:
         if isinstance(stored, str):
             if len(stored) > _LONGEST_TEXT:

@@ -1,4 +1,4 @@
-"""Tokens for many jobs at once: continuous batching of the decoder over slots. Torch only.
+"""Tokens for many jobs at once: continuous batching of the decoder over slots.
 
 It knows nothing of audiocraft, audio, text or cog. A thread of the engine's own admits jobs, feeds their prompts piece
 by piece between the steps of the others, and advances all of them together, one pattern step at a time.

@@ -205,7 +205,7 @@ class Code(ir.IRBuilder):
         return self.call_of(f"llvm.fma.v{LANES}f32", a, b, c)
 
     def larger(self, a: Value, b: Value) -> Value:
-        """The larger of two fp32 numbers, or lane by lane of two vectors of any length; the other one of a NaN."""
+        """The larger of two fp32 numbers, or lane by lane of two vectors of any length; if one is NaN, the other."""
         length = f"v{a.type.count}" if isinstance(a.type, ir.VectorType) else ""
         return self.call_of(f"llvm.maxnum.{length}f32", a, b)
 

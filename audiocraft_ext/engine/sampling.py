@@ -29,7 +29,7 @@ def noise(seed: int, first_step: int, n_steps: int, n_codebooks: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How each job's [J] tokens are drawn: temperature 0 is greedy, top_k 0 off; top_p 0 is off, else top_k is."""
+    """How each job's [J] tokens are drawn. Temperature 0 is greedy; top_p and top_k of 0 are off, and top_p comes first."""
 
     temperature: Tensor
     top_k: Tensor
