@@ -22,8 +22,8 @@ _CHUNK_BYTES = 1 << 16
 def fetch(source: Any, path: Path, progress: Progress, *, limits: Limits = Limits()) -> None:
     """Writes all that ``source`` holds to ``path``, and closes it.
 
-    Raises ``InputError`` that names ``input_audio`` where it cannot be read, is too large or too slow, and ``Cancelled``
-    at the next piece after ``progress.stop()``.
+    Raises ``InputError`` that names ``input_audio`` where it cannot be read, is too large or too slow, ``Cancelled`` at
+    the next piece after ``progress.stop()``.
     """
     deadline, n_bytes = time.monotonic() + TIMEOUT_S, 0
     try:

@@ -20,10 +20,10 @@ MAX_GUIDANCE = 100
 # A text encoder's attention grows with the square of its input; the longest prompts seen in use have some 500 letters.
 MAX_PROMPT_CHARACTERS = 4000
 DEFAULT_MAX_DURATION_S = 300
-# Beyond these nothing changes in what is drawn: always the likeliest token, or all alike. But the engine has no such
-# share of a whole, so that a top_p would end as 0, which is off; and float32 has no such temperature.
+# Beyond these nothing changes in what is drawn: always the likeliest token, or all alike. But float32 has no such
+# numbers, and the engine no such share of a whole: a top_p would end as 0, and that is off.
 MIN_TOP_P = 1e-6
-MAX_TEMPERATURE = 1e30
+MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-30, 1e30
 
 Number = TypeVar("Number", int, float)
 
@@ -101,7 +101,7 @@ class Request:
             top_p=_zero_or(_in_range("top_p", top_p, 0, 1, "0 turns it off."), MIN_TOP_P, 1),
             temperature=_zero_or(
                 _in_range("temperature", temperature, 0, None, "0 always takes the likeliest token."),
-                0,
+                MIN_TEMPERATURE,
                 MAX_TEMPERATURE,
             ),
             classifier_free_guidance=_in_range(

@@ -1,4 +1,4 @@
-"""The README's ``bash`` and ``python`` snippets, run as written; ``console`` ones need Docker, a network or a fine-tune."""
+"""The README's ``bash`` and ``python`` snippets, run as written (``console`` ones need Docker or a network)."""
 
 import re
 import shutil

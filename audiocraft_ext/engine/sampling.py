@@ -29,7 +29,7 @@ def noise(seed: int, first_step: int, n_steps: int, n_codebooks: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How each job's [J] tokens are drawn. Temperature 0 is greedy; top_p and top_k of 0 are off, and top_p comes first."""
+    """How each job's [J] tokens are drawn: temperature 0 is greedy, top_p and top_k are off at 0, top_p comes first."""
 
     temperature: Tensor
     top_k: Tensor
