@@ -137,6 +137,8 @@ with _standing_in():
     )
     from transformers.utils import logging as transformers_logging
 
+# Tests and benchmarks alone ask for DiffusionProcess, MultiBandDiffusion, InterleaveStereoCompressionModel and the
+# sample_top_*: oracles and peers come in by this door too.
 __all__ = [
     "AutoTokenizer",
     "BaseConditioner",

@@ -25,3 +25,12 @@ def test_the_image_s_ffmpeg_is_the_pinned_one() -> None:
     """What strangers send is parsed by it: no other is installed beside it (``decode.ffmpeg_path``)."""
     assert any(line.startswith("imageio-ffmpeg==") for line in PINNED)
     assert not OmegaConf.select(OmegaConf.load(ROOT / "cog.yaml"), "build.system_packages")
+
+
+def test_versions_that_are_written_in_several_places_are_the_same() -> None:
+    cog = next(line.partition("==")[2] for line in PINNED if line.startswith("cog=="))
+    assert OmegaConf.load(ROOT / "cog.yaml").build.sdk_version == cog
+    for script in ("schema", "install-cog"):
+        assert f"version={cog}\n" in (ROOT / "script" / script).read_text()
+    asked_for = (re.findall(r"audiocraft==([\w.]+)", (ROOT / name).read_text()) for name in ("Makefile", "cog.yaml"))
+    assert len({version for versions in asked_for for version in versions}) == 1

@@ -55,12 +55,10 @@ def public_name(name: str | None, codec: CompressionModel) -> str | None:
 
     A Hugging Face checkpoint and many an export hold the weights of ``facebook/encodec_32khz`` and not its name.
     """
-    is_metas = name is None and codec.cardinality == _ENCODEC_32KHZ[3] and _sizes(codec) == _ENCODEC_32KHZ
-    return parts.DIFFUSION_CODEC if is_metas else name
-
-
-def _sizes(codec: CompressionModel) -> tuple[float, ...]:
-    return codec.sample_rate, codec.frame_rate, codec.total_codebooks, codec.cardinality, latent_width(codec)
+    if name is not None:
+        return name
+    sizes = codec.sample_rate, codec.frame_rate, codec.total_codebooks, codec.cardinality, latent_width(codec)
+    return parts.DIFFUSION_CODEC if sizes == _ENCODEC_32KHZ else None
 
 
 @torch.inference_mode()

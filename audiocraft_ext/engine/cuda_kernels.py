@@ -12,8 +12,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Positions that one program reads, and how many of them at a time. Every program of the longest cache is launched, and
-# ends at once where its row is shorter: so few of them. Not tuned yet, for want of a GPU.
+# Positions that one program reads, and how many of them at a time. There is a program for each part of the longest row
+# that the cache can hold, and all of them are launched at every step, to end at once where their row is shorter: few
+# and large parts cost the least. Not tuned yet, for want of a GPU.
 SPLIT, TILE = 256, 64
 MAX_MATMUL_ROWS = 64
 

@@ -56,7 +56,7 @@ class Int8:
 
     @staticmethod
     def can_multiply(weight: Tensor) -> bool:
-        """Whether torch's product takes a weight [out, in]: of other inputs than sixteens it reads beyond the end."""
+        """Whether torch's product takes a weight [out, in]: where `in` is no multiple of 16 it reads beyond the end."""
         return weight.shape[1] % 16 == 0
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
