@@ -272,4 +272,14 @@ def _fitting_slots(lm: LMModel, settings: Settings, n_positions: int, device: to
     free, _ = torch.cuda.mem_get_info(device)
     free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # what torch keeps for itself
     slot = ROWS_PER_SLOT * row_bytes(len(lm.transformer.layers), lm.dim, n_positions, dtype)
-    return max(1, min(settings.n_slots, int(_MEMORY_SHARE * free) // slot))
+    return slots_in(int(_MEMORY_SHARE * free), slot, settings.n_slots)
+
+
+def slots_in(n_bytes: int, slot_bytes: int, n_wished: int) -> int:
+    """As many slots as are wished for, or the largest power of two of them that fits; at least one.
+
+    How a product adds up may follow its number of rows: with a little more or less memory at the next start, the same
+    seed is to give the same file.
+    """
+    n_fitting = max(1, n_bytes // slot_bytes)
+    return n_wished if n_wished <= n_fitting else 1 << (n_fitting.bit_length() - 1)

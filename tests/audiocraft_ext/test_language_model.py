@@ -13,7 +13,7 @@ from audiocraft_ext.checkpoint import Checkpoint, load
 from audiocraft_ext.engine.attention import Prefill, Span
 from audiocraft_ext.engine.sampling import noise
 from audiocraft_ext.errors import InputError
-from audiocraft_ext.language_model import EngineLanguageModel, Settings, UpstreamLanguageModel, make
+from audiocraft_ext.language_model import EngineLanguageModel, Settings, UpstreamLanguageModel, make, slots_in
 from audiocraft_ext.lm_weights import unsupported
 from audiocraft_ext.progress import Progress
 from audiocraft_ext.upstream import ConditioningAttributes, MusicGen
@@ -191,3 +191,10 @@ def test_what_the_engine_cannot_run_is_left_to_audiocraft(
     monkeypatch.setattr(lm.pattern_provider, "flatten_first", 1)
     assert isinstance(make(lm, 100, Settings()), UpstreamLanguageModel)
     assert "audiocraft's own decoding loop: its codebook pattern is not the delay pattern" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "n_wished", "n_slots"), [(0, 16, 1), (99, 1, 1), (750, 16, 4), (799, 16, 4), (800, 16, 8), (900, 5, 5)]
+)
+def test_a_little_more_or_less_memory_leaves_the_number_of_slots(n_bytes: int, n_wished: int, n_slots: int) -> None:
+    assert slots_in(n_bytes, 100, n_wished) == n_slots
