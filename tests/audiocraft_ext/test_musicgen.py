@@ -2,6 +2,7 @@
 
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -9,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from audiocraft_ext import memory
 from audiocraft_ext.audio import Clip
 from audiocraft_ext.checkpoint import Checkpoint
 from audiocraft_ext.errors import Cancelled, InputError
-from audiocraft_ext.language_model import EngineName, Settings
+from audiocraft_ext.language_model import EngineLanguageModel, EngineName, Settings
 from audiocraft_ext.musicgen import Model
 from audiocraft_ext.progress import Progress
 from audiocraft_ext.request import Request
@@ -224,3 +226,17 @@ def test_a_request_that_waits_for_its_turn_can_be_stopped(tiny_checkpoint: TinyC
         progress.stop()
         thread.join(timeout=2)
         assert not thread.is_alive()
+
+
+def test_a_model_that_was_closed_is_gone_once_it_is_collected(tiny_checkpoint: TinyCheckpoint) -> None:
+    """Another is loaded next, and both at once may not fit."""
+    model = model_of(tiny_checkpoint("text"))
+    with pytest.raises(InputError):
+        model.generate(Request(prompt="", duration=1, multi_band_diffusion=True), None, Progress())
+    model.generate(Request(prompt="", duration=1), None, Progress())
+    assert isinstance(model._lm, EngineLanguageModel)
+    decoder = weakref.ref(model._lm.engine.decoder)
+    model.close()
+    del model
+    memory.collect()
+    assert decoder() is None
