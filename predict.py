@@ -8,6 +8,7 @@ import asyncio
 import contextvars
 import logging
 import os
+import sys
 import tempfile
 import time
 import uuid
@@ -38,6 +39,10 @@ NOTABLE_QUEUE_S = 0.5
 # Where cog makes two folders for each prediction, which it leaves.
 COG_FOLDER = Path("/tmp/coglet/predictions")
 COG_ID = "_coglet_prediction_id"
+# How long a thread may compute in Python before another has its turn. A decoding step lets others have theirs at each
+# of its operations, and then waits this long where one computes: with Python's own 5 ms, decoding took sixty times as
+# long or more beside it (benchmarks/LOG.md).
+SWITCH_INTERVAL_S = 1e-4
 # How long a cancelled prediction keeps its slot while it ends. What takes longer, an ffmpeg that hangs or a URL that
 # sends nothing, ends without it.
 CANCEL_S = 0.8
@@ -55,6 +60,7 @@ class Predictor(BasePredictor):
     def setup(self, weights: Optional[str] = None) -> None:
         """Loads the checkpoint: ``weights`` (a path, https URL or hub id), else what ``chosen_weights`` chooses."""
         logging.basicConfig(format="%(message)s")
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
         start = time.perf_counter()
         switches = Switches.read(MAX_CONCURRENCY)
         self.max_duration_s = switches.max_duration_s

@@ -46,6 +46,10 @@ def files(predictor: Predictor) -> list[Path]:
     return list(Path(predictor.outputs.name).iterdir())
 
 
+def test_a_thread_that_computes_in_python_is_made_to_give_others_their_turn(predictor: Predictor) -> None:
+    assert sys.getswitchinterval() == pytest.approx(predict.SWITCH_INTERVAL_S)
+
+
 def test_an_output_is_deleted_after_cog_has_read_it(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(predict, "KEEP_OUTPUT_S", 0.3)
 
