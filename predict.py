@@ -40,8 +40,8 @@ NOTABLE_QUEUE_S = 0.5
 COG_FOLDER = Path("/tmp/coglet/predictions")
 COG_ID = "_coglet_prediction_id"
 # How long a thread may compute in Python before another has its turn. A decoding step lets others have theirs at each
-# of its operations, and then waits this long where one computes: with Python's own 5 ms, decoding took sixty times as
-# long or more beside it (benchmarks/LOG.md).
+# of its operations, and then waits this long where one computes: with Python's own 5 ms, decoding took some sixty to a
+# hundred times as long beside it (benchmarks/LOG.md).
 SWITCH_INTERVAL_S = 1e-4
 # How long a cancelled prediction keeps its slot while it ends. What takes longer, an ffmpeg that hangs or a URL that
 # sends nothing, ends without it.

@@ -35,7 +35,6 @@ _log = logging.getLogger(__name__)
 
 # What conditions may add before the codes, beside a melody of the window's length: a prompt of some 400 words.
 _TEXT_POSITIONS = 512
-_LOCK_POLL_S = 0.1
 # The rest is for the codec, the text encoder and what a long prompt takes.
 _MEMORY_SHARE = 0.6
 
@@ -116,12 +115,8 @@ class _UpstreamRequestLM(RequestLM):
         self._lock = model.lock
 
     def _make(self, prompt: Any, conditions: Any, count: Any, **sampling: Any) -> Tensor:
-        while not self._lock.acquire(timeout=_LOCK_POLL_S):
-            self.progress.check()
-        try:
+        with self.progress.holding(self._lock):
             return self._lm.generate(prompt, conditions, callback=count, **sampling)
-        finally:
-            self._lock.release()
 
 
 @dataclass(frozen=True)
@@ -232,14 +227,10 @@ class _EngineRequestLM(RequestLM):
         if is_guided:
             conditions = conditions + ClassifierFreeGuidanceDropout(p=1.0)(conditions)
         lm = self._lm
-        while not self._model.lock.acquire(timeout=_LOCK_POLL_S):
-            self.progress.check()
-        try:
+        with self.progress.holding(self._model.lock):
             states = lm.condition_provider(lm.condition_provider.tokenize(conditions))
             nothing = torch.zeros(len(conditions), 0, lm.dim, device=self._model.engine.device)
             prefix, cross = lm.fuser(nothing, states)
-        finally:
-            self._model.lock.release()
         return prefix, cross
 
 

@@ -30,7 +30,6 @@ from audiocraft_ext.upstream import ConditioningAttributes, MusicGen, drawing_fr
 _GREEDY_BELOW = 1e-4
 # The share of its window by which audiocraft moves on when it generates more: 18 of 30 s.
 _STRIDE_SHARE = 0.6
-_LOCK_POLL_S = 0.1
 
 
 class Model:
@@ -116,17 +115,14 @@ class Model:
 
     def _diffusion_decoder(self, progress: Progress) -> DiffusionDecoder:
         """Loaded at its first use, kept after."""
-        while not self._diffusion_lock.acquire(timeout=_LOCK_POLL_S):
-            progress.check()
-        try:
-            if self._diffusion is None:
-                self._diffusion = DiffusionDecoder.load(self.checkpoint, self._is_fast)
-            return self._diffusion
-        except CheckpointError as error:
-            problem = f"true, and it cannot be had here. {error}"
-            raise InputError("multi_band_diffusion", problem, "Or set it to false.") from error
-        finally:
-            self._diffusion_lock.release()
+        with progress.holding(self._diffusion_lock):
+            try:
+                if self._diffusion is None:
+                    self._diffusion = DiffusionDecoder.load(self.checkpoint, self._is_fast)
+                return self._diffusion
+            except CheckpointError as error:
+                problem = f"true, and it cannot be had here. {error}"
+                raise InputError("multi_band_diffusion", problem, "Or set it to false.") from error
 
 
 def load(

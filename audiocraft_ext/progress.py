@@ -8,12 +8,15 @@ import contextvars
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from tqdm import tqdm
 
 from audiocraft_ext.errors import Cancelled
 
 _LINE_EVERY_S = 2.0
+_LOCK_POLL_S = 0.1
 
 
 class _Line:
@@ -69,6 +72,16 @@ class Progress:
         """Raises ``Cancelled`` once ``stop`` was called."""
         if self._stopped.is_set():
             raise Cancelled
+
+    @contextmanager
+    def holding(self, lock: threading.Lock) -> Iterator[None]:
+        """Within, the lock is held; who waits for it is still stopped. Raises ``Cancelled``."""
+        while not lock.acquire(timeout=_LOCK_POLL_S):
+            self.check()
+        try:
+            yield
+        finally:
+            lock.release()
 
     def reach(self, n: int, total: int, unit: str = "frame") -> None:
         """``n`` of ``total`` are made; a line is written every two seconds at most. Raises ``Cancelled``."""

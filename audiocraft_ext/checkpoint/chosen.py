@@ -1,4 +1,4 @@
-"""Which checkpoint is loaded where none is asked for. Knows what lies in ``weights/``, and opens nothing of it."""
+"""Which checkpoint is loaded where none is asked for. Knows what lies in ``weights/``, and opens no weights."""
 
 import os
 from pathlib import Path

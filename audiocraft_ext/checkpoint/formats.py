@@ -19,7 +19,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from omegaconf import DictConfig, ListConfig
@@ -77,7 +77,7 @@ class TransformersFile:
     config: dict[str, Any]
     state: State
     folder: Path
-    pretrained: None = None  # it brings its weights, and says no name
+    pretrained: ClassVar[None] = None  # it brings its weights, and says no name
 
 
 @dataclass(frozen=True)

@@ -93,9 +93,9 @@ def merge_adapter(base: State, adapter: State, settings: dict[str, Any]) -> Stat
         if name not in base or up_key not in adapter:
             raise CheckpointError(f"The adapter changes {name}, which its base model does not have.")
         # An embedding's factors are those of its transpose.
-        factors, is_turned = (adapter[up_key], down), "embedding" in key
-        _refuse_other_sizes(name, base[name].T if is_turned else base[name], *factors)
-        delta = factors[0].float() @ down.float() * _scale(settings, found[1], rank=down.shape[0])
+        up, is_turned = adapter[up_key], "embedding" in key
+        _refuse_other_sizes(name, base[name].T if is_turned else base[name], up, down)
+        delta = up.float() @ down.float() * _scale(settings, found[1], rank=down.shape[0])
         merged[name] = base[name].float() + (delta.T if is_turned else delta)
         used |= {key, up_key}
     for key in adapter.keys() - used:
@@ -112,9 +112,9 @@ def merge_adapter(base: State, adapter: State, settings: dict[str, Any]) -> Stat
 def _refuse_other_sizes(name: str, weight: Tensor, up: Tensor, down: Tensor) -> None:
     is_pair = up.dim() == down.dim() == 2 and up.shape[1] == down.shape[0]
     if not is_pair or (up.shape[0], down.shape[1]) != weight.shape:
-        factors, whole = (" and ".join(str(tuple(part.shape)) for part in parts) for parts in ((up, down), (weight,)))
         raise CheckpointError(
-            f"The adapter is of another base model: its factors of {name} are {factors}, and the weight is {whole}."
+            f"The adapter is of another base model: its factors of {name} are {tuple(up.shape)} and "
+            f"{tuple(down.shape)}, and the weight is {tuple(weight.shape)}."
         )
 
 

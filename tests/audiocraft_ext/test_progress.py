@@ -95,3 +95,14 @@ def test_what_nobody_asked_for_writes_nothing_and_can_be_stopped(capsys: pytest.
     with pytest.raises(Cancelled):
         progress.reach(50, 50)
     assert capsys.readouterr().err == ""
+
+
+def test_who_waits_for_a_lock_can_be_stopped_and_who_held_it_gives_it_back() -> None:
+    progress, lock = Progress(), threading.Lock()
+    with pytest.raises(KeyError), progress.holding(lock):
+        raise KeyError
+    with lock:
+        threading.Timer(0.1, progress.stop).start()
+        with pytest.raises(Cancelled), progress.holding(lock):
+            pass
+    assert not lock.locked()
