@@ -184,9 +184,19 @@ class Code(ir.IRBuilder):
         self.store(first, place)
         return place
 
+    def room(self, kind: Type, n: int) -> Value:
+        """A place for ``n`` values, on the stack."""
+        with self.goto_entry_block():
+            return self.alloca(kind, n)
+
     def get(self, place: Value, kind: Type = F32S) -> Value:
         """What a variable holds."""
         return super().load(place, typ=kind)
+
+    def copy(self, places: list[Value], others: list[Value], kind: Type) -> None:
+        """What some variables hold becomes what others hold."""
+        for place, other in zip(places, others, strict=True):
+            self.store(self.get(place, kind), other)
 
     def call_of(self, name: str, *arguments: Value, kind: Type | None = None) -> Value:
         """One of LLVM's own functions, or of OpenMP's."""
@@ -197,22 +207,29 @@ class Code(ir.IRBuilder):
         return self.call(function, arguments)
 
     def ask_for(self, place: Value) -> None:
-        """Has the memory send what is there, for later."""
-        self.call_of("llvm.prefetch.p0", place, I32(0), I32(3), I32(1), kind=ir.VoidType())
+        """Has the memory send what is there, for later: to the second-level cache, where more can be on its way."""
+        self.call_of("llvm.prefetch.p0", place, I32(0), I32(2), I32(1), kind=ir.VoidType())
 
     def fused(self, a: Value, b: Value, c: Value) -> Value:
         """a b + c, rounded once."""
         return self.call_of(f"llvm.fma.v{LANES}f32", a, b, c)
 
+    def smaller(self, a: Value, b: Value) -> Value:
+        """The smaller of two signed integers."""
+        return self.select(self.icmp_signed("<", a, b), a, b)
+
     def larger(self, a: Value, b: Value) -> Value:
-        """The larger of two fp32 numbers, or lane by lane of two vectors of any length; if one is NaN, the other."""
-        length = f"v{a.type.count}" if isinstance(a.type, ir.VectorType) else ""
-        return self.call_of(f"llvm.maxnum.{length}f32", a, b)
+        """The larger of two fp32 numbers, or lane by lane of two vectors; if one is NaN, the second."""
+        return self.select(self.fcmp_ordered(">", a, b), a, b)
 
     def rounded(self, numbers: Value) -> Value:
-        """The nearest 32-bit integers, of two the even one."""
-        whole = self.call_of(f"llvm.rint.v{LANES}f32", numbers)
-        return self.call_of(f"llvm.fptosi.sat.v{LANES}i32.v{LANES}f32", whole, kind=I32S)
+        """The nearest 32-bit integers, of two the even one, of numbers below 2^22 in size; any of what is NaN.
+
+        As the last digits of a sum whose first ones are known: LLVM takes its own conversion, which minds NaN, number
+        by number.
+        """
+        first_digits = self.all(1.5 * 2**23)
+        return self.sub(*(self.bitcast(n, I32S) for n in (self.fadd(numbers, first_digits), first_digits)))
 
     def paired(self, a: Value, b: Value) -> Value:
         """The products of two vectors of twice ``LANES`` short integers, pairs of neighbours added up, in 32 bits."""
@@ -227,9 +244,9 @@ class Code(ir.IRBuilder):
         lone = self.insert_element(F32S(ir.Undefined), value, I32(0))
         return self.lanes_of(lone, [0] * LANES)
 
-    def lanes_of(self, vector: Value, lanes: list[int]) -> Value:
-        """A vector of these lanes of another."""
-        return self.shuffle_vector(vector, vector, ir.VectorType(I32, len(lanes))(lanes))
+    def lanes_of(self, vector: Value, lanes: list[int], behind: Value | None = None) -> Value:
+        """A vector of these lanes of another, or of two, one behind the other."""
+        return self.shuffle_vector(vector, behind or vector, ir.VectorType(I32, len(lanes))(lanes))
 
     def halved(self, lanes: Value, join: Callable[[Value, Value], Value]) -> Value:
         """One number of a vector: its halves are joined until one is left."""
@@ -240,10 +257,20 @@ class Code(ir.IRBuilder):
         return self.extract_element(lanes, I32(0))
 
     def added_up(self, lanes: Value) -> Value:
-        """The sum of a vector as an fp32 number; of integers, exact before it becomes one."""
-        if lanes.type == I32S:
-            return self.sitofp(self.halved(self.sext(lanes, I64S), self.add), F32)
+        """The sum of a vector of fp32 numbers."""
         return self.halved(lanes, self.fadd)
+
+    def all_added_up(self, vectors: list[Value]) -> Value:
+        """A vector of the sums of up to ``LANES`` vectors, each added up in the order of ``added_up``."""
+        n = LANES
+        while n > 1:
+            n //= 2
+            firsts, seconds = (
+                [start + i for start in range(offset, 2 * LANES, 2 * n) for i in range(n)] for offset in (0, n)
+            )
+            pairs = itertools.zip_longest(vectors[::2], vectors[1::2], fillvalue=vectors[0])
+            vectors = [self.fadd(self.lanes_of(a, firsts, b), self.lanes_of(a, seconds, b)) for a, b in pairs]
+        return vectors[0]
 
     def share(self, n: Value) -> tuple[Value, Value]:
         """Which of n pieces of work are this thread's: the first, and the one behind the last."""
