@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from audiocraft_ext.engine.cache import Cache
+from audiocraft_ext.engine.cache import Cache, numbers, stored
 
 
 class Attention(Protocol):
@@ -53,9 +53,9 @@ class Prefill:
     def to_self(self, layer: int, qkv: Tensor) -> Tensor:
         keys, values = self.cache.keys[layer], self.cache.values[layer]
         query, new_keys, new_values = qkv.view(self.n_rows, -1, *qkv.shape[1:]).permute(2, 0, 3, 1, 4)
-        keys[self.rows, :, self.start : self.stop] = new_keys
-        values[self.rows, :, self.start : self.stop] = new_values
-        keys, values = (part[self.rows, :, : self.stop].to(qkv.dtype) for part in (keys, values))
+        keys[self.rows, :, self.start : self.stop] = stored(new_keys, self.cache.dtype)
+        values[self.rows, :, self.start : self.stop] = stored(new_values, self.cache.dtype)
+        keys, values = (numbers(part[self.rows, :, : self.stop], qkv.dtype) for part in (keys, values))
         out = scaled_dot_product_attention(query, keys, values, self.mask)
         return out.transpose(1, 2).reshape(len(qkv), -1)
 
@@ -63,7 +63,7 @@ class Prefill:
         keys = self.cache.cross_keys[layer][self.rows, :, : self.cross_length]
         values = self.cache.cross_values[layer][self.rows, :, : self.cross_length]
         heads = query.view(self.n_rows, -1, *query.shape[1:]).transpose(1, 2)
-        out = scaled_dot_product_attention(heads, keys.to(query.dtype), values.to(query.dtype))
+        out = scaled_dot_product_attention(heads, numbers(keys, query.dtype), numbers(values, query.dtype))
         return out.transpose(1, 2).reshape(len(query), -1)
 
 
@@ -76,8 +76,9 @@ class Sliced:
 
     def to_self(self, layer: int, qkv: Tensor) -> Tensor:
         keys, values = self.cache.keys[layer], self.cache.values[layer]
+        new = stored(qkv[:, 1:], self.cache.dtype)
         for inputs, rows, span in self._parts():
-            keys[rows, :, span.position], values[rows, :, span.position] = qkv[inputs, 1], qkv[inputs, 2]
+            keys[rows, :, span.position], values[rows, :, span.position] = new[inputs, 0], new[inputs, 1]
         return self._attended(qkv[:, 0], keys, values, [span.position + 1 for span in self.spans])
 
     def to_cross(self, layer: int, query: Tensor) -> Tensor:
@@ -103,11 +104,11 @@ class Direct:
     def __init__(self, cache: Cache, n_rows: int) -> None:
         from audiocraft_ext.engine.cpu_kernels import Attend
 
-        _, n_heads, n_positions, head_width = cache.keys[0].shape
+        _, n_heads, n_positions, _ = cache.keys[0].shape
         self.cache = cache
         self.rows, self.lengths, self.cross_lengths = torch.zeros(3, n_rows, dtype=torch.int64)
-        self._attend_self = Attend(self.rows, self.lengths, n_heads, head_width, n_positions)
-        self._attend_cross = Attend(self.rows, self.cross_lengths, n_heads, head_width, cache.cross_capacity)
+        self._attend_self = Attend(self.rows, self.lengths, n_heads, n_positions)
+        self._attend_cross = Attend(self.rows, self.cross_lengths, n_heads, cache.cross_capacity)
 
     def at(self, spans: list[Span]) -> "Direct":
         """This, for a step of these spans, which have as many rows."""
@@ -125,7 +126,8 @@ class Direct:
 
 def _attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
     """[n, H, Dh] from query [n, H, Dh], keys and values [n, H, S, Dh] and mask [n, 1, 1, S]."""
-    return scaled_dot_product_attention(query[:, :, None], keys.to(query.dtype), values.to(query.dtype), mask)[:, :, 0]
+    keys, values = numbers(keys, query.dtype), numbers(values, query.dtype)
+    return scaled_dot_product_attention(query[:, :, None], keys, values, mask)[:, :, 0]
 
 
 class Masked:

@@ -9,9 +9,31 @@ import mmap
 import torch
 from torch import Tensor
 
+# An int8 cache has the size of a head's integers behind them, as the four bytes of an fp32 number.
+_STEP_BYTES = 4
+
+
+def stored(numbers: Tensor, dtype: torch.dtype) -> Tensor:
+    """Keys or values [..., Dh] as a cache of this type holds them: in int8 as [..., Dh + 4], the largest being 127."""
+    if dtype != torch.int8:
+        return numbers.to(dtype)
+    largest = numbers.abs().amax(-1, keepdim=True)
+    whole = (numbers * (127 / largest.clamp(min=1e-30))).round().to(torch.int8)
+    return torch.cat([whole, (largest / 127).view(torch.int8)], -1)
+
+
+def numbers(held: Tensor, dtype: torch.dtype) -> Tensor:
+    """Keys or values [..., Dh] in this type of what a cache holds."""
+    if held.dtype != torch.int8:
+        return held.to(dtype)
+    return held[..., :-_STEP_BYTES] * held[..., -_STEP_BYTES:].contiguous().view(torch.float32).to(dtype)
+
 
 class Cache:
-    """Self-attention keys and values [R, H, S, Dh] and cross-attention ones [R, H, T', Dh], one of each a layer."""
+    """Self-attention keys and values [R, H, S, Dh] and cross-attention ones [R, H, T', Dh], one of each a layer.
+
+    They are written as ``stored`` and read as ``numbers``.
+    """
 
     def __init__(
         self,
@@ -23,13 +45,19 @@ class Cache:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        shape = (n_rows, n_heads, n_positions, head_width)
+        self.head_width = head_width
+        shape = (n_rows, n_heads, n_positions, head_width + (_STEP_BYTES if dtype == torch.int8 else 0))
         # Zeros, since what is masked out is multiplied by 0, and 0 times what lay there before could be NaN.
         self.keys = [_zeros(shape, dtype, device) for _ in range(n_layers)]
         self.values = [_zeros(shape, dtype, device) for _ in range(n_layers)]
         self.cross_keys: list[Tensor] = []
         self.cross_values: list[Tensor] = []
         self.cross_lengths = torch.zeros(n_rows, dtype=torch.int64, device=device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What keys and values are held in."""
+        return self.keys[0].dtype
 
     @property
     def n_positions(self) -> int:
@@ -51,8 +79,8 @@ class Cache:
         """Makes room for `length` cross-attention positions, keeping what is there; it may have moved after."""
         if length <= self.cross_capacity:
             return
-        n_rows, n_heads, _, head_width = self.keys[0].shape
-        shape = (n_rows, n_heads, max(64, 1 << (length - 1).bit_length()), head_width)
+        n_rows, n_heads, _, width = self.keys[0].shape
+        shape = (n_rows, n_heads, max(64, 1 << (length - 1).bit_length()), width)
         # All of them first: where memory runs out half-way, everything is as it was.
         keys, values = ([self.keys[0].new_zeros(shape) for _ in self.keys] for _ in range(2))
         for grown, old in ((keys, self.cross_keys), (values, self.cross_values)):

@@ -9,12 +9,13 @@ the same bits alone and among others.
 
 import functools
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from audiocraft_ext.engine import native
-from audiocraft_ext.engine.native import F32, F32S, I8, I16, I32S, I64, LANES, Code, Value
+from audiocraft_ext.engine.native import F32, F32S, I8, I8S, I32S, I64, LANES, Code, Value
 
 # How far ahead keys and values are asked of the memory, in bytes.
 _AHEAD = 4096
@@ -130,23 +131,26 @@ def _exp(c: Code, x: Value) -> Value:
 
 
 class Attend:
-    """Attention of one position of some rows to keys and values [R, H, S, Dh] in fp32 or bf16, up to each row's length.
+    """Attention of one position of some rows to what a cache holds in fp32 or int8, up to each row's length.
 
     Which rows [M] of the cache, and lengths [M], new positions included, are read when it is called: they may be
     written to between calls.
     """
 
-    def __init__(self, rows: Tensor, lengths: Tensor, n_heads: int, head_width: int, n_positions: int) -> None:
-        """The width of a head is a multiple of LANES; lengths are S at most."""
+    def __init__(self, rows: Tensor, lengths: Tensor, n_heads: int, n_positions: int) -> None:
+        """Lengths are ``n_positions`` at most."""
         self.rows, self.lengths, self.n_heads = rows, lengths, n_heads
         # Scores of every row and head, and room for a vector that begins at the last.
         self._room = n_positions + LANES
         self._scores = torch.empty(len(rows) * n_heads * self._room)
 
     def __call__(self, query: Tensor, keys: Tensor, values: Tensor, new: Tensor | None) -> Tensor:
-        """[M, H Dh] from query [M, H, Dh]; `new` [M, 2, H, Dh], keys and values, becomes each row's last position."""
+        """[M, H Dh] from query [M, H, Dh], Dh a multiple of ``LANES``, and the cache's keys and values [R, H, S, ...].
+
+        `new` [M, 2, H, Dh], keys and values, becomes each row's last position.
+        """
         out = query.new_empty(len(query), query.shape[1] * query.shape[2])
-        kernel = _attend(query.shape[2], keys.dtype == torch.bfloat16, new is not None)
+        kernel = _attend(query.shape[2], keys.dtype == torch.int8, new is not None)
         tensors = (query, 0 if new is None else new, keys, values, self.rows, self.lengths, self._scores, out)
         sizes = (len(query), self.n_heads, keys.shape[2], self._room, query.stride(0))
         native.run(kernel, *tensors, *sizes)
@@ -154,10 +158,9 @@ class Attend:
 
 
 @functools.cache
-def _attend(head_width: int, is_bf16: bool, appends: bool) -> int:
-    kind, parts = I16 if is_bf16 else F32, range(0, head_width, LANES)
-    row_bytes = head_width * (2 if is_bf16 else 4)
-    n_ahead = -(-_AHEAD // row_bytes)
+def _attend(head_width: int, is_int8: bool, appends: bool) -> int:
+    held, parts = _Held(head_width, is_int8), range(0, head_width, LANES)
+    n_ahead = -(-_AHEAD // held.n_bytes)
 
     def write(
         c: Code, query: Value, new: Value, keys: Value, values: Value, rows: Value, lengths: Value, scores: Value,
@@ -166,8 +169,9 @@ def _attend(head_width: int, is_bf16: bool, appends: bool) -> int:
         first, stop = c.share(c.mul(n_rows, n_heads))
 
         def start_of(item: Value) -> Value:
+            """The number of the first of a head's positions."""
             lane = c.add(c.mul(c.load(I64, rows, c.udiv(item, n_heads)), n_heads), c.urem(item, n_heads))
-            return c.mul(c.mul(lane, n_positions), I64(head_width))
+            return c.mul(lane, n_positions)
 
         with c.loop(first, stop) as item:
             row, head, start = c.udiv(item, n_heads), c.urem(item, n_heads), start_of(item)
@@ -176,32 +180,25 @@ def _attend(head_width: int, is_bf16: bool, appends: bool) -> int:
             def ask_ahead(position: Value, cache: Value, next_cache: Value, next_start: Value) -> None:
                 """A head's keys are followed by its values, and these by the next head's keys."""
                 ahead = c.add(position, I64(n_ahead))
-                place = c.select(
-                    c.icmp_signed("<", ahead, length),
-                    c.at(kind, cache, c.add(start, c.mul(ahead, I64(head_width)))),
-                    c.at(kind, next_cache, c.add(next_start, c.mul(c.sub(ahead, length), I64(head_width)))),
-                )
-                for line in range(0, row_bytes, 64):
-                    c.ask_for(c.at(I8, place, I64(line)))
+                is_own = c.icmp_signed("<", ahead, length)
+                place = c.select(is_own, c.add(start, ahead), c.add(next_start, c.sub(ahead, length)))
+                held.ask_for(c, c.select(is_own, cache, next_cache), place)
 
             given = c.add(c.mul(row, stride), c.mul(head, I64(head_width)))
             if appends:
-                last = c.add(start, c.mul(c.sub(length, I64(1)), I64(head_width)))
-                to_values = c.mul(n_heads, I64(head_width))
-                for part in map(I64, parts):
-                    here = c.add(given, part)
-                    for cache, place in ((keys, here), (values, c.add(here, to_values))):
-                        c.put(c.narrowed(c.loads(F32, new, place), kind), cache, c.add(last, part))
+                last, to_values = c.add(start, c.sub(length, I64(1))), c.mul(n_heads, I64(head_width))
+                for cache, place in ((keys, given), (values, c.add(given, to_values))):
+                    held.put(c, [c.loads(F32, new, c.add(place, I64(part))) for part in parts], cache, last)
             asked = [c.fmul(c.loads(F32, query, c.add(given, I64(part))), c.all(head_width**-0.5)) for part in parts]
             own = c.mul(item, room)
             top = c.variable(F32(-math.inf))
             with c.loop(I64(0), length) as position:
-                here = c.add(start, c.mul(position, I64(head_width)))
                 ask_ahead(position, keys, values, start)
+                step, key = held.get(c, keys, c.add(start, position))
                 score = c.all(0.0)
-                for part, q in zip(parts, asked, strict=True):
-                    score = c.fused(q, c.widened(c.loads(kind, keys, c.add(here, I64(part)))), score)
-                score = c.added_up(score)
+                for q, k in zip(asked, key, strict=True):
+                    score = c.fused(q, k, score)
+                score = c.fmul(c.added_up(score), step)
                 c.put(score, scores, c.add(own, position))
                 c.store(c.larger(c.get(top, F32), score), top)
             c.put(c.all(-math.inf), scores, c.add(own, length))
@@ -215,14 +212,50 @@ def _attend(head_width: int, is_bf16: bool, appends: bool) -> int:
             is_last = c.icmp_signed("==", c.add(item, I64(1)), stop)
             next_start = start_of(c.select(is_last, item, c.add(item, I64(1))))
             with c.loop(I64(0), length) as position:
-                here = c.add(start, c.mul(position, I64(head_width)))
                 ask_ahead(position, values, keys, next_start)
-                weight = c.all(c.load(F32, scores, c.add(own, position)))
-                for part, place in zip(parts, sums, strict=True):
-                    value = c.widened(c.loads(kind, values, c.add(here, I64(part))))
-                    c.store(c.fused(weight, value, c.get(place)), place)
+                step, value = held.get(c, values, c.add(start, position))
+                weight = c.all(c.fmul(c.load(F32, scores, c.add(own, position)), step))
+                for v, place in zip(value, sums, strict=True):
+                    c.store(c.fused(weight, v, c.get(place)), place)
             factor = c.all(c.fdiv(F32(1.0), c.added_up(c.get(total))))
             for part, place in zip(parts, sums, strict=True):
                 c.put(c.fmul(c.get(place), factor), out, c.add(c.mul(item, I64(head_width)), I64(part)))
 
     return native.compiled(13, write)
+
+
+@dataclass(frozen=True)
+class _Held:
+    """A head's keys or values of one position, as the cache holds them (``cache.stored``)."""
+
+    head_width: int
+    is_int8: bool
+
+    @property
+    def n_bytes(self) -> int:
+        return self.head_width + 4 if self.is_int8 else 4 * self.head_width
+
+    def at(self, c: Code, cache: Value, position: Value) -> Value:
+        """The address of a position, counted through all rows and heads."""
+        return c.add(cache, c.mul(position, I64(self.n_bytes)))
+
+    def ask_for(self, c: Code, cache: Value, position: Value) -> None:
+        for line in range(0, self.n_bytes, 64):
+            c.ask_for(c.at(I8, self.at(c, cache, position), I64(line)))
+
+    def get(self, c: Code, cache: Value, position: Value) -> tuple[Value, list[Value]]:
+        """Numbers, in vectors, and what one of them counts."""
+        place, kind = self.at(c, cache, position), I8 if self.is_int8 else F32
+        step = c.load(F32, c.add(place, I64(self.head_width)), I64(0)) if self.is_int8 else F32(1.0)
+        return step, [c.widened(c.loads(kind, place, I64(part))) for part in range(0, self.head_width, LANES)]
+
+    def put(self, c: Code, numbers: list[Value], cache: Value, position: Value) -> None:
+        place = self.at(c, cache, position)
+        if self.is_int8:
+            sizes = functools.reduce(c.larger, (c.call_of(f"llvm.fabs.v{LANES}f32", each) for each in numbers))
+            zeros = functools.reduce(c.fadd, (c.fmul(each, c.all(0.0)) for each in numbers))
+            step, factor = c.integers_of(sizes, zeros, 127)
+            c.put(step, c.add(place, I64(self.head_width)), I64(0))
+            numbers = [c.trunc(c.rounded(c.fmul(each, factor)), I8S) for each in numbers]
+        for i, each in enumerate(numbers):
+            c.put(each, place, I64(i * LANES))

@@ -84,15 +84,13 @@ def _arrange(inputs: Type) -> int:
 
 
 def _rounding(c: Code, x: Value, start: Value, width: Value) -> tuple[Value, Callable[[Value], Value]]:
-    """What one of a row's integers counts, and what makes them of its numbers. NaN counts where one is not finite."""
+    """What one of a row's integers counts, and what makes them of its numbers."""
     top, zero = c.variable(c.all(0.0)), c.variable(c.all(0.0))
     with c.loop(I64(0), width, LANES) as column:
         value = c.loads(F32, x, c.add(start, column))
         c.store(c.larger(c.get(top), c.call_of(f"llvm.fabs.v{LANES}f32", value)), top)
         c.store(c.fused(value, c.all(0.0), c.get(zero)), zero)
-    largest = c.halved(c.get(top), c.larger)
-    factor = c.all(c.fdiv(F32(_LARGEST), c.larger(largest, F32(1e-30))))
-    step = c.fadd(c.fdiv(largest, F32(_LARGEST)), c.added_up(c.get(zero)))
+    step, factor = c.integers_of(c.get(top), c.get(zero), _LARGEST)
     return step, lambda values: c.trunc(c.rounded(c.fmul(values, factor)), I16S)
 
 

@@ -26,7 +26,7 @@ LANES = 16
 I8, I16, I32, I64 = (ir.IntType(n_bits) for n_bits in (8, 16, 32, 64))
 F32, POINTER = ir.FloatType(), ir.PointerType()
 _NAME, _KERNEL = "kernel", ir.FunctionType(ir.VoidType(), [POINTER])
-F32S, I16S, I32S, I64S = (ir.VectorType(kind, LANES) for kind in (F32, I16, I32, I64))
+F32S, I8S, I16S, I32S = (ir.VectorType(kind, LANES) for kind in (F32, I8, I16, I32))
 
 
 def run(kernel: int, *arguments: Tensor | int) -> None:
@@ -163,19 +163,8 @@ class Code(ir.IRBuilder):
         self.store(value, self.at(kind, base, index), align=1)
 
     def widened(self, numbers: Value) -> Value:
-        """fp32 numbers of int8 ones, of bf16 ones (as 16-bit integers) or of themselves."""
-        if numbers.type.element == I16:
-            return self.bitcast(self.shl(self.zext(numbers, I32S), I32S([16] * LANES)), F32S)
+        """fp32 numbers of int8 ones, or of themselves."""
         return self.sitofp(numbers, F32S) if numbers.type.element == I8 else numbers
-
-    def narrowed(self, numbers: Value, kind: Type) -> Value:
-        """fp32 numbers as they are, or rounded to the nearest bf16 ones, of two the even one (as 16-bit integers)."""
-        if kind == F32:
-            return numbers
-        bits = self.bitcast(numbers, I32S)
-        is_odd = self.and_(self.lshr(bits, I32S([16] * LANES)), I32S([1] * LANES))
-        rounded = self.add(bits, self.add(is_odd, I32S([0x7FFF] * LANES)))
-        return self.trunc(self.lshr(rounded, I32S([16] * LANES)), I16S)
 
     def variable(self, first: Value) -> Value:
         """A place that can be read and written; on the stack, which LLVM makes a register of."""
@@ -230,6 +219,15 @@ class Code(ir.IRBuilder):
         """
         first_digits = self.all(1.5 * 2**23)
         return self.sub(*(self.bitcast(n, I32S) for n in (self.fadd(numbers, first_digits), first_digits)))
+
+    def integers_of(self, sizes: Value, zeros: Value, largest: int) -> tuple[Value, Value]:
+        """What one counts of the integers up to ``largest`` that numbers of these sizes become, and what makes them so.
+
+        ``zeros`` are the numbers times 0: what is not finite counts NaN.
+        """
+        top = self.halved(sizes, self.larger)
+        step = self.fadd(self.fdiv(top, F32(largest)), self.added_up(zeros))
+        return step, self.all(self.fdiv(F32(largest), self.larger(top, F32(1e-30))))
 
     def paired(self, a: Value, b: Value) -> Value:
         """The products of two vectors of twice ``LANES`` short integers, pairs of neighbours added up, in 32 bits."""
