@@ -77,7 +77,8 @@ class Predictor(BasePredictor):
             loading = loader.submit(musicgen.load, chosen, switches.device, switches.settings, switches.smoke_test)
             self.model: musicgen.Model = loading.result()
         n_threads = 1 if switches.device == "cpu" and self.model.has_own_thread else n_cores
-        self.threads = ThreadPoolExecutor(MAX_CONCURRENCY, "prediction", use_cpu_threads, (n_threads,))
+        # More than slots: who waits for a URL that sends nothing keeps a thread when the slot is free again.
+        self.threads = ThreadPoolExecutor(2 * MAX_CONCURRENCY, "prediction", use_cpu_threads, (n_threads,))
         self.running: set[str] = set()
         self.is_failing = False
         self.trial: asyncio.Task[None] | None = None
@@ -262,13 +263,14 @@ class Predictor(BasePredictor):
 
     def _serve(self, request: Request, source: Any, progress: Progress) -> str:
         """The path of the request's finished file; on a failure no file is left. Runs in a worker thread."""
+        progress.begin()
         clip = self._clip(request, source, progress)
         samples = self.model.generate(request, clip, progress)
         samples = audio.normalise(samples, self.model.sample_rate, request.normalization_strategy)
         progress.check()
         path = self._new_path(f".{request.output_format}")
         try:
-            audio.encode(samples, self.model.sample_rate, path, request.output_format, _tags(request))
+            audio.encode(samples, self.model.sample_rate, path, request.output_format, _tags(request), progress.check)
             progress.check()
         except BaseException:
             path.unlink(missing_ok=True)
@@ -282,7 +284,8 @@ class Predictor(BasePredictor):
         try:
             if source is not None:
                 fetch(source, request.input_audio, progress)
-            clip = audio.decode(request.input_audio, request.window.start_s, request.window.end_s)
+            start_s, end_s, at_most_s = request.window.start_s, request.window.end_s, self.model.heard_s(request)
+            clip = audio.decode(request.input_audio, start_s, end_s, at_most_s=at_most_s, check=progress.check)
         finally:
             if source is not None:
                 request.input_audio.unlink(missing_ok=True)
@@ -303,4 +306,5 @@ def _tags(request: Request) -> dict[str, str]:
     if request.input_audio is not None:
         end_s = request.window.end_s
         inputs |= {"continuation_start": request.window.start_s, "continuation_end": -1 if end_s is None else end_s}
-    return {"title": (request.prompt or "")[:100], **{name: str(value) for name, value in inputs.items()}}
+    given = {name: str(value) for name, value in inputs.items() if value is not None}
+    return {"title": (request.prompt or "")[:100], **given}

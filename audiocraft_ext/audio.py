@@ -5,8 +5,10 @@ import os
 import re
 import subprocess
 import tempfile
+import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 
@@ -32,7 +34,7 @@ _CODEC = {
     "mp3": ["-c:a", "libmp3lame", "-b:a", "320k", "-id3v2_version", "3", "-f", "mp3"],
 }
 _TAGS_OF_BOTH = frozenset({"title", "artist", "album", "genre", "date", "copyright", "comment"})
-_ENCODE_TIMEOUT_S = 600.0
+_ENCODE_TIMEOUT_S, _CHECK_EVERY_S = 600.0, 0.1
 
 
 def resample(clip: Clip, sample_rate: int, channels: int) -> Tensor:
@@ -85,12 +87,20 @@ def normalise(samples: Tensor, sample_rate: int, strategy: NormalizationStrategy
     return (scaled if scaled.isfinite().all() else samples).clamp(-1, 1)
 
 
-def encode(samples: Tensor, sample_rate: int, path: Path, format: OutputFormat, tags: Mapping[str, str]) -> None:
+def encode(
+    samples: Tensor,
+    sample_rate: int,
+    path: Path,
+    format: OutputFormat,
+    tags: Mapping[str, str],
+    check: Callable[[], None] = lambda: None,
+) -> None:
     """Write samples [C, N] within ±1 as 16-bit wav or 320 kbit/s mp3, by the ffmpeg call of audiocraft's `audio_write`.
 
     The bytes of the audio are those of `audio_write`; the file is there whole or not at all. Tags that wav (RIFF INFO)
     and mp3 (ID3v2) both know go under their own names; all others together, as one JSON object, into the comment.
-    Below 32 kHz the mp3 format itself ends at 160 kbit/s. RuntimeError when ffmpeg fails.
+    Below 32 kHz the mp3 format itself ends at 160 kbit/s. `check` is called every tenth of a second, and what it raises
+    ends the writing. RuntimeError when ffmpeg fails.
     """
     frames = samples.detach().float().cpu().t().contiguous().numpy().astype("<f4", copy=False)
     part = path.with_name(f".{uuid.uuid4().hex}.part")
@@ -103,20 +113,31 @@ def encode(samples: Tensor, sample_rate: int, path: Path, format: OutputFormat, 
         command += ["-i", "pipe:0", "-f", "ffmetadata", "-i", f"file:/dev/fd/{metadata.fileno()}"]
         command += ["-map", "0:a", "-map_metadata", "1", *_CODEC[format], f"file:{part.absolute()}"]
         try:
-            subprocess.run(
-                command,
-                input=frames.tobytes(),
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                pass_fds=[metadata.fileno()],
-                timeout=_ENCODE_TIMEOUT_S,
-                check=True,
-            )
+            complaint = _run(command, frames.tobytes(), metadata.fileno(), check)
+            if complaint is not None:
+                raise RuntimeError(f"ffmpeg could not write the {format}: {complaint}")
             os.replace(part, path)
-        except subprocess.CalledProcessError as error:
-            raise RuntimeError(f"ffmpeg could not write the {format}: {error.stderr[-500:].decode()}") from error
         finally:
             part.unlink(missing_ok=True)
+
+
+def _run(command: list[str], given: bytes, open_file: int, check: Callable[[], None]) -> str | None:
+    """What a command that is given these bytes complains of, if it fails."""
+    deadline = time.monotonic() + _ENCODE_TIMEOUT_S
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, pass_fds=[open_file]
+    ) as child:
+        still_to_give: bytes | None = given
+        try:
+            while time.monotonic() < deadline:
+                check()
+                with suppress(subprocess.TimeoutExpired):
+                    _, complaint = child.communicate(still_to_give, timeout=_CHECK_EVERY_S)
+                    return complaint[-500:].decode(errors="replace") if child.returncode else None
+                still_to_give = None  # it goes on by itself
+            return f"it took longer than {_ENCODE_TIMEOUT_S:g} s"
+        finally:
+            child.kill()
 
 
 def _ffmetadata(tags: Mapping[str, str]) -> bytes:

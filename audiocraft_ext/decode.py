@@ -8,6 +8,7 @@ floats, so a source above full scale keeps its peaks.
 """
 
 import logging
+import math
 import os
 import selectors
 import shutil
@@ -15,7 +16,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -31,6 +32,7 @@ from audiocraft_ext.sniff import container_of
 
 log = logging.getLogger(__name__)
 
+_CHECK_EVERY_S = 0.1
 FIELD = "input_audio"
 _SUPPORTED = "Send a wav, mp3, flac, ogg, opus, m4a, mp4, aac, aiff or webm file."
 
@@ -85,12 +87,22 @@ _DECODERS = (
 _CHILD_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 
 
-def decode(path: Path, start_s: float = 0.0, end_s: float | None = None, *, limits: Limits = Limits()) -> Clip:
+def decode(
+    path: Path,
+    start_s: float = 0.0,
+    end_s: float | None = None,
+    *,
+    at_most_s: float = math.inf,
+    check: Callable[[], None] = lambda: None,
+    limits: Limits = Limits(),
+) -> Clip:
     """The window [start_s, end_s) of any audio file, exact to the sample, at the file's own sample rate.
 
     More than two channels are mixed down to stereo. `end_s` None is the end of the clip; one past it is clamped, and
-    logged. A file that is cut off is read as far as it goes. Raises `InputError` that names `input_audio`;
-    `continuation_start` when the window begins past the end of the clip, `continuation_end` when it ends by its start.
+    logged. Of a window longer than `at_most_s`, that much is read. `check` is called every tenth of a second, and what
+    it raises ends the reading. A file that is cut off is read as far as it goes. Raises `InputError` that names
+    `input_audio`; `continuation_start` when the window begins past the end of the clip, `continuation_end` when it ends
+    by its start.
     """
     if not (path.is_file() and os.access(path, os.R_OK)):  # a pipe or a device would block, or never end
         raise InputError(FIELD, "the file cannot be read.", "Send it again.")
@@ -106,12 +118,12 @@ def decode(path: Path, start_s: float = 0.0, end_s: float | None = None, *, limi
         if container is None:
             problem = "the file is not audio in a format that can be read (its name is not looked at)."
             raise InputError(FIELD, problem, _SUPPORTED)
-        with closing(_decoder_output(file, container, limits)) as chunks:
+        with closing(_decoder_output(file, container, check, limits)) as chunks:
             sample_rate, n_channels, data = _au_stream(chunks)
-            return _window(data, sample_rate, n_channels, start_s, end_s, limits)
+            return _window(data, sample_rate, n_channels, start_s, end_s, at_most_s, limits)
 
 
-def _decoder_output(file: BinaryIO, container: str, limits: Limits) -> Generator[bytes]:
+def _decoder_output(file: BinaryIO, container: str, check: Callable[[], None], limits: Limits) -> Generator[bytes]:
     """ffmpeg's output, an AU stream of big-endian float32, piece by piece. Closing the generator kills the child."""
     file.seek(0)  # where /dev/fd/0 is a duplicate instead of opening the file anew, it shares the position
     command = [ffmpeg_path(), "-nostdin", "-v", "quiet", "-max_alloc", str(limits.memory_bytes // 4)]
@@ -129,7 +141,10 @@ def _decoder_output(file: BinaryIO, container: str, limits: Limits) -> Generator
         _confine(child.pid, limits)
         with selectors.DefaultSelector() as ready:
             ready.register(child.stdout, selectors.EVENT_READ)
-            while (left_s := deadline - time.monotonic()) > 0 and ready.select(left_s):
+            while time.monotonic() < deadline:
+                check()
+                if not ready.select(_CHECK_EVERY_S):
+                    continue
                 chunk = os.read(child.stdout.fileno(), 1 << 20)
                 if not chunk:
                     break
@@ -190,6 +205,7 @@ def _window(
     n_channels: int,
     start_s: float,
     end_s: float | None,
+    at_most_s: float,
     limits: Limits,
 ) -> Clip:
     """Cut [start_s, end_s) out of big-endian float32 frames as they arrive; reading stops at the end of the window."""
@@ -197,6 +213,8 @@ def _window(
     first = round(start_s * sample_rate) * frame_bytes
     # A start may be beyond sys.maxsize itself: the end lies past it all the same.
     last = first + sys.maxsize if end_s is None else round(end_s * sample_rate) * frame_bytes
+    if at_most_s < math.inf:
+        last = min(last, first + math.ceil(at_most_s * sample_rate) * frame_bytes)
     if last <= first:
         problem = f"the window from {start_s:g} to {end_s:g} s holds no sample."
         raise InputError("continuation_end", problem, "Choose one after continuation_start.")

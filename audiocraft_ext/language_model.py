@@ -33,9 +33,10 @@ EngineName = Literal["fast", "upstream"]
 
 _log = logging.getLogger(__name__)
 
-# What conditions may add before the codes, beside a melody of the window's length: a prompt of some 400 words.
+# Positions for a prompt's tokens, before the codes or cross-attended to: some 400 words. Room that one prompt needed is
+# every slot's from then on.
 _TEXT_POSITIONS = 512
-# The rest is for the codec, the text encoder and what a long prompt takes.
+# The rest is for the codec, the text encoder and cross-attention, which takes a third of it at most.
 _MEMORY_SHARE = 0.6
 
 
@@ -143,12 +144,12 @@ class EngineLanguageModel:
         device, dtype = lm.emb[0].weight.device, lm.transformer.layers[0].linear1.weight.dtype
         pattern = DelayPattern(tuple(lm.pattern_provider.delays), lm.special_token_id)
         n_steps = pattern.n_steps(n_frames)
-        n_positions = n_steps + _prefix_positions(lm) + 1
+        self.n_prefix_max, self.n_cross_max = (_condition_positions(lm, way) for way in ("prepend", "cross"))
+        n_positions = n_steps + self.n_prefix_max + 1
         n_slots = _fitting_slots(lm, settings, n_positions, device, dtype)
         weights = engine_weights(lm, settings.consume)
         decoder = Decoder(weights, ROWS_PER_SLOT * n_slots, n_positions, settings.quantize, settings.kernels)
         self.engine = Engine(decoder, pattern, n_slots, n_steps, use_graph=settings.use_graph)
-        self.n_prefix_max = n_positions - n_steps - 1
 
     def for_request(self, seed: int, progress: Progress) -> RequestLM:
         return _EngineRequestLM(self, seed, progress)
@@ -183,13 +184,8 @@ class _EngineRequestLM(RequestLM):
         if prompt is None:
             prompt = torch.zeros((1, self._lm.n_q, 0), dtype=torch.int64)
         prefix, cross = self._condition_states(conditions, is_guided=cfg_coef != 1)
-        if prefix.shape[1] > self._model.n_prefix_max:
-            raise InputError(
-                "prompt",
-                f"{prefix.shape[1]} tokens with the melody, and this checkpoint's conditions have room for "
-                f"{self._model.n_prefix_max}.",
-                "Say it in fewer words.",
-            )
+        self._refuse_long(prefix.shape[1], self._model.n_prefix_max, "tokens with the melody")
+        self._refuse_long(0 if cross is None else cross.shape[1], self._model.n_cross_max, "tokens")
         noise_step, sampled = self._n_steps_sampled, 0
 
         def on_step(step: int, n_steps: int) -> None:
@@ -220,6 +216,12 @@ class _EngineRequestLM(RequestLM):
         self._n_steps_sampled += sampled
         return tokens[None].to(device)
 
+    @staticmethod
+    def _refuse_long(n: int, n_max: int, what: str) -> None:
+        if n > n_max:
+            problem = f"{n} {what}, and this checkpoint's conditions have room for {n_max}."
+            raise InputError("prompt", problem, "Say it in fewer words.")
+
     def _condition_states(
         self, conditions: list[ConditioningAttributes], is_guided: bool
     ) -> tuple[Tensor, Tensor | None]:
@@ -248,12 +250,11 @@ def make(lm: LMModel, n_frames: int, settings: Settings) -> LanguageModel:
     return EngineLanguageModel(lm, n_frames, settings)
 
 
-def _prefix_positions(lm: LMModel) -> int:
-    """Room for what the LM's fuser prepends: text, and a melody as long as its window."""
-    prepended = lm.fuser.fuse2cond.get("prepend", [])
-    conditioners = lm.condition_provider.conditioners
-    melody = sum(getattr(conditioners[name], "chroma_len", 0) for name in prepended if name in conditioners)
-    return melody + (_TEXT_POSITIONS if prepended else 0)
+def _condition_positions(lm: LMModel, way: str) -> int:
+    """Room for what the LM's fuser prepends, or has cross-attended to: text, and a melody as long as its window."""
+    names, conditioners = lm.fuser.fuse2cond.get(way, []), lm.condition_provider.conditioners
+    melody = sum(getattr(conditioners[name], "chroma_len", 0) for name in names if name in conditioners)
+    return melody + (_TEXT_POSITIONS if names else 0)
 
 
 def _fitting_slots(lm: LMModel, settings: Settings, n_positions: int, device: torch.device, dtype: torch.dtype) -> int:

@@ -74,6 +74,14 @@ class Model:
         if not samples.isfinite().all():
             raise CheckpointError("The checkpoint was loaded, but its codec makes samples that are no numbers.")
 
+    def heard_s(self, request: Request) -> float:
+        """Seconds of the request's window of input audio that count, or that tell that it is too long."""
+        if request.continuation or not self.checkpoint.follows_melody:
+            return request.duration + 1
+        melody = self.checkpoint.lm.condition_provider.conditioners["self_wav"]
+        # audiocraft's windows move on through the melody, and the last one is as long as the first.
+        return float(request.duration + melody.duration + melody.reach_s)
+
     @torch.inference_mode()
     def generate(self, request: Request, clip: Clip | None, progress: Progress) -> Tensor:
         """Samples [C, N] at ``sample_rate``, N exactly ``request.duration`` seconds; the same for the same seed.
@@ -145,11 +153,13 @@ def load(
             model.smoke_test()
             return model
         except NotFiniteError:
-            print(f"It makes no numbers in {dtype}".replace("torch.", ""), flush=True)
+            print(f"Its logits are NaN or infinite in {dtype}.".replace("torch.", ""), flush=True)
             model.close()
             del model  # before the next one comes
         memory.collect()
-    raise CheckpointError(f"{name} was loaded, but it cannot make music: its logits are no numbers.")
+    raise CheckpointError(
+        f"{name} was loaded, but it cannot make music: its logits are NaN or infinite in every type that was tried."
+    )
 
 
 def _generate(generation: "_Generation", request: Request, clip: Clip | None) -> Tensor:

@@ -48,8 +48,8 @@ class _Line:
 class Progress:
     """The frames of one prediction, counted by the thread that makes them and stopped from any other.
 
-    ``queue_s`` is how long it waited in line for the decoder. What comes after the frames and takes its time, the
-    passes of MultiBand Diffusion, has a line of its own.
+    ``queue_s`` is how long it waited in line, for a thread and for the decoder. What comes after the frames and takes
+    its time, the passes of MultiBand Diffusion, has a line of its own.
     """
 
     def __init__(self) -> None:
@@ -57,12 +57,18 @@ class Progress:
         # cog tells predictions' logs apart by their context, and the engine's thread, which counts frames, has none.
         self._context = contextvars.copy_context()
         self._lines: dict[str, _Line] = {}
+        self._asked_at = time.monotonic()
         self.queue_s = 0.0
 
     @property
     def n_frames(self) -> int:
         """The frames made so far."""
         return self._lines["frame"].n if "frame" in self._lines else 0
+
+    def begin(self) -> None:
+        """Its work begins; until now it has waited. Raises ``Cancelled``."""
+        self.check()
+        self.queue_s += time.monotonic() - self._asked_at
 
     def stop(self) -> None:
         """Makes the next ``check`` raise."""

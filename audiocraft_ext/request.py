@@ -152,9 +152,10 @@ def _window(start: int, end: int | None) -> Window:
 def refuse_window_as_long_as_duration(window_s: float, duration: int) -> None:
     """A continuation must be longer than what it continues: ``duration`` counts the excerpt too."""
     if window_s >= duration:
+        length = f"{window_s:g} s" if window_s < duration + 1 else f"more than {duration} s"
         raise InputError(
             "duration",
-            f"{duration} s is not longer than the {window_s:g} s of audio to continue, which it includes.",
+            f"{duration} s is not longer than the audio to continue, which it includes: {length}.",
             "Ask for a longer duration, or cut the audio with continuation_start and continuation_end.",
         )
 

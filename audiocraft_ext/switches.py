@@ -1,6 +1,7 @@
 """What the environment says of how to serve (README's table of switches). Which checkpoint, says ``checkpoint``."""
 
 import os
+import sys
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -27,7 +28,7 @@ class Switches:
             settings=Settings(
                 engine=_choice("MUSICGEN_ENGINE", get_args(EngineName)),
                 quantize=_choice("MUSICGEN_QUANTIZE", get_args(Quantize)),
-                n_slots=_number("COG_MAX_CONCURRENCY", max_concurrency),
+                n_slots=_number("COG_MAX_CONCURRENCY", max_concurrency, max_concurrency),
             ),
             smoke_test=_choice("MUSICGEN_SMOKE_TEST", ("on", "off")) == "on",
             max_duration_s=_number("MUSICGEN_MAX_DURATION", DEFAULT_MAX_DURATION_S),
@@ -51,8 +52,10 @@ def _choice(variable: str, choices: tuple[str, ...]) -> Any:
     return value
 
 
-def _number(variable: str, default: int) -> int:
+def _number(variable: str, default: int, largest: int | None = None) -> int:
     value = os.environ.get(variable) or str(default)
-    if not (value.isascii() and value.isdecimal() and int(value) > 0):
-        raise ValueError(f"{variable}={value}: it is a whole number, and at least 1.")
+    is_number = value.isascii() and value.isdecimal() and len(value) < 19
+    if not is_number or not 1 <= int(value) <= (largest or sys.maxsize):
+        bounds = "at least 1" if largest is None else f"from 1 to {largest}"
+        raise ValueError(f"{variable}={value}: it is a whole number, {bounds}.")
     return int(value)

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextvars
+import dataclasses
 import json
+import re
 import sys
 import threading
 import time
@@ -10,14 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import cog
+import numpy as np
 import pytest
+import soundfile
 import torch
 
 import predict
 from audiocraft_ext import musicgen
-from audiocraft_ext.errors import CheckpointError, InputError
+from audiocraft_ext.errors import Cancelled, CheckpointError, InputError
 from audiocraft_ext.language_model import Settings
-from audiocraft_ext.request import Request
+from audiocraft_ext.progress import Progress
+from audiocraft_ext.request import Request, Window
 from predict import Predictor, ServerError
 from tests import tiny
 from tests.audiocraft_ext.test_memory import resident_bytes
@@ -159,11 +164,55 @@ def test_the_folders_that_cog_leaves_are_deleted_and_no_others(
     assert (tmp_path / "outputs").exists()
 
 
+def test_as_many_predictions_run_as_cog_reads_in_the_decorator() -> None:
+    decorators = re.findall(r"@cog\.concurrent\(max=(\d+)\)", Path(predict.__file__).read_text())
+    assert decorators == [str(predict.MAX_CONCURRENCY)]
+
+
+class _Ending(Progress):
+    """Is stopped at its n-th look at whether it is."""
+
+    def __init__(self, n_looks: int) -> None:
+        super().__init__()
+        self.n_looks = n_looks
+
+    def check(self) -> None:
+        self.n_looks -= 1
+        if self.n_looks == 0:
+            self.stop()
+        super().check()
+
+
+def test_a_cancelled_prediction_ends_before_it_begins_and_while_its_audio_is_read(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    soundfile.write(tmp_path / "a.wav", [0.1, -0.1] * 16000, 32000)
+    request = Request(input_audio=tmp_path / "a.wav", duration=2, continuation=True)
+    for n_looks in (1, 2):
+        progress = _Ending(n_looks)
+        with pytest.raises(Cancelled):
+            predictor._serve(request, None, progress)
+        assert progress.n_looks == 0
+        assert progress.n_frames == 0
+    assert files(predictor) == []
+
+
+def test_of_a_long_clip_no_more_is_read_than_can_count(predictor: Predictor, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.flac", np.zeros(20 * 60 * 8000), 8000)
+    request = Request(input_audio=tmp_path / "a.flac", duration=2, window=Window(5, None))
+    clip = predictor._clip(request, None, Progress())
+    assert clip is not None
+    assert clip.duration_s == predictor.model.heard_s(request) < 60
+    with pytest.raises(InputError, match="more than 2 s"):
+        predictor._clip(dataclasses.replace(request, continuation=True), None, Progress())
+
+
 def test_a_file_s_tags_say_all_that_made_it_but_where_its_audio_lay() -> None:
     window = {"continuation_start": 3, "continuation_end": None}
     request = Request.checked(**{**DEFAULTS, "prompt": "kick", "input_audio": Path("riff.wav"), **window})
     tags = predict._tags(request)
     assert tags.keys() == {"title", *DEFAULTS} - {"input_audio"}
+    assert "prompt" not in predict._tags(dataclasses.replace(request, prompt=None))
     assert tags["continuation_start"] == "3"
     assert tags["continuation_end"] == "-1"
 
@@ -261,8 +310,8 @@ def test_a_model_that_overflows_fp16_is_loaded_in_bf16(
     torch.save(package, path)
     model = musicgen.load(str(tmp_path), "cpu", Settings(), dtypes=[torch.float16, torch.bfloat16])
     model.smoke_test()
-    assert ("It makes no numbers in float16" in capsys.readouterr().out) == overflows
+    assert ("Its logits are NaN or infinite in float16" in capsys.readouterr().out) == overflows
     model.close()
     if overflows:
-        with pytest.raises(CheckpointError, match="its logits are no numbers"):
+        with pytest.raises(CheckpointError, match="its logits are NaN or infinite"):
             musicgen.load(str(tmp_path), "cpu", Settings(), dtypes=[torch.float16])

@@ -24,7 +24,7 @@ def test_flags_and_json_make_the_same_file(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "Using seed 4" in done.stdout
     assert "Written output to: flags.wav" in done.stdout
-    (tmp_path / "inputs.json").write_text(json.dumps({"prompt": "a = b", "duration": 1, "top_p": 0.5}))
+    (tmp_path / "inputs.json").write_text(json.dumps({"prompt": "a = b", "duration": 1.0, "top_p": 0.5}))
     done = run(tmp_path, "--json", "@inputs.json", "-i", "seed=4")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "output.wav").read_bytes() == (tmp_path / "flags.wav").read_bytes()
@@ -74,6 +74,8 @@ def test_a_file_is_passed_with_an_at_sign_or_as_a_url_and_an_mp3_is_one(tmp_path
         (["--json", '{"duration": null}'], "duration: None is no integer"),
         (["--json", '{"duration": true}'], "duration: True is no integer"),
         (["--json", '{"seed": [1]}'], "seed: [1] is no integer"),
+        (["--json", '{"duration": 1.5}'], "duration: 1.5 is no integer"),
+        (["-i", "prompt=x", "-o", "nowhere/x.wav"], "there is no folder nowhere"),
         (["-i", "prompt=x", "-i", "output_format=wav", "-o", "x.mp3"], "output_format: 'wav', and x.mp3 is to be"),
     ],
 )

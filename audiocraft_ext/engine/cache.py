@@ -82,7 +82,7 @@ class Cache:
         n_rows, n_heads, _, width = self.keys[0].shape
         shape = (n_rows, n_heads, max(64, 1 << (length - 1).bit_length()), width)
         # All of them first: where memory runs out half-way, everything is as it was.
-        keys, values = ([self.keys[0].new_zeros(shape) for _ in self.keys] for _ in range(2))
+        keys, values = ([_zeros(shape, self.dtype, self.keys[0].device) for _ in self.keys] for _ in range(2))
         for grown, old in ((keys, self.cross_keys), (values, self.cross_values)):
             for new, kept in zip(grown, old, strict=False):
                 new[:, :, : kept.shape[2]] = kept

@@ -70,7 +70,7 @@ class Running:
 
 
 class Scheduler:
-    """N slots, and the line before them. Only ``submit``, ``wait`` and ``close`` may be called from other threads."""
+    """N slots, and the line before them. ``submit`` and ``close`` may be called from any thread, all else from one."""
 
     def __init__(self, n_slots: int) -> None:
         self.slots: list[Running | None] = [None] * n_slots

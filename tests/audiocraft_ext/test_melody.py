@@ -1,5 +1,6 @@
 """Melodies on a checkpoint as Meta's: ``MusicGen.get_pretrained(...).generate_with_chroma``, token for token."""
 
+import math
 import random
 import shutil
 from pathlib import Path
@@ -76,7 +77,9 @@ def our_tokens(folder: Path, melody: Clip, duration: int, monkeypatch: pytest.Mo
     monkeypatch.setattr(_Generation, "generate_audio", generate_audio)
     model = Model(checkpoint.load(str(folder), "cpu"), Settings())
     request = Request(prompt=PROMPT, input_audio=AUDIO, duration=duration, temperature=0, seed=1)
-    model.generate(request, melody, Progress())
+    # As much of the melody as the Predictor has read of a file.
+    heard_samples = math.ceil(model.heard_s(request) * melody.sample_rate)
+    model.generate(request, Clip(melody.samples[:, :heard_samples], melody.sample_rate), Progress())
     model.close()
     return heard[0]
 
@@ -91,8 +94,9 @@ def our_tokens(folder: Path, melody: Clip, duration: int, monkeypatch: pytest.Mo
         (clip(2, sample_rate=44100), 2),
         (clip(5), tiny.WINDOW_S + 3),
         (clip(40), tiny.WINDOW_S + 3),
+        (clip(30), 2),
     ],
-    ids=["as long", "shorter", "longer", "44.1 kHz", "beyond the window", "both beyond the window"],
+    ids=["as long", "shorter", "longer", "44.1 kHz", "beyond the window", "both beyond the window", "much longer"],
 )
 def test_a_melody_gives_audiocraft_s_own_tokens(
     folder: Path, theirs: MusicGen, monkeypatch: pytest.MonkeyPatch, melody: Clip, duration: int

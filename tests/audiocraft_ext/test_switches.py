@@ -46,8 +46,9 @@ def test_every_switch_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         ("MUSICGEN_SMOKE_TEST", "yes", "one of on, off"),
         ("MUSICGEN_MAX_DURATION", "5m", "at least 1"),
         ("MUSICGEN_MAX_DURATION", "0", "at least 1"),
-        ("COG_MAX_CONCURRENCY", "-1", "at least 1"),
-        ("COG_MAX_CONCURRENCY", "²", "at least 1"),
+        ("COG_MAX_CONCURRENCY", "-1", "from 1 to 16"),
+        ("COG_MAX_CONCURRENCY", "²", "from 1 to 16"),
+        ("COG_MAX_CONCURRENCY", "17", "from 1 to 16"),
     ],
 )
 def test_a_switch_that_says_nothing_known_is_named_with_its_value_and_the_way_out(
