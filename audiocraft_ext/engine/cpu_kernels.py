@@ -160,68 +160,89 @@ class Attend:
 @functools.cache
 def _attend(head_width: int, is_int8: bool, appends: bool) -> int:
     held, parts = _Held(head_width, is_int8), range(0, head_width, LANES)
-    n_ahead = -(-_AHEAD // held.n_bytes)
 
     def write(
         c: Code, query: Value, new: Value, keys: Value, values: Value, rows: Value, lengths: Value, scores: Value,
         out: Value, n_rows: Value, n_heads: Value, n_positions: Value, room: Value, stride: Value,
     ) -> None:  # fmt: skip
-        first, stop = c.share(c.mul(n_rows, n_heads))
-
         def start_of(item: Value) -> Value:
-            """The number of the first of a head's positions."""
             lane = c.add(c.mul(c.load(I64, rows, c.udiv(item, n_heads)), n_heads), c.urem(item, n_heads))
             return c.mul(lane, n_positions)
 
+        first, stop = c.share(c.mul(n_rows, n_heads))
         with c.loop(first, stop) as item:
-            row, head, start = c.udiv(item, n_heads), c.urem(item, n_heads), start_of(item)
-            length = c.load(I64, lengths, row)
-
-            def ask_ahead(position: Value, cache: Value, next_cache: Value, next_start: Value) -> None:
-                """A head's keys are followed by its values, and these by the next head's keys."""
-                ahead = c.add(position, I64(n_ahead))
-                is_own = c.icmp_signed("<", ahead, length)
-                place = c.select(is_own, c.add(start, ahead), c.add(next_start, c.sub(ahead, length)))
-                held.ask_for(c, c.select(is_own, cache, next_cache), place)
-
-            given = c.add(c.mul(row, stride), c.mul(head, I64(head_width)))
+            row, number = c.udiv(item, n_heads), c.urem(item, n_heads)
+            following = c.smaller(c.add(item, I64(1)), c.sub(stop, I64(1)))
+            head = _Head(start_of(item), c.load(I64, lengths, row), start_of(following))
+            given = c.add(c.mul(row, stride), c.mul(number, I64(head_width)))
             if appends:
-                last, to_values = c.add(start, c.sub(length, I64(1))), c.mul(n_heads, I64(head_width))
+                last, to_values = c.add(head.start, c.sub(head.length, I64(1))), c.mul(n_heads, I64(head_width))
                 for cache, place in ((keys, given), (values, c.add(given, to_values))):
                     held.put(c, [c.loads(F32, new, c.add(place, I64(part))) for part in parts], cache, last)
             asked = [c.fmul(c.loads(F32, query, c.add(given, I64(part))), c.all(head_width**-0.5)) for part in parts]
-            own = c.mul(item, room)
-            top = c.variable(F32(-math.inf))
-            with c.loop(I64(0), length) as position:
-                ask_ahead(position, keys, values, start)
-                step, key = held.get(c, keys, c.add(start, position))
-                score = c.all(0.0)
-                for q, k in zip(asked, key, strict=True):
-                    score = c.fused(q, k, score)
-                score = c.fmul(c.added_up(score), step)
-                c.put(score, scores, c.add(own, position))
-                c.store(c.larger(c.get(top, F32), score), top)
-            c.put(c.all(-math.inf), scores, c.add(own, length))
-            total = c.variable(c.all(0.0))
-            with c.loop(I64(0), length, LANES) as position:
-                here = c.add(own, position)
-                weights = _exp(c, c.fsub(c.loads(F32, scores, here), c.all(c.get(top, F32))))
-                c.put(weights, scores, here)
-                c.store(c.fadd(c.get(total), weights), total)
-            sums = [c.variable(c.all(0.0)) for _ in parts]
-            is_last = c.icmp_signed("==", c.add(item, I64(1)), stop)
-            next_start = start_of(c.select(is_last, item, c.add(item, I64(1))))
-            with c.loop(I64(0), length) as position:
-                ask_ahead(position, values, keys, next_start)
-                step, value = held.get(c, values, c.add(start, position))
-                weight = c.all(c.fmul(c.load(F32, scores, c.add(own, position)), step))
-                for v, place in zip(value, sums, strict=True):
-                    c.store(c.fused(weight, v, c.get(place)), place)
-            factor = c.all(c.fdiv(F32(1.0), c.added_up(c.get(total))))
-            for part, place in zip(parts, sums, strict=True):
-                c.put(c.fmul(c.get(place), factor), out, c.add(c.mul(item, I64(head_width)), I64(part)))
+            own = c.add(scores, c.mul(item, c.mul(room, I64(4))))
+            top = _put_scores(c, held, head, asked, keys, values, own)
+            factor = c.all(c.fdiv(F32(1.0), _put_weights(c, head, own, top)))
+            for part, total in zip(parts, _weighted(c, held, head, own, values, keys), strict=True):
+                c.put(c.fmul(total, factor), out, c.add(c.mul(item, I64(head_width)), I64(part)))
 
     return native.compiled(13, write)
+
+
+@dataclass(frozen=True)
+class _Head:
+    """One row's head: where its positions begin, counted through all rows and heads; their number; the next's begin."""
+
+    start: Value
+    length: Value
+    next_start: Value
+
+    def ask_ahead(self, c: Code, held: "_Held", position: Value, cache: Value, next_start: Value, then: Value) -> None:
+        """Asks for what is read later: of this cache, and behind the last position the beginning of the one then."""
+        ahead = c.add(position, I64(-(-_AHEAD // held.n_bytes)))
+        is_own = c.icmp_signed("<", ahead, self.length)
+        place = c.select(is_own, c.add(self.start, ahead), c.add(next_start, c.sub(ahead, self.length)))
+        held.ask_for(c, c.select(is_own, cache, then), place)
+
+
+def _put_scores(
+    c: Code, held: "_Held", head: _Head, query: list[Value], keys: Value, values: Value, scores: Value
+) -> Value:
+    """The query's products with a head's keys, whose values are read next; the largest."""
+    top = c.variable(F32(-math.inf))
+    with c.loop(I64(0), head.length) as position:
+        head.ask_ahead(c, held, position, keys, head.start, values)
+        step, key = held.get(c, keys, c.add(head.start, position))
+        score = c.all(0.0)
+        for q, k in zip(query, key, strict=True):
+            score = c.fused(q, k, score)
+        score = c.fmul(c.added_up(score), step)
+        c.put(score, scores, position)
+        c.store(c.larger(c.get(top, F32), score), top)
+    c.put(c.all(-math.inf), scores, head.length)
+    return c.get(top, F32)
+
+
+def _put_weights(c: Code, head: _Head, scores: Value, top: Value) -> Value:
+    """Scores become weights, which are e to the power of their distance from the largest; their sum."""
+    total = c.variable(c.all(0.0))
+    with c.loop(I64(0), head.length, LANES) as position:
+        weights = _exp(c, c.fsub(c.loads(F32, scores, position), c.all(top)))
+        c.put(weights, scores, position)
+        c.store(c.fadd(c.get(total), weights), total)
+    return c.added_up(c.get(total))
+
+
+def _weighted(c: Code, held: "_Held", head: _Head, weights: Value, values: Value, keys: Value) -> list[Value]:
+    """The weighted sum of a head's values; the next head's keys are read next."""
+    sums = [c.variable(c.all(0.0)) for _ in range(0, held.head_width, LANES)]
+    with c.loop(I64(0), head.length) as position:
+        head.ask_ahead(c, held, position, values, head.next_start, keys)
+        step, value = held.get(c, values, c.add(head.start, position))
+        weight = c.all(c.fmul(c.load(F32, weights, position), step))
+        for v, place in zip(value, sums, strict=True):
+            c.store(c.fused(weight, v, c.get(place)), place)
+    return [c.get(place) for place in sums]
 
 
 @dataclass(frozen=True)
