@@ -29,13 +29,14 @@ def name_of(weights: str) -> str:
 def fetch(weights: str) -> Path:
     """The local file or folder that ``weights`` names: downloaded if it is a URL or a hub id, unpacked if an archive.
 
-    A folder with an archive and nothing else to load is that archive. Raises ``CheckpointError`` with what was tried,
-    what is wrong, and the way out.
+    A folder with an archive and nothing else that may be a checkpoint is that archive; diffusion weights beside one are
+    left behind, and found in ``weights/`` alone. Raises ``CheckpointError`` with what was tried, what is wrong, and the
+    way out.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "musicgen"
     try:
         path = _locate(weights, cache)
-        files = own_files(path) if path.is_dir() else [path]
+        files = candidates(path) if path.is_dir() else [path]
         return unpack(files[0], cache / "archives") if len(files) == 1 and is_archive(files[0]) else path
     except OSError as error:
         way_out = f" in XDG_CACHE_HOME instead of {cache.parent} (in HF_HOME for hub ids)"
@@ -65,6 +66,11 @@ def own_files(folder: Path) -> list[Path]:
     """The files in a folder that may be weights: not its README, .gitignore, LICENSE or manifest."""
     others = (path for path in folder.iterdir() if path.is_file() and path.name != MANIFEST)
     return [path for path in others if path.suffix not in (".md", "")]
+
+
+def candidates(folder: Path) -> list[Path]:
+    """Those of a folder's own files that may be a checkpoint: MultiBand Diffusion's only lie beside one."""
+    return [path for path in own_files(folder) if path.name != hub.DIFFUSION_FILE]
 
 
 def _from_hub(name: str, revision: str | None) -> Path:
