@@ -6,20 +6,14 @@ the noise is the whole clip's: neither the noise nor the samples know where a pi
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import julius
 import torch
 from torch import Tensor
 
 from audiocraft_ext import codec
-from audiocraft_ext.checkpoint import Checkpoint, parts
-from audiocraft_ext.checkpoint.fit import latent_width
-from audiocraft_ext.checkpoint.formats import load_pickle
-from audiocraft_ext.checkpoint.source import WEIGHTS_FOLDER
-from audiocraft_ext.errors import CheckpointError
+from audiocraft_ext.checkpoint import Checkpoint
 from audiocraft_ext.filterbank import FilterBank
 from audiocraft_ext.progress import Progress
 from audiocraft_ext.unet import UNet
@@ -29,7 +23,6 @@ from audiocraft_ext.upstream import (
     MultiBandProcessor,
     NoiseSchedule,
     SampleProcessor,
-    builders,
 )
 
 # Passes of a U-Net that audiocraft makes of its schedule's 1000 steps.
@@ -79,23 +72,14 @@ class DiffusionDecoder:
         self._equaliser = FilterBank(split, next(codec.parameters()).device)
 
     @staticmethod
-    def is_available_for(checkpoint: Checkpoint) -> bool:
-        """Whether diffusion weights exist for the checkpoint's codec: beside it, or Meta's for Meta's codec."""
-        return _file_beside(checkpoint) is not None or checkpoint.codec_name == parts.DIFFUSION_CODEC
-
-    @staticmethod
     def load(checkpoint: Checkpoint, fast: bool = True) -> "DiffusionDecoder":
-        """From the checkpoint's folder, ``weights/`` or where else ``parts`` finds Meta's, in this order.
+        """Of the checkpoint's codec; ``fast`` evaluates the U-Nets by ``unet``, else by audiocraft's own modules.
 
-        ``fast`` evaluates the U-Nets by ``unet``, else by audiocraft's own modules. Raises ``CheckpointError`` where
-        there are no weights, or those of another codec.
+        Raises ``CheckpointError`` where there are no weights, or those of another codec.
         """
-        path = _file_beside(checkpoint) or parts.folder_of(parts.DIFFUSION, checkpoint.folder) / parts.DIFFUSION_FILE
-        package = load_pickle(path)
-        _refuse_unless_for(checkpoint.codec, package, path)
-        device = next(checkpoint.codec.parameters()).device
-        bands = [_band(package[band], package["sample_rate"], device, fast) for band in range(package["n_bands"])]
-        return DiffusionDecoder(bands, checkpoint.codec, package.get("codec_below_hz", 0))
+        diffusion = checkpoint.load_diffusion()
+        bands = [Band.of(*modules, fast=fast) for modules in diffusion.bands]
+        return DiffusionDecoder(bands, checkpoint.codec, diffusion.codec_below_hz)
 
     @torch.inference_mode()
     def decode(self, tokens: Tensor, progress: Progress) -> Tensor:
@@ -114,10 +98,7 @@ class DiffusionDecoder:
         return self._equaliser.equalised(samples, plain).transpose(0, 1)
 
     def _lows(self, plain: Tensor) -> Tensor:
-        """What the bands leave to the codec of its samples [B, 1, N]: nothing, but where the weights say so.
-
-        ``codec_below_hz`` is a key of our own in the package: the embedded checkpoint's has it.
-        """
+        """What the bands leave to the codec of its samples [B, 1, N]: nothing, but where the weights say so."""
         if not self._codec_below_hz:
             return torch.zeros_like(plain)
         lowpass = julius.LowPassFilter(self._codec_below_hz / self._codec.sample_rate).to(plain)
@@ -146,32 +127,6 @@ class DiffusionDecoder:
         return codec.join(
             lambda frames: band.unscale(scaled[..., codec.samples_of(frames, hop)]), n_frames, self._codec
         )
-
-
-def _file_beside(checkpoint: Checkpoint) -> Path | None:
-    return parts.local_diffusion(checkpoint.folder, WEIGHTS_FOLDER)
-
-
-def _refuse_unless_for(codec: CompressionModel, package: dict[Any, Any], path: Path) -> None:
-    """Diffusion weights are made for one codec: another's latents are noise to them, or do not fit."""
-    actual = codec.sample_rate, latent_width(codec)
-    for band in range(package["n_bands"]):
-        wanted = package["sample_rate"], package[band]["cfg"].diffusion_unet.codec_dim
-        if wanted != actual:
-            raise CheckpointError(
-                f"The diffusion weights {path.name} are of another codec: they decode {wanted[1]} numbers a frame at "
-                f"{wanted[0]} Hz, and this checkpoint's codec has {actual[1]} at {actual[0]} Hz. Put this codec's in "
-                "their place."
-            )
-
-
-def _band(package: dict[str, Any], sample_rate: int, device: torch.device, fast: bool) -> Band:
-    model = builders.get_diffusion_model(package["cfg"])
-    model.load_state_dict(package["model_state"])
-    processor = builders.get_processor(cfg=package["cfg"].processor, sample_rate=sample_rate)
-    processor.load_state_dict(package["processor_state"])
-    schedule = NoiseSchedule(**package["cfg"].schedule, device=device)
-    return Band.of(model.to(device).eval(), schedule, processor.to(device), fast)
 
 
 def _unscaling(processor: MultiBandProcessor) -> Callable[[Tensor], Tensor]:

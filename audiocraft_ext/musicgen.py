@@ -114,7 +114,7 @@ class Model:
                 "false asks for the melody of input_audio, and this checkpoint cannot follow a melody.",
                 "Set continuation to true, or use a fine-tune of musicgen-melody or musicgen-stereo-melody.",
             )
-        if request.multi_band_diffusion and not DiffusionDecoder.is_available_for(self.checkpoint):
+        if request.multi_band_diffusion and not self.checkpoint.has_diffusion:
             raise InputError(
                 "multi_band_diffusion",
                 "true, and there are no diffusion weights for this checkpoint's codec.",

@@ -1,11 +1,14 @@
-"""A file, folder, URL or hub id → the LM and codec in it. The rest of the house calls ``load`` and nothing below it."""
+"""A file, folder, URL or hub id → the LM and codec in it, and at need their diffusion weights.
+
+The rest of the house takes what is here and nothing below it; scripts ``gather`` and ``convert`` too.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from audiocraft_ext.checkpoint import build, fit, formats, source
+from audiocraft_ext.checkpoint import build, diffusion_weights, fit, formats, source
 from audiocraft_ext.checkpoint.build import dtypes_on
 from audiocraft_ext.checkpoint.chosen import chosen_weights
 from audiocraft_ext.checkpoint.source import name_of
@@ -31,6 +34,15 @@ class Checkpoint:
     def follows_melody(self) -> bool:
         """Whether the LM has a melody conditioner."""
         return "self_wav" in self.lm.condition_provider.conditioners
+
+    @property
+    def has_diffusion(self) -> bool:
+        """Whether diffusion weights exist for the codec: beside it, or Meta's for Meta's codec."""
+        return diffusion_weights.are_available(self.codec_name, self.folder)
+
+    def load_diffusion(self) -> diffusion_weights.Diffusion:
+        """The codec's diffusion models, on its device, read anew at each call; raises ``CheckpointError``."""
+        return diffusion_weights.load(self.codec, self.folder)
 
 
 def load(weights: str, device: str, dtype: torch.dtype | None = None) -> Checkpoint:

@@ -61,7 +61,7 @@ _TRAINING_KEYS = (
 _N_SHOWN = 5
 
 
-class _Kind(NamedTuple):
+class CodecKind(NamedTuple):
     """A codec of transformers', and how audiocraft is told of it."""
 
     model: Any
@@ -70,9 +70,9 @@ class _Kind(NamedTuple):
 
 
 # By the model type in their config.json.
-TRANSFORMERS_CODECS = {
-    "encodec": _Kind(EncodecModel, EncodecConfig, HFEncodecCompressionModel),
-    "dac": _Kind(DacModel, DacConfig, DacCodec),
+_TRANSFORMERS_CODECS = {
+    "encodec": CodecKind(EncodecModel, EncodecConfig, HFEncodecCompressionModel),
+    "dac": CodecKind(DacModel, DacConfig, DacCodec),
 }
 _OURS = ("t5", "chroma", "chroma_stem")
 
@@ -149,7 +149,7 @@ def _assemble(
 def build_codec(file: CodecFile | TransformersFile, folder: Path, device: str) -> CompressionModel:
     """The mono codec in eval mode, fp32; a public one is found from the checkpoint's ``folder`` on."""
     if isinstance(file, TransformersFile):
-        kind = TRANSFORMERS_CODECS[file.config.get("model_type", "encodec")]
+        kind = codec_kind(file.config.get("model_type", "encodec"))
         model = _pretrained(kind.model, "codec", config=kind.config(**file.config), state_dict=file.state)
         return kind.codec(model).to(device).eval()
     if file.pretrained is not None:
@@ -163,12 +163,17 @@ def build_codec(file: CodecFile | TransformersFile, folder: Path, device: str) -
     return codec.eval()
 
 
+def codec_kind(model_type: str, what: str = "codec") -> CodecKind:
+    """What a codec of transformers' is, by its model type; raises ``CheckpointError`` for one that is not served."""
+    if model_type not in _TRANSFORMERS_CODECS:
+        raise CheckpointError(f"The {what} is no codec that is served: its config says {model_type!r}.")
+    return _TRANSFORMERS_CODECS[model_type]
+
+
 def _public_codec(name: str, folder: Path, device: str) -> CompressionModel:
     """transformers' EnCodec or DAC, or an audiocraft export."""
     if model_type := model_type_of(folder):
-        if model_type not in TRANSFORMERS_CODECS:
-            raise CheckpointError(f"The codec {name} is no codec that is served: its config says {model_type!r}.")
-        kind = TRANSFORMERS_CODECS[model_type]
+        kind = codec_kind(model_type, f"codec {name}")
         return kind.codec(_pretrained(kind.model, f"codec {name}", folder)).to(device).eval()
     exported = min(folder.glob("*state_dict.bin"))
     package = load_pickle(exported)

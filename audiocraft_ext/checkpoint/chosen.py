@@ -19,7 +19,7 @@ def chosen_weights(weights: str | None) -> str:
     """
     if chosen := weights or os.environ.get("MUSICGEN_WEIGHTS"):
         return chosen
-    if source.own_files(source.WEIGHTS_FOLDER):
+    if source.candidates(source.WEIGHTS_FOLDER):
         return str(source.WEIGHTS_FOLDER)
     folders = [folder for folder in sorted(source.WEIGHTS_FOLDER.iterdir()) if _may_be_checkpoint(folder)]
     if len(folders) > 1:
@@ -34,4 +34,4 @@ def _may_be_checkpoint(folder: Path) -> bool:
     """Whether a folder in ``weights/`` has files that are neither the embedded checkpoint's nor a part's."""
     if not folder.is_dir() or folder.name == source.EMBEDDED.name or folder.name.startswith("."):
         return False
-    return bool(source.own_files(folder)) and model_type_of(folder) not in _PARTS
+    return bool(source.candidates(folder)) and model_type_of(folder) not in _PARTS

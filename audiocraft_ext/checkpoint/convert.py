@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from audiocraft_ext.checkpoint import formats, parts, source, tensors
-from audiocraft_ext.checkpoint.build import TRANSFORMERS_CODECS
+from audiocraft_ext.checkpoint.build import codec_kind
 from audiocraft_ext.checkpoint.formats import CodecFile, Contents, TransformersFile
 from audiocraft_ext.checkpoint.tensors import State
 from audiocraft_ext.engine.linear import is_of_int8
@@ -100,7 +100,7 @@ def is_matrix(name: str, value: Tensor) -> bool:
 def _write_codec(codec: CodecFile | TransformersFile, config: DictConfig, folder: Path, out: Path) -> None:
     """The codec, and its name in the language model's ``config`` if it is a public one."""
     if isinstance(codec, TransformersFile):
-        kind = TRANSFORMERS_CODECS[codec.config.get("model_type", "encodec")]
+        kind = codec_kind(codec.config.get("model_type", "encodec"))
         _in_own_type(kind.model, kind.config, codec).save_pretrained(out / CODEC_FOLDER)
     elif codec.pretrained is None:
         assert codec.state is not None
@@ -108,8 +108,8 @@ def _write_codec(codec: CodecFile | TransformersFile, config: DictConfig, folder
     else:
         place = parts.folder_of(codec.pretrained, folder)
         if model_type := formats.model_type_of(place):
-            model = TRANSFORMERS_CODECS[model_type].model.from_pretrained(place, dtype="auto")
-            model.save_pretrained(out / codec.pretrained)
+            kind = codec_kind(model_type, f"codec {codec.pretrained}")
+            kind.model.from_pretrained(place, dtype="auto").save_pretrained(out / codec.pretrained)
         else:  # an audiocraft export
             _copy(place, out / codec.pretrained)
         config.compression_model_checkpoint = f"//pretrained/{codec.pretrained}"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from huggingface_hub import hf_hub_download, metadata_load
 
-from audiocraft_ext.checkpoint import fit, formats, parts, source
+from audiocraft_ext.checkpoint import disk, fit, formats, hub, parts, source
 from audiocraft_ext.checkpoint.build import build_codec, named_parts
 from audiocraft_ext.checkpoint.download import shown
 from audiocraft_ext.checkpoint.formats import Contents, TransformersFile
@@ -62,11 +62,7 @@ def gather(weights: str, folder: Path, with_diffusion: bool = True) -> list[Entr
             (scratch / name).replace(folder / name)
         return _write_manifest(folder, {name: former[name] for name in former.keys() & in_place} | new)
     except OSError as error:
-        if error.errno in source.DISK_FULL:
-            raise CheckpointError(
-                f"The disk is full: there is no room in {folder} for all of {shown(weights)}. Free some, or name a "
-                "folder on a larger disk."
-            ) from error
+        disk.refuse_full(error, f"in {folder} for all of {shown(weights)}")
         raise CheckpointError(f"{folder} cannot be written: {error.strerror} ({error.filename}).") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -103,7 +99,7 @@ def _own_files(path: Path, contents: Contents) -> Iterable[Path]:
     if path.is_file():
         return [path]
     if path.parent.name == "snapshots":
-        return source.wrapping(path)
+        return hub.checkpoint_files(path)
     files = source.own_files(path)
     if isinstance(contents.codec, TransformersFile) and contents.codec.folder != path:
         files += contents.codec.folder.iterdir()
@@ -156,7 +152,7 @@ def _licence(repository: str, commit: str) -> str | None:
     unknown = _LICENCES.get(repository.split("/")[0])
     try:
         card = metadata_load(hf_hub_download(repository, "README.md", revision=commit))
-    except (OSError, ValueError, source.HTTPError):
+    except (OSError, ValueError, hub.HTTPError):
         return unknown
     return (card or {}).get("license", unknown)
 

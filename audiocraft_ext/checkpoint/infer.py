@@ -5,6 +5,7 @@ pattern.
 """
 
 import logging
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
@@ -30,26 +31,18 @@ def config_of(state: dict[str, Tensor], num_heads: int | None = None) -> DictCon
     Raises ``CheckpointError`` where a weight is missing that tells a size.
     """
     try:
-        n_q = sum(key.startswith("emb.") for key in state)
-        special_and_card, dim = state["emb.0.weight"].shape
-        num_layers = len({key.split(".")[2] for key in state if key.startswith("transformer.layers.")})
-        hidden = state[_FIRST_LAYER + "linear1.weight"].shape[0]
+        transformer = _transformer(state)
         text_dim = state[_TEXT].shape[1]
     except KeyError as error:
         raise CheckpointError(
             f"A MusicGen without a config, and its sizes cannot be told: {error} is missing."
         ) from error
-    melody = _MELODY in state
-    crosses = any(".cross_attention." in key for key in state)
-    conditioners = _conditioners(text_dim, state[_MELODY].shape[1] if melody else None)
+    conditioners = _conditioners(text_dim, state[_MELODY].shape[1] if _MELODY in state else None)
     if num_heads is None:
-        num_heads = dim // HEAD_DIM
-        log.warning(
-            "No config in the checkpoint; from its shapes: %d codebooks of %d, %d layers of %d, %s, text encoder %s. "
-            "As in all of Meta's: %d heads, a window of %d s, codec %s.",
-            *(n_q, special_and_card - 1, num_layers, dim, "melody" if melody else "text"),
-            *(conditioners["description"]["t5"]["name"], num_heads, _WINDOW_S, _CODEC),
-        )
+        _log_what_was_told(transformer, conditioners)
+    else:
+        transformer["num_heads"] = num_heads
+    n_q, crosses = transformer["n_q"], transformer["cross_attention"]
     return OmegaConf.create(
         {
             "lm_model": "transformer_lm",
@@ -64,30 +57,46 @@ def config_of(state: dict[str, Tensor], num_heads: int | None = None) -> DictCon
                 "sum": [],
                 "input_interpolate": [],
                 "cross": ["description"] if crosses else [],
-                "prepend": ["self_wav"] * melody + ["description"] * (not crosses),
+                "prepend": ["self_wav"] * ("self_wav" in conditioners) + ["description"] * (not crosses),
             },
             "conditioners": conditioners,
-            "transformer_lm": {
-                "n_q": n_q,
-                "card": special_and_card - 1,
-                "dim": dim,
-                "num_heads": num_heads,
-                "num_layers": num_layers,
-                "hidden_scale": hidden / dim,
-                "dropout": 0.0,
-                "causal": True,
-                "custom": False,
-                "memory_efficient": True,
-                "bias_proj": "linears.0.bias" in state,
-                "bias_ff": _FIRST_LAYER + "linear1.bias" in state,
-                "bias_attn": _FIRST_LAYER + "self_attn.in_proj_bias" in state,
-                "norm_first": "out_norm.weight" in state,
-                "norm": "layer_norm",
-                "activation": "gelu",
-                "positional_embedding": "sin",
-                "cross_attention": crosses,
-            },
+            "transformer_lm": transformer,
         }
+    )
+
+
+def _transformer(state: dict[str, Tensor]) -> dict[str, Any]:
+    """The transformer's part of the config, with heads of ``HEAD_DIM``; ``KeyError`` for a weight that is missing."""
+    special_and_card, dim = state["emb.0.weight"].shape
+    return {
+        "n_q": sum(key.startswith("emb.") for key in state),
+        "card": special_and_card - 1,
+        "dim": dim,
+        "num_heads": dim // HEAD_DIM,
+        "num_layers": len({key.split(".")[2] for key in state if key.startswith("transformer.layers.")}),
+        "hidden_scale": state[_FIRST_LAYER + "linear1.weight"].shape[0] / dim,
+        "dropout": 0.0,
+        "causal": True,
+        "custom": False,
+        "memory_efficient": True,
+        "bias_proj": "linears.0.bias" in state,
+        "bias_ff": _FIRST_LAYER + "linear1.bias" in state,
+        "bias_attn": _FIRST_LAYER + "self_attn.in_proj_bias" in state,
+        "norm_first": "out_norm.weight" in state,
+        "norm": "layer_norm",
+        "activation": "gelu",
+        "positional_embedding": "sin",
+        "cross_attention": any(".cross_attention." in key for key in state),
+    }
+
+
+def _log_what_was_told(transformer: dict[str, Any], conditioners: dict[str, dict]) -> None:
+    log.warning(
+        "No config in the checkpoint; from its shapes: %d codebooks of %d, %d layers of %d, %s, text encoder %s. "
+        "As in all of Meta's: %d heads, a window of %d s, codec %s.",
+        *(transformer[size] for size in ("n_q", "card", "num_layers", "dim")),
+        "melody" if "self_wav" in conditioners else "text",
+        *(conditioners["description"]["t5"]["name"], transformer["num_heads"], _WINDOW_S, _CODEC),
     )
 
 

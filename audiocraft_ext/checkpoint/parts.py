@@ -10,32 +10,17 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub import errors as hub
 from omegaconf import OmegaConf
 
-from audiocraft_ext.checkpoint import source
+from audiocraft_ext.checkpoint import disk, hub, source
+from audiocraft_ext.checkpoint.hub import DEMUCS_BAG, DIFFUSION_FILE
 from audiocraft_ext.errors import CheckpointError
 
 DEMUCS = "adefossez/HTDemucs"
-DEMUCS_BAG = "htdemucs.yaml"
 DIFFUSION = "facebook/multiband-diffusion"
-DIFFUSION_FILE = "mbd_musicgen_32khz.th"
 DIFFUSION_CODEC = "facebook/encodec_32khz"
 
 NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
-# Many repositories hold one model in several wrappings. The first that there is, by a file to know it by, is taken.
-_WRAPPINGS = {
-    "model.safetensors": ["model.safetensors"],
-    "model.safetensors.index.json": ["model-*.safetensors"],
-    "pytorch_model.bin": ["pytorch_model.bin"],
-    "pytorch_model.bin.index.json": ["pytorch_model-*.bin"],
-    "compression_state_dict.bin": ["compression_state_dict.bin"],
-    "state_dict.bin": ["state_dict.bin"],
-    DIFFUSION_FILE: [DIFFUSION_FILE],
-    DEMUCS_BAG: [DEMUCS_BAG, "*.safetensors"],
-}
-_SMALL_FILES = ["*.json", "*.model"]
 _OWNERS = {"t5-": "google-t5", "dac_": "descript"}
 _TOKENIZERS = ("tokenizer.json", "spiece.model")
 
@@ -80,8 +65,9 @@ def local_diffusion(*folders: Path) -> Path | None:
 
 def files_in(folder: Path) -> list[Path]:
     """The files of a model that lies whole in a folder, in the one wrapping that is loaded."""
-    wrapping = next(files for known_by, files in _WRAPPINGS.items() if (folder / known_by).is_file())
-    patterns = [*_SMALL_FILES, *wrapping]
+    wrapping = hub.wrapping_in(folder, hub.MODEL_WRAPPINGS)
+    assert wrapping is not None
+    patterns = [*hub.MODEL_SMALL_FILES, *wrapping.files]
     return sorted(file for file in folder.iterdir() if any(file.match(pattern) for pattern in patterns))
 
 
@@ -94,10 +80,11 @@ def _hub_id(name: str) -> str | None:
 
 def _missing(folder: Path) -> Iterator[str]:
     """The files that a model's folder lacks, nothing where it is whole: what is in a cache may be partial."""
-    known_by = next((file for file in _WRAPPINGS if (folder / file).is_file()), None)
-    if known_by is None:
+    wrapping = hub.wrapping_in(folder, hub.MODEL_WRAPPINGS)
+    if wrapping is None:
         yield "the weights"
         return
+    known_by = wrapping.known_by
     needed: list[str] = []
     if known_by.endswith(".index.json"):
         needed += sorted(set(json.loads((folder / known_by).read_text())["weight_map"].values()))
@@ -118,43 +105,23 @@ def demucs_files(folder: Path) -> list[str]:
 
 
 def _cached(name: str) -> Path | None:
-    """The whole snapshot in the Hugging Face cache; no network is asked."""
-    try:
-        folder = Path(snapshot_download(name, local_files_only=True, allow_patterns=[]))  # [], since we look ourselves
-    except (hub.LocalEntryNotFoundError, hub.HFValidationError):
-        return None
-    return None if any(_missing(folder)) else folder
+    """The snapshot in the Hugging Face cache, if it is whole."""
+    folder = hub.cached(name)
+    return None if folder is None or any(_missing(folder)) else folder
 
 
 def _fetched(name: str, hub_id: str) -> Path:
-    """The model from the hub: of its wrappings the first."""
     try:
-        there = HfApi().list_repo_files(hub_id)
-        wrapping = next((files for known_by, files in _WRAPPINGS.items() if known_by in there), [])
-        folder = Path(snapshot_download(hub_id, allow_patterns=[*_SMALL_FILES, *wrapping]))
-    except (OSError, source.HTTPError, hub.HFValidationError) as error:
-        if isinstance(error, OSError) and error.errno in source.DISK_FULL:
-            raise CheckpointError(
-                f"The disk is full: there is no room for {name}, which the checkpoint names. Free some, or name a "
-                "folder on a larger disk in HF_HOME."
-            ) from error
+        folder = hub.fetch_model(hub_id)
+    except OSError as error:
+        disk.refuse_full(error, f"for {name}, which the checkpoint names", " in HF_HOME")
+        raise
+    except hub.Refused as refused:
         raise CheckpointError(
             f"The checkpoint names the model {name}, which lies neither in its folder nor in weights/ nor whole in the "
-            f"Hugging Face cache, and {_why_not(error, hub_id)}. Where there is a network, script/fetch-weights "
-            "gathers all that a checkpoint needs."
-        ) from error
+            f"Hugging Face cache, and {refused.clause}. Where there is a network, script/fetch-weights gathers all "
+            "that a checkpoint needs."
+        ) from refused
     if missing := ", ".join(_missing(folder)):
         raise CheckpointError(f"The checkpoint names the model {name}, which lacks {missing} on the Hugging Face hub.")
     return folder
-
-
-def _why_not(error: Exception, hub_id: str) -> str:
-    match error:
-        case hub.GatedRepoError():
-            return f"the hub asks to accept its terms at https://huggingface.co/{hub_id} first, and for HF_TOKEN"
-        case hub.RepositoryNotFoundError() | hub.HFValidationError():
-            return "the hub has no such public model"
-        case hub.HfHubHTTPError():
-            return f"the hub answers {error.response.status_code}"
-        case _:
-            return "the hub cannot be reached, or is not to be asked (HF_HUB_OFFLINE)"

@@ -160,7 +160,7 @@ def test_diffusion_weights_in_a_folder_of_their_name_are_found_too(with_diffusio
     checkpoint = with_diffusion("text")
     (checkpoint.folder / DIFFUSION).mkdir(parents=True)
     (checkpoint.folder / DIFFUSION_FILE).rename(checkpoint.folder / DIFFUSION / DIFFUSION_FILE)
-    assert DiffusionDecoder.is_available_for(checkpoint)
+    assert checkpoint.has_diffusion
     assert len(DiffusionDecoder.load(checkpoint)._bands) == tiny_parts.N_BANDS
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from audiocraft_ext.checkpoint import chosen_weights, source
+from audiocraft_ext.checkpoint.parts import DIFFUSION_FILE
 from audiocraft_ext.errors import CheckpointError
 
 
@@ -47,6 +48,16 @@ def test_what_a_checkpoint_names_is_taken_for_none(weights: Path) -> None:
     write(weights / "t5-base" / "config.json", '{"model_type": "t5"}')
     write(weights / ".fetching" / "state_dict.bin")
     assert chosen_weights(None) == str(source.EMBEDDED)
+
+
+def test_diffusion_weights_are_no_checkpoint(weights: Path) -> None:
+    write(weights / DIFFUSION_FILE)
+    write(weights / "theirs" / DIFFUSION_FILE)
+    assert chosen_weights(None) == str(source.EMBEDDED)
+    mine = write(weights / "my-sound" / "state_dict.bin")
+    assert chosen_weights(None) == str(mine)
+    write(weights / "trained_model.tar")
+    assert chosen_weights(None) == str(weights)
 
 
 def test_of_several_folders_none_is_played_in_another_s_name(weights: Path) -> None:

@@ -167,6 +167,16 @@ def test_int8_moves_the_logits_by_a_fiftieth_at_most(wrap: Wrap, tmp_path: Path)
     assert (ours - theirs).norm() / theirs.norm() < 0.02  # 0.0074 measured; 0.014 for the embedded checkpoint
 
 
+@pytest.mark.parametrize("name", ["audiocraft export", "Hugging Face"])
+def test_a_codec_of_another_kind_is_refused_as_at_loading(wrap: Wrap, name: str, tmp_path: Path) -> None:
+    folder = shutil.copytree(wrap(name, "text"), tmp_path / "in")
+    config = folder / (tiny_parts.CODEC if name == "audiocraft export" else "") / "config.json"
+    config.write_text(config.read_text().replace('"model_type": "encodec"', '"model_type": "mimi"'))
+    for use in (lambda: checkpoint.load(str(folder), "cpu"), lambda: convert.convert(str(folder), tmp_path / "out")):
+        with pytest.raises(CheckpointError, match=r"The codec .*is no codec that is served: its config says 'mimi'"):
+            use()
+
+
 @contextmanager
 def files_of_at_most(n_bytes: int) -> Iterator[None]:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 
 from audiocraft_ext import checkpoint
 from tests import tiny
+from tests.test_house import FILES, ROOT, imports_of, room_of
 
 
 def assert_same_weights(folder: Path, package: dict[str, Any]) -> None:
@@ -58,3 +59,10 @@ def test_a_reference_within_the_config_is_followed(package: dict[str, Any], rewr
     config.conditioners.description.t5.name = "${encoder}"
     torch.save({**package, "xp.cfg": OmegaConf.to_yaml(config)}, rewrapped / "lm.bin")
     assert_same_weights(rewrapped, package)
+
+
+def test_the_rest_of_the_house_imports_nothing_below_the_package() -> None:
+    offered = {f"audiocraft_ext.checkpoint.{name}" for name in checkpoint.__all__}
+    for path in [*(path for path in FILES if room_of(path) != "checkpoint"), ROOT / "predict.py"]:
+        below = {name for name in imports_of(path) if name.startswith("audiocraft_ext.checkpoint.")}
+        assert below <= offered, path

@@ -138,9 +138,11 @@ def test_what_transformers_has_cached_under_an_old_name_is_found(places: Places)
 
 def test_what_cannot_be_had_is_told_in_a_sentence(places: Places) -> None:
     places.hub.files["someone/else/README.md"] = File(b"no model")
-    unknown, another = places.find("someone/unknown", "someone/else")
+    places.hub.files["someone/gated/model.safetensors"] = File(b"not for all")
+    unknown, another, gated = places.find("someone/unknown", "someone/else", "someone/gated")
     assert re.match("REFUSED The checkpoint names the model someone/unknown.* hub has no such public model", unknown)
     assert re.match("REFUSED The checkpoint names the model someone/else, which lacks the weights on", another)
+    assert re.match("REFUSED .* someone/gated, which lies neither .*accept its terms at .*/someone/gated first", gated)
     for environment in (OFFLINE, {"HF_ENDPOINT": "http://127.0.0.1:1"}):
         (unreached,) = places.find("t5-base", environment=environment)
         assert re.match("REFUSED .* t5-base, which lies neither .* cannot be reached.* script/fetch-weights", unreached)

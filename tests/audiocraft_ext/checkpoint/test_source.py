@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from audiocraft_ext.checkpoint import download, source
+from audiocraft_ext.checkpoint.parts import DIFFUSION_FILE
 from audiocraft_ext.errors import CheckpointError
 from tests.audiocraft_ext.checkpoint.loopback import File, HubHandler, Server, serving
 from tests.audiocraft_ext.checkpoint.probe import printed
@@ -88,6 +89,7 @@ def archive(tmp_path: Path) -> Path:
 
 def test_an_archive_is_unpacked_from_a_file_a_folder_and_a_url(archive: Path, cache: Path) -> None:
     (archive.parent / "README.md").touch()
+    (archive.parent / DIFFUSION_FILE).touch()
     with serving() as server:
         server.files["/model"] = File(archive.read_bytes())
         for weights in (str(archive), str(archive.parent), server.url("/model")):
