@@ -75,9 +75,3 @@ def test_every_cell_is_as_long_as_asked_and_sounds(served: tuple[tiny.Kind, http
         assert sample_rate == tiny.SAMPLE_RATE
         assert samples[-sample_rate // 10 :].std() > 0, f"{cell}: the end is missing"
         assert heard.setdefault(samples.tobytes(), cell) == cell, "two cells sound alike"
-
-
-def test_a_melody_on_a_checkpoint_without_one_is_refused_by_name(served: tuple[tiny.Kind, httpx.Client]) -> None:
-    kind, client = served
-    if "melody" not in kind:
-        assert "continuation: false asks for the melody" in answer(client, ("melody", 2, False))["error"]
