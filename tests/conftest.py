@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -16,9 +16,21 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[httpx.Client]":
-    """A client of ``make serve``'s server with the embedded checkpoint, once it is READY."""
+def _started(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[tuple[httpx.Client, dict[str, Any]]]":
     from benchmarks.hardening.server import running  # here, since machines that run the GPU's tests have no httpx
 
     with running(tmp_path_factory.mktemp("server")) as started:
-        yield started.client
+        first = started.client.post("/predictions", json={"input": {"prompt": "x", "duration": 1}})
+        yield started.client, first.json()
+
+
+@pytest.fixture(scope="session")
+def server(_started: "tuple[httpx.Client, dict[str, Any]]") -> "httpx.Client":
+    """A client of ``make serve``'s server with the embedded checkpoint, once it is READY."""
+    return _started[0]
+
+
+@pytest.fixture(scope="session")
+def first_answer(_started: "tuple[httpx.Client, dict[str, Any]]") -> dict[str, Any]:
+    """The server's answer to its first prediction, which no test asked for."""
+    return _started[1]

@@ -4,7 +4,7 @@ Faults come from outside, into the real server: a worker that is killed, a limit
 PATH that fails or hangs, and an engine whose step raises what torch raises when CUDA's memory is full.
 """
 
-import base64
+import ctypes
 import os
 import resource
 import shutil
@@ -22,15 +22,16 @@ import pytest
 
 from audiocraft_ext.audio import ffmpeg_path
 from benchmarks.hardening.client import until_taken
-from benchmarks.hardening.server import ROOT, Server, running
+from benchmarks.hardening.input_values import data_url
+from benchmarks.hardening.server import COG_FOLDER, ROOT, Server, running
 from predict import Predictor
 
 FFMPEG = """#!/bin/sh
 test ! -e {faults}/ffmpeg-fails || {{ echo "{faults}: broken" >&2; exit 1; }}
-while test -e {faults}/ffmpeg-hangs; do sleep 0.1; done
+while test -e {faults}/ffmpeg-hangs; do touch {faults}/hanging-$$; sleep 0.1; done
 exec {ffmpeg} "$@"
 """
-# Python runs it at its start; it changes the worker alone.
+# Python runs it at its start; it changes the worker alone. With "minutes-are-short", what is done in a minute is soon.
 SITE = """
 import pathlib, sys
 if "_run_worker" in sys.orig_argv[-1]:
@@ -39,6 +40,8 @@ if "_run_worker" in sys.orig_argv[-1]:
     from audiocraft_ext.engine.engine import Engine
     step = Engine.step
     def failing_step(self):
+        predict = sys.modules["predict"]
+        predict.KEEP_OUTPUT_S = 0.5 if pathlib.Path({faults!r}, "minutes-are-short").exists() else 60
         if pathlib.Path({faults!r}, "out-of-memory").exists():
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         step(self)
@@ -46,6 +49,7 @@ if "_run_worker" in sys.orig_argv[-1]:
 """
 
 
+PATIENCE_S = 30  # what is waited for takes a few seconds at most
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are looked at and limited as Linux does")
 
 
@@ -105,6 +109,13 @@ def present(fault: Path) -> Iterator[Path]:
         fault.unlink(missing_ok=True)
 
 
+def wait_until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 def files(server: Server) -> list[Path]:
     return [path for path in server.scratch.rglob("*") if path.is_file()]
 
@@ -116,10 +127,8 @@ def assert_told_plainly(server: Server, answer: dict[str, Any], sentence: str) -
     for secret in (str(ROOT), str(server.scratch), str(server.scratch.parent), "Traceback", ".py"):
         assert secret not in answer["error"] + answer["logs"]
     reference = answer["error"].split("(")[-1].split(")")[0]
-    deadline = time.monotonic() + 5  # the log may come after the answer
-    while "Traceback" not in server.log.read_text().partition(f"Error {reference}")[2]:
-        assert time.monotonic() < deadline, "the log has no traceback"
-        time.sleep(0.1)
+    # The log may come after the answer.
+    wait_until(lambda: "Traceback" in server.log.read_text().partition(f"Error {reference}")[2])
 
 
 def assert_unhealthy_until(server: Server, mend: Callable[[], object]) -> None:
@@ -165,22 +174,33 @@ def test_an_ffmpeg_that_fails_fails_predictions_with_a_sentence_until_it_is_mend
 def test_an_ffmpeg_that_hangs_holds_no_cancelled_prediction_s_slot(faulty: Server, faults: Path) -> None:
     with present(faults / "ffmpeg-hangs"):
         answers = [in_flight(faulty, f"hanging-{i}") for i in range(4)]
-        time.sleep(3)
+        wait_until(lambda: len(list(faults.glob("hanging-*"))) == 4)
         assert faulty.status() == "BUSY"
-        start = time.monotonic()
         for i in range(4):
             assert faulty.client.post(f"/predictions/hanging-{i}/cancel").status_code == 200
+        # While each ffmpeg still hangs.
         assert [answer()["status"] for answer in answers] == ["canceled"] * 4
-        faulty.wait_for("READY", timeout_s=1)
-        assert time.monotonic() - start < 2
+        assert faulty.wait_for("READY", timeout_s=PATIENCE_S) == "READY"
     assert predict(faulty)["status"] == "succeeded"
+
+
+def test_the_folders_that_cog_makes_for_a_prediction_are_gone_a_while_after_its_answer(
+    faulty: Server, faults: Path
+) -> None:
+    name = f"kept-{faulty.process.pid}"
+    assert predict(faulty, name)["status"] == "succeeded"
+    assert (COG_FOLDER / name / "outputs").is_dir(), "there is nothing to be deleted, or it was at once"
+    with present(faults / "minutes-are-short"):
+        assert predict(faulty, name)["status"] == "succeeded"
+        # Before the first prediction's minute is over.
+        wait_until(lambda: not (COG_FOLDER / name).exists())
 
 
 def test_a_full_disk_fails_predictions_with_a_sentence_and_leaves_no_file(faulty: Server) -> None:
     kept = files(faulty)
     limits = resource.prlimit(faulty.worker, resource.RLIMIT_FSIZE)
     resource.prlimit(faulty.worker, resource.RLIMIT_FSIZE, (1000, limits[1]))
-    audio = "data:audio/wav;base64," + base64.b64encode(bytes(100_000)).decode()
+    audio = data_url(bytes(100_000))
     try:
         assert_told_plainly(faulty, predict(faulty), "The server failed")
         assert_told_plainly(faulty, predict(faulty, input_audio=audio), "The server failed")
@@ -192,13 +212,12 @@ def test_a_full_disk_fails_predictions_with_a_sentence_and_leaves_no_file(faulty
 def test_a_killed_worker_fails_its_predictions_at_once_and_the_health_check_tells(tmp_path: Path) -> None:
     scratch = tmp_path / "scratch"
     with running(scratch) as server:
-        answers = [in_flight(server, f"killed-{i}", duration=60) for i in range(2)]
-        time.sleep(1)
+        answers = [in_flight(server, f"killed-{i}", duration=60) for i in range(4)]
+        server.wait_for("BUSY", timeout_s=PATIENCE_S)
         os.kill(server.worker, signal.SIGKILL)
-        start = time.monotonic()
-        assert [answer()["error"] for answer in answers] == ["Worker crashed"] * 2
-        assert server.wait_for("UNHEALTHY", timeout_s=5) == "UNHEALTHY"
-        assert time.monotonic() - start < 5
+        # Nobody is left who could end them.
+        assert [answer()["error"] for answer in answers] == ["Worker crashed"] * 4
+        assert server.wait_for("UNHEALTHY", timeout_s=PATIENCE_S) == "UNHEALTHY"
         time.sleep(1)
         assert server.status() == "UNHEALTHY", "for good: who watches the server has to start it anew"
         server.process.send_signal(signal.SIGTERM)
@@ -226,10 +245,7 @@ def test_a_server_that_is_killed_takes_its_worker_along(tmp_path: Path) -> None:
         threading.Timer(1, server.process.kill).start()
         with pytest.raises(httpx.TransportError):
             predict(server, duration=120)
-        deadline = time.monotonic() + 30
-        while _is_running(worker) and time.monotonic() < deadline:
-            time.sleep(0.2)
-        assert not _is_running(worker)
+        wait_until(lambda: not _is_running(worker))
         assert list(scratch.iterdir()) == []
 
 
@@ -238,13 +254,37 @@ def _is_running(process: int) -> bool:
     return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
+@contextmanager
+def bound_by_permissions() -> Iterator[None]:
+    """Root's threads that are started within, and this one, may not write where no other user may (capabilities(7))."""
+    libc, version_3, override = ctypes.CDLL(None, use_errno=True), 0x20080522, 1 << 1
+    header, sets = (ctypes.c_uint32 * 2)(version_3, 0), (ctypes.c_uint32 * 6)()
+
+    def call(function: Callable[..., int]) -> None:
+        if function(header, sets) != 0:
+            raise OSError(ctypes.get_errno(), "this thread's capabilities are not known, or cannot be changed")
+
+    call(libc.capget)
+    effective = sets[0]
+    sets[0] = effective & ~override
+    call(libc.capset)
+    try:
+        yield
+    finally:
+        sets[0] = effective
+        call(libc.capset)
+
+
 def test_weights_that_cannot_be_written_to_are_served_and_left_as_they_are(tmp_path: Path) -> None:
     weights = tmp_path / "weights"
     shutil.copytree(ROOT / "weights" / "demo", weights, ignore=shutil.ignore_patterns("train"))
     for path in (weights, *weights.rglob("*")):
         path.chmod(0o555 if path.is_dir() else 0o444)
     before = {path: path.stat().st_mtime_ns for path in (weights, *weights.rglob("*"))}
-    Predictor().setup(str(weights))  # ends with a second of music
+    with bound_by_permissions():
+        with pytest.raises(PermissionError):
+            (weights / "new").touch()
+        Predictor().setup(str(weights))  # ends with a second of music
     assert {path: path.stat().st_mtime_ns for path in (weights, *weights.rglob("*"))} == before
 
 

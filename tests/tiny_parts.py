@@ -14,10 +14,11 @@ from demucs.htdemucs import HTDemucs
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from torch import nn
+from transformers import PreTrainedModel
 
 from audiocraft_ext.checkpoint import build
 from audiocraft_ext.checkpoint.parts import DEMUCS, DEMUCS_BAG, DIFFUSION, DIFFUSION_CODEC, DIFFUSION_FILE
-from audiocraft_ext.upstream import EncodecConfig, EncodecModel, T5EncoderModel, builders
+from audiocraft_ext.upstream import EncodecConfig, EncodecModel, T5Config, T5EncoderModel, builders
 from tests import tiny
 
 TEXT_ENCODER = "t5-base"
@@ -35,9 +36,8 @@ def write_text_encoder(folder: Path) -> Path:
     return place
 
 
-def write_codec(folder: Path) -> Path:
-    place = folder / CODEC
-    config = EncodecConfig(
+def codec_config() -> EncodecConfig:
+    return EncodecConfig(
         num_filters=4,
         hidden_size=16,
         codebook_size=tiny.CARD,
@@ -48,15 +48,57 @@ def write_codec(folder: Path) -> Path:
         normalize=False,
         use_causal_conv=False,
     )
+
+
+def write_codec(folder: Path) -> Path:
+    place = folder / CODEC
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        model = EncodecModel(config)
+        model = EncodecModel(codec_config())
         for name, buffer in model.named_buffers():
             if name.endswith(".embed"):  # empty before training: all tokens would sound the same
                 buffer.normal_()
         model.save_pretrained(place)
     (place / "README.md").write_text("EnCodec, without a word on its licence.\n")
     return place
+
+
+def huggingface(kind: tiny.Kind, dim: int = 48) -> PreTrainedModel:
+    """transformers' own MusicGen, or MusicGen Melody, with a T5 and a codec within; ``dim`` is its decoder's width.
+
+    Not the text encoder's width: transformers would leave the projection between them out.
+    """
+    import transformers
+
+    melody = "Melody" if kind == "melody" else ""
+    decoder = {
+        "vocab_size": tiny.CARD,
+        "hidden_size": dim,
+        "num_hidden_layers": 2,
+        "ffn_dim": 4 * dim,
+        "num_attention_heads": 3,
+        "num_codebooks": 8 if kind == "stereo" else 4,
+        "audio_channels": 2 if kind == "stereo" else 1,
+        "pad_token_id": tiny.CARD,
+        "bos_token_id": tiny.CARD,
+    }
+    config = getattr(transformers, f"Musicgen{melody}Config")(
+        text_encoder=T5Config.from_pretrained(tiny.TEXT_ENCODER).to_dict(),
+        audio_encoder=codec_config().to_dict(),
+        decoder=decoder,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model: PreTrainedModel = getattr(transformers, f"Musicgen{melody}ForConditionalGeneration")(config)
+    return model
+
+
+def write_huggingface(folder: Path, model: PreTrainedModel, shard_size: str = "1GB") -> Path:
+    """As ``save_pretrained`` writes it, with the tokenizer beside it."""
+    model.save_pretrained(folder, max_shard_size=shard_size)
+    for file in tiny.TEXT_ENCODER.glob("tokenizer*"):
+        shutil.copy(file, folder)
+    return folder
 
 
 def demucs(seed: int = 2) -> nn.Module:

@@ -1,5 +1,6 @@
 """Sends requests to a server from several threads, and judges each answer. Knows nothing of what is asked."""
 
+import base64
 import json
 import socket
 import threading
@@ -8,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import httpx
 
@@ -79,6 +80,11 @@ class Tally:
             lines.append(f"{kind:26}{counter.total():7}" + "".join(f"{counter[column]:9}" for column in columns))
         lines.append(f"slowest answer {self.slowest_s:.2f} s; told 409 and asked again {self.n_busy} times")
         return "\n".join(lines)
+
+
+def file_in(answer: dict[str, Any]) -> bytes | None:
+    """The file in a prediction's answer; None where there is none."""
+    return base64.b64decode(answer["output"].split(",", 1)[1]) if answer["status"] == "succeeded" else None
 
 
 def until_taken(

@@ -9,7 +9,6 @@ it is the one that the same request got alone.
 """
 
 import argparse
-import base64
 import itertools
 import os
 import random
@@ -26,7 +25,7 @@ from typing import Any
 import httpx
 
 from benchmarks.hardening import server as servers
-from benchmarks.hardening.client import until_taken
+from benchmarks.hardening.client import file_in, until_taken
 from benchmarks.hardening.server import Server
 
 N_SLOTS = 4
@@ -95,15 +94,9 @@ class Usage:
         return f"{self.rss_mb:9.1f} {self.n_threads:8} {self.n_handles:8} {self.n_files:6} {self.n_cog_folders:12}"
 
 
-def output_of(response: httpx.Response) -> bytes | None:
-    """The file in an answer; None where there is none."""
-    answer = response.json()
-    return base64.b64decode(answer["output"].split(",", 1)[1]) if answer["status"] == "succeeded" else None
-
-
 def alone(client: httpx.Client) -> list[bytes | None]:
     """What each of ``REQUESTS`` is answered with nothing beside it."""
-    return [output_of(client.post("/predictions", json={"input": inputs})) for inputs in REQUESTS]
+    return [file_in(client.post("/predictions", json={"input": inputs}).json()) for inputs in REQUESTS]
 
 
 def load(
@@ -128,7 +121,7 @@ def load(
                     return
                 figures.latencies_s.append(time.monotonic() - asked_at)
                 figures.audio_s += REQUESTS[which]["duration"]
-                figures.n_other_answers += output_of(response) != right[which]
+                figures.n_other_answers += file_in(response.json()) != right[which]
 
     _at_once(n_clients, ask_on)
     figures.took_s = time.monotonic() - start

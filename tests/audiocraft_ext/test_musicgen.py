@@ -4,6 +4,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -25,6 +26,8 @@ from tests.tiny import CARD, SAMPLE_RATE, WINDOW_S, Kind
 TinyCheckpoint = Callable[[Kind], Checkpoint]
 KINDS: list[Kind] = ["text", "melody", "stereo"]
 ENGINES: list[EngineName] = ["fast", "upstream"]
+N_AT_ONCE = {"fast": 4, "upstream": 1}  # on the CPU
+PATIENCE_S = 60
 STRIDE_S = 12  # three fifths of the window, as upstream's 18 of 30 s
 
 
@@ -154,9 +157,12 @@ def test_mono_and_stereo_are_continued_by_either(tiny_checkpoint: TinyCheckpoint
     assert samples.shape == (2 if kind == "stereo" else 1, 2 * SAMPLE_RATE)
 
 
-def test_a_melody_on_a_checkpoint_without_a_melody_conditioner_is_refused(tiny_checkpoint: TinyCheckpoint) -> None:
-    with pytest.raises(InputError, match="cannot follow a melody"):
-        generate(tiny_checkpoint("text"), noise(1))
+@pytest.mark.parametrize("kind", ["text", "stereo"])
+def test_a_melody_on_a_checkpoint_without_a_melody_conditioner_is_refused(
+    tiny_checkpoint: TinyCheckpoint, kind: Kind
+) -> None:
+    with pytest.raises(InputError, match=r"continuation: false asks for the melody .* cannot follow a melody"):
+        generate(tiny_checkpoint(kind), noise(1))
 
 
 def test_diffusion_without_weights_for_the_codec_is_refused(tiny_checkpoint: TinyCheckpoint) -> None:
@@ -193,6 +199,17 @@ def test_requests_at_the_same_time_give_what_they_give_alone(
     assert all(torch.equal(together[i], alone[i]) for i in range(len(requests)))
 
 
+class StopsItself(Progress):
+    """Is stopped as soon as a frame is made."""
+
+    AT_FRAME = 20
+
+    def reach(self, n: int, total: int, unit: str = "frame") -> None:
+        super().reach(n, total, unit)
+        if n >= self.AT_FRAME:
+            self.stop()
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_stopped_generation_ends_at_its_next_frame_and_the_next_one_is_right(
     tiny_checkpoint: TinyCheckpoint, engine: EngineName
@@ -200,32 +217,53 @@ def test_a_stopped_generation_ends_at_its_next_frame_and_the_next_one_is_right(
     model = model_of(tiny_checkpoint("text"), engine)
     request = Request.checked(**{**DEFAULTS, "seed": 1, "duration": 1})
     right = model.generate(request, None, Progress())
-    progress = Progress()
-    threading.Timer(0.2, progress.stop).start()
-    start = time.monotonic()
+    progress = StopsItself()
     with pytest.raises(Cancelled):
         model.generate(Request.checked(**{**DEFAULTS, "duration": 300}), None, progress)
-    assert time.monotonic() - start < 2
+    assert progress.n_frames == StopsItself.AT_FRAME
     assert torch.equal(model.generate(request, None, Progress()), right)
+
+
+class StopsInLine(Progress):
+    """Is stopped when it has been asked a few times whether to go on."""
+
+    n_checks = 0
+    has_turn = False
+
+    def reach(self, n: int, total: int, unit: str = "frame") -> None:
+        self.has_turn = True
+        super().reach(n, total, unit)
+
+    def check(self) -> None:
+        self.n_checks += 1
+        if self.n_checks == 4:
+            self.stop()
+        super().check()
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_request_that_waits_for_its_turn_can_be_stopped(tiny_checkpoint: TinyCheckpoint, engine: EngineName) -> None:
     model = model_of(tiny_checkpoint("text"), engine)
-    busy = [Progress() for _ in range(5)]  # one more than the CPU's slots
+    request = Request.checked(**{**DEFAULTS, "duration": 300})
 
-    def occupy(progress: Progress) -> None:
+    def ask(progress: Progress) -> None:
         with pytest.raises(Cancelled):
-            model.generate(Request.checked(**{**DEFAULTS, "duration": 300}), None, progress)
+            model.generate(request, None, progress)
 
-    threads = [threading.Thread(target=occupy, args=(progress,)) for progress in busy]
-    for thread in threads:
-        thread.start()
-    time.sleep(0.5)
-    for progress, thread in zip(busy[::-1], threads[::-1], strict=True):
-        progress.stop()
-        thread.join(timeout=2)
-        assert not thread.is_alive()
+    busy, late = [Progress() for _ in range(N_AT_ONCE[engine])], StopsInLine()
+    with ThreadPoolExecutor(len(busy) + 1) as pool:
+        asked = [pool.submit(ask, progress) for progress in busy]
+        try:
+            while not all(progress.n_frames for progress in busy):
+                assert not any(one.done() for one in asked)
+                time.sleep(0.01)
+            pool.submit(ask, late).result(PATIENCE_S)
+        finally:
+            for progress in (*busy, late):
+                progress.stop()
+        for one in asked:
+            one.result(PATIENCE_S)
+    assert not late.has_turn
 
 
 def test_a_model_that_was_closed_is_gone_once_it_is_collected(tiny_checkpoint: TinyCheckpoint) -> None:

@@ -10,8 +10,6 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import MusicgenMelodyConfig, MusicgenMelodyForConditionalGeneration
-from transformers.models.musicgen_melody.configuration_musicgen_melody import MusicgenMelodyDecoderConfig
 
 from audiocraft_ext import checkpoint
 from audiocraft_ext.checkpoint import build
@@ -19,7 +17,7 @@ from audiocraft_ext.checkpoint.formats import CodecFile
 from audiocraft_ext.checkpoint.parts import DEMUCS
 from audiocraft_ext.conditioners import StemConditioner
 from audiocraft_ext.errors import CheckpointError
-from audiocraft_ext.upstream import EncodecConfig, EncodecModel, T5Config
+from audiocraft_ext.upstream import EncodecModel
 from tests import tiny, tiny_parts
 
 
@@ -58,10 +56,18 @@ def rewrite_config(folder: Path, change: dict[str, Any]) -> None:
     torch.save({**package, "xp.cfg": OmegaConf.to_yaml(config)}, folder / "state_dict.bin")
 
 
+def test_a_melody_checkpoint_is_set_as_audiocraft_s_get_pretrained_sets_it(folder: Path) -> None:
+    """Its config says otherwise, as the trainer left it."""
+    loaded = checkpoint.load(str(folder), "cpu")
+    melody = loaded.lm.condition_provider.conditioners["self_wav"]
+    assert loaded.follows_melody
+    assert melody.match_len_on_eval is True
+    assert melody._use_masking is False
+
+
 def test_a_melody_checkpoint_follows_audiocraft_s_chroma_of_stems(folder: Path) -> None:
     melody = checkpoint.load(str(folder), "cpu").lm.condition_provider.conditioners["self_wav"]
     assert isinstance(melody, StemConditioner)
-    assert melody.match_len_on_eval is True
     assert melody.eval_wavs is None, "the trainer's evaluation clips would be followed instead of the caller's"
 
 
@@ -141,26 +147,7 @@ def test_a_condition_that_audiocraft_cannot_build_is_refused_by_its_kind(
 
 
 def test_a_hugging_face_melody_checkpoint_loads_with_its_own_parts_and_demucs(folder: Path, tmp_path: Path) -> None:
-    text_encoder = T5Config.from_pretrained(tiny.TEXT_ENCODER)
-    decoder = MusicgenMelodyDecoderConfig(
-        vocab_size=tiny.CARD,
-        hidden_size=48,
-        num_hidden_layers=1,
-        ffn_dim=192,
-        num_attention_heads=3,
-        num_codebooks=4,
-        pad_token_id=tiny.CARD,
-        bos_token_id=tiny.CARD,
-    )
-    config = MusicgenMelodyConfig(
-        text_encoder=text_encoder.to_dict(),
-        audio_encoder=EncodecConfig.from_pretrained(folder / tiny_parts.CODEC).to_dict(),
-        decoder=decoder.to_dict(),
-    )
-    place = tmp_path / "huggingface"
-    MusicgenMelodyForConditionalGeneration(config).save_pretrained(place)
-    for file in tiny.TEXT_ENCODER.glob("tokenizer*"):
-        shutil.copy(file, place)
+    place = tiny_parts.write_huggingface(tmp_path / "huggingface", tiny_parts.huggingface("melody"))
     shutil.copytree(folder / DEMUCS, place / DEMUCS)
     assert checkpoint.load(str(place), "cpu").follows_melody
 

@@ -10,17 +10,7 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import (
-    AutoTokenizer,
-    EncodecConfig,
-    MusicgenConfig,
-    MusicgenForConditionalGeneration,
-    MusicgenMelodyConfig,
-    MusicgenMelodyForConditionalGeneration,
-    T5Config,
-)
-from transformers.models.musicgen.configuration_musicgen import MusicgenDecoderConfig
-from transformers.models.musicgen_melody.configuration_musicgen_melody import MusicgenMelodyDecoderConfig
+from transformers import AutoTokenizer, MusicgenForConditionalGeneration
 
 from audiocraft_ext import checkpoint
 from audiocraft_ext.checkpoint import formats, huggingface, source
@@ -28,58 +18,25 @@ from audiocraft_ext.errors import CheckpointError
 from audiocraft_ext.language_model import EngineLanguageModel, Settings, make
 from audiocraft_ext.progress import Progress
 from audiocraft_ext.upstream import ConditioningAttributes
-from tests.tiny import CARD, TEXT_ENCODER
+from tests import tiny_parts
+from tests.tiny import CARD
 
 DIM = 48
 PROMPT = "dark electro with a bass"
-_T5: dict[str, Any] = {"vocab_size": 1500, "d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_heads": 2}
-_ENCODEC: dict[str, Any] = {
-    "num_filters": 4,
-    "hidden_size": 16,
-    "codebook_size": CARD,
-    "codebook_dim": 16,
-    "sampling_rate": 32000,
-    "upsampling_ratios": [8, 5, 4, 4],
-    "target_bandwidths": [1.2],
-    "normalize": False,
-    "use_causal_conv": False,
-}
-_DECODER: dict[str, Any] = {
-    "vocab_size": CARD,
-    "hidden_size": DIM,
-    "num_hidden_layers": 2,
-    "ffn_dim": 4 * DIM,
-    "num_attention_heads": 3,
-    "num_codebooks": 4,
-    "pad_token_id": CARD,
-    "bos_token_id": CARD,
-}
-
-
-def _add_tokenizer(folder: Path) -> None:
-    for file in TEXT_ENCODER.glob("tokenizer*"):
-        shutil.copy(file, folder)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A text MusicGen as ``save_pretrained`` writes it, in several safetensors files."""
-    folder = tmp_path_factory.mktemp("huggingface")
-    config = MusicgenConfig(
-        text_encoder=T5Config(**_T5).to_dict(),
-        audio_encoder=EncodecConfig(**_ENCODEC).to_dict(),
-        decoder=MusicgenDecoderConfig(**_DECODER).to_dict(),
-    )
+    model = tiny_parts.huggingface("text", DIM)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = MusicgenForConditionalGeneration(config)
         # Initialisation leaves them at zero, where a lost one would not show.
         for parameter in model.parameters():
             if parameter.dim() == 1:
                 torch.nn.init.normal_(parameter, std=0.5)
-    model.save_pretrained(folder, max_shard_size="200KB")
+    folder = tiny_parts.write_huggingface(tmp_path_factory.mktemp("huggingface"), model, "200KB")
     assert len(list(folder.glob("*.safetensors"))) > 1
-    _add_tokenizer(folder)
     return folder
 
 
@@ -144,12 +101,7 @@ def test_the_codec_is_the_one_in_the_checkpoint(folder: Path) -> None:
 
 
 def test_a_melody_checkpoint_keeps_every_weight_and_is_told_apart(tmp_path: Path) -> None:
-    config = MusicgenMelodyConfig(
-        text_encoder=T5Config(**_T5).to_dict(),
-        audio_encoder=EncodecConfig(**_ENCODEC).to_dict(),
-        decoder=MusicgenMelodyDecoderConfig(**_DECODER).to_dict(),
-    )
-    MusicgenMelodyForConditionalGeneration(config).save_pretrained(tmp_path)
+    tiny_parts.write_huggingface(tmp_path, tiny_parts.huggingface("melody", DIM))
     lm = formats.read(tmp_path).lm
     assert lm.config.fuser.prepend == ["self_wav", "description"]
     assert lm.config.conditioners.self_wav.chroma_stem.n_chroma == 12
@@ -193,7 +145,7 @@ ADAPTED = {
     "decoder.model.decoder.layers.1.encoder_attn.out_proj": (DIM, DIM),
     "decoder.model.decoder.layers.1.fc1": (4 * DIM, DIM),
     "decoder.lm_heads.2": (CARD, DIM),
-    "enc_to_dec_proj": (DIM, 32),
+    "enc_to_dec_proj": (DIM, 128),
 }
 
 

@@ -26,14 +26,6 @@ def test_an_export_loads_in_eval_mode_with_its_config(export: Path, package: dic
     assert_same_weights(export, package)
 
 
-def test_a_melody_checkpoint_is_set_as_audiocraft_s_get_pretrained_sets_it(tmp_path: Path) -> None:
-    loaded = checkpoint.load(str(tiny.write(tmp_path, "melody")), "cpu")
-    melody = loaded.lm.condition_provider.conditioners["self_wav"]
-    assert loaded.follows_melody
-    assert melody.match_len_on_eval is True
-    assert melody._use_masking is False
-
-
 def test_half_precision_weights_load_as_float32_on_the_cpu(package: dict[str, Any], rewrapped: Path) -> None:
     package["best_state"] = {key: value.half() for key, value in package["best_state"].items()}
     torch.save(package, rewrapped / "lm.bin")

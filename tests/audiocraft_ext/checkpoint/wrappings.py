@@ -14,13 +14,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from audiocraft_ext.checkpoint import build, tensors
-from audiocraft_ext.upstream import AutoTokenizer, EncodecModel, T5EncoderModel
+from audiocraft_ext.upstream import EncodecModel, T5EncoderModel
 from tests import tiny, tiny_parts
 from tests.tiny_parts import CODEC
 
 State = dict[str, Tensor]
 
-DIM, N_HEADS = 192, 3  # not the text encoder's 128: transformers would leave the projection between them out
+DIM, N_HEADS = 192, 3  # tiny_parts.huggingface has as many heads
 
 
 def write_parts(folder: Path) -> Path:
@@ -152,32 +152,16 @@ def _their_names(state: State) -> State:
 
 
 def _huggingface(lm: LanguageModel, folder: Path, shard_size: str = "1GB") -> None:
-    import transformers
-
     encoder = T5EncoderModel.from_pretrained(lm.parts / "text_encoder")
     codec = EncodecModel.from_pretrained(lm.parts / CODEC)
-    decoder = {
-        "vocab_size": tiny.CARD,
-        "hidden_size": DIM,
-        "num_hidden_layers": 2,
-        "ffn_dim": 4 * DIM,
-        "num_attention_heads": N_HEADS,
-        "num_codebooks": 8 if lm.kind == "stereo" else 4,
-        "audio_channels": 2 if lm.kind == "stereo" else 1,
-    }
-    melody = "Melody" if lm.kind == "melody" else ""
-    whole = getattr(transformers, f"Musicgen{melody}Config")(
-        text_encoder=encoder.config.to_dict(), audio_encoder=codec.config.to_dict(), decoder=decoder
-    )
-    model = getattr(transformers, f"Musicgen{melody}ForConditionalGeneration")(whole)
+    model = tiny_parts.huggingface(lm.kind, DIM)
     state = _their_names(lm.state)
     state |= {f"text_encoder.{name}": value for name, value in encoder.state_dict().items()}
     state |= {f"audio_encoder.{name}": value for name, value in codec.state_dict().items()}
     report = model.load_state_dict(state, strict=False)
     assert not report.unexpected_keys, report.unexpected_keys
     assert all("embed_positions" in name for name in report.missing_keys)  # computed
-    model.save_pretrained(folder, max_shard_size=shard_size)
-    AutoTokenizer.from_pretrained(lm.parts / "text_encoder").save_pretrained(folder)
+    tiny_parts.write_huggingface(folder, model, shard_size)
 
 
 def _huggingface_sharded(lm: LanguageModel, folder: Path) -> None:

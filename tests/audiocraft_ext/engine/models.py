@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from audiocraft_ext.engine.cache import Cache, stored
 from audiocraft_ext.engine.decoder import Affine, Decoder, LayerWeights, Weights
 from audiocraft_ext.engine.engine import Engine
 from audiocraft_ext.engine.linear import Kernels, Quantize, dequantized, quantized
@@ -18,6 +19,24 @@ needs_llvmlite = pytest.mark.skipif(find_spec("llvmlite") is None, reason="there
 N_CODEBOOKS, CARD, WIDTH, N_HEADS, N_LAYERS = 4, 64, 64, 2, 2
 PATTERN = DelayPattern((0, 1, 2, 3), CARD)
 N_STEPS, N_PREFIX = 160, 24
+
+
+def filled_cache(
+    n_rows: int,
+    n_heads: int,
+    head_width: int,
+    n_positions: int,
+    n_cross: int,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+) -> Cache:
+    """One layer's, with random keys and values wherever there is room for some: the same ones each time."""
+    generator = torch.Generator().manual_seed(0)
+    cache = Cache(1, n_rows, n_heads, head_width, n_positions, dtype, torch.device(device))
+    cache.reserve_cross(n_cross)
+    for part in (cache.keys, cache.values, cache.cross_keys, cache.cross_values):
+        part[0][:] = stored(torch.randn(*part[0].shape[:3], head_width, generator=generator), dtype)
+    return cache
 
 
 def of_int8(weight: Tensor) -> Tensor:

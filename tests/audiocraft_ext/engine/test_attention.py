@@ -1,6 +1,7 @@
 """A step's attention on the CPU: what is attended to together gives the bits that it gives alone."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -8,18 +9,11 @@ from torch import Tensor
 
 from audiocraft_ext.engine.attention import Attention, Direct, Sliced, Span
 from audiocraft_ext.engine.cache import Cache
+from tests.audiocraft_ext.engine import models
 from tests.audiocraft_ext.engine.models import needs_llvmlite
 
-N_ROWS, N_HEADS, HEAD_WIDTH, N_POSITIONS = 8, 4, 64, 700
-
-
-def filled_cache() -> Cache:
-    cache = Cache(1, N_ROWS, N_HEADS, HEAD_WIDTH, N_POSITIONS, torch.float32, torch.device("cpu"))
-    cache.reserve_cross(40)
-    generator = torch.Generator().manual_seed(0)
-    for part in (cache.keys, cache.values, cache.cross_keys, cache.cross_values):
-        part[0].normal_(generator=generator)
-    return cache
+N_HEADS, HEAD_WIDTH = 4, 64
+filled_cache = partial(models.filled_cache, 8, N_HEADS, HEAD_WIDTH, 700, 40)
 
 
 Make = Callable[[Cache, list[Span]], Attention]

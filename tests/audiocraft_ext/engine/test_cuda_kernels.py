@@ -23,13 +23,7 @@ N_ROWS, N_HEADS, HEAD, N_POSITIONS = 6, 3, 16, 600
 
 
 def filled_cache(dtype: torch.dtype) -> Cache:
-    torch.manual_seed(0)
-    cache = Cache(1, N_ROWS, N_HEADS, HEAD, N_POSITIONS, dtype, DEVICE)
-    cache.keys[0].normal_()
-    cache.values[0].normal_()
-    cache.reserve_cross(70)
-    cache.cross_keys[0].normal_()
-    cache.cross_values[0].normal_()
+    cache = models.filled_cache(N_ROWS, N_HEADS, HEAD, N_POSITIONS, 70, dtype, DEVICE.type)
     cache.cross_lengths.copy_(torch.tensor([70, 1, 64, 65, 7, 2]))
     return cache
 

@@ -5,7 +5,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -115,20 +114,26 @@ def test_a_job_that_raises_at_any_step_ends_alone(step: int) -> None:
 
 def test_a_job_in_line_can_end_before_its_turn() -> None:
     leave = threading.Event()
+    ended: list[bool] = []
+
+    def hold(done: int, total: int) -> None:
+        """Keeps the engine at the first job until the last one is in line."""
+        assert leave.wait(PATIENCE_S)
 
     def stop(done: int, total: int) -> None:
         if leave.is_set():
             raise InterruptedError
 
     with closing(engine(n_slots=1)) as made:
-        futures: list[Future[Tensor]] = [made.submit(long_job(seed)) for seed in range(3)]
+        futures: list[Future[Tensor]] = [made.submit(long_job(seed, on_step=hold)) for seed in range(3)]
         waiting = made.submit(long_job(4, on_step=stop))
+        waiting.add_done_callback(lambda _: ended.extend(future.done() for future in futures))
         leave.set()
         with pytest.raises(InterruptedError):
             waiting.result(timeout=PATIENCE_S)
-        assert not futures[-1].done()
         for future in futures:
             future.result(timeout=PATIENCE_S)
+    assert ended == [False] * 3
 
 
 @pytest.mark.parametrize("fixed_shapes", [False, True], ids=["busy slots", "all slots"])
@@ -201,18 +206,25 @@ def test_three_hundred_jobs_leave_threads_and_tensors_where_they_were() -> None:
 
 def test_a_late_job_is_served_while_a_long_one_runs() -> None:
     steps: list[int] = []
+    runs, is_late = threading.Event(), threading.Event()
+    ended: list[bool] = []
 
     def count(done: int, total: int) -> None:
+        """The long job is at its fifth step when the late one comes."""
         steps.append(done)
-        time.sleep(0.002)
+        if done == 5:
+            runs.set()
+            assert is_late.wait(PATIENCE_S)
 
     with closing(engine()) as made:
         long = made.submit(long_job(1, on_step=count))
-        while not steps:
-            time.sleep(0.001)
-        made.submit(job(2, n_frames=30, prompt=torch.zeros(N_CODEBOOKS, 0, dtype=torch.int64))).result(PATIENCE_S)
-        assert not long.done()
+        assert runs.wait(PATIENCE_S)
+        late = made.submit(job(2, n_frames=30, prompt=torch.zeros(N_CODEBOOKS, 0, dtype=torch.int64)))
+        late.add_done_callback(lambda _: ended.append(long.done()))
+        is_late.set()
+        late.result(PATIENCE_S)
         long.result(timeout=PATIENCE_S)
+    assert ended == [False]
     assert sorted(set(steps)) == list(range(len(set(steps))))
 
 
