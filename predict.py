@@ -26,7 +26,7 @@ from audiocraft_ext import audio, checkpoint, memory, musicgen
 from audiocraft_ext.engine.threads import use_cpu_threads
 from audiocraft_ext.errors import InputError
 from audiocraft_ext.fetch import fetch
-from audiocraft_ext.progress import Progress, Silent
+from audiocraft_ext.progress import Progress, SilentProgress
 from audiocraft_ext.request import Request, refuse_window_as_long_as_duration
 from audiocraft_ext.switches import Switches
 
@@ -235,7 +235,7 @@ class Predictor(BasePredictor):
     async def _try(self) -> None:
         """Makes a second of music to find out whether predictions fail: the last one may have been too large."""
         try:
-            os.unlink(await self._in_thread(Request(prompt="", duration=1), None, Silent()))
+            os.unlink(await self._in_thread(Request(prompt="", duration=1), None, SilentProgress()))
             self.is_failing = False
         except Exception as error:
             log.error("Predictions fail: %s", error)

@@ -22,7 +22,7 @@ from audiocraft_ext.diffusion import DiffusionDecoder
 from audiocraft_ext.engine.engine import NotFiniteError
 from audiocraft_ext.errors import CheckpointError, InputError
 from audiocraft_ext.language_model import RequestLM, Settings
-from audiocraft_ext.progress import Progress, Silent
+from audiocraft_ext.progress import Progress, SilentProgress
 from audiocraft_ext.request import Request
 from audiocraft_ext.upstream import ConditioningAttributes, MusicGen, drawing_from
 
@@ -66,7 +66,7 @@ class Model:
         numbers.
         """
         try:
-            samples = self.generate(Request(prompt="", duration=1), None, Silent())
+            samples = self.generate(Request(prompt="", duration=1), None, SilentProgress())
         except NotFiniteError:
             raise
         except Exception as error:

@@ -100,7 +100,7 @@ class Progress:
             line.show()
 
 
-class Silent(Progress):
+class SilentProgress(Progress):
     """That of the server's own trial clips: it can be stopped, and writes nothing."""
 
     def reach(self, n: int, total: int, unit: str = "frame") -> None:

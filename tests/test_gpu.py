@@ -138,16 +138,16 @@ def test_the_graph_gives_the_tokens_of_its_eager_steps(fast: Engine) -> None:
 
 def logits_of(decoder: Decoder, **on_device: Any) -> Tensor:
     """Logits of one step of four rows at different lengths."""
-    from audiocraft_ext.engine.attention import Masked, Split
+    from audiocraft_ext.engine.attention import CudaAttention, CudaKernelAttention
 
     generator = torch.Generator().manual_seed(1)
     cache = decoder.cache
     for part in (*cache.keys, *cache.values):
         part.copy_(torch.randn(part.shape, generator=generator))
-    decoder.give_cross(0, torch.randn(4, 9, models.WIDTH, generator=generator).to(**on_device))
+    decoder.write_cross(0, torch.randn(4, 9, models.WIDTH, generator=generator).to(**on_device))
     position = torch.tensor([3, 64, 100, 17, 0, 0, 0, 0], device=DEVICE)
     inputs = torch.randn(8, models.WIDTH, generator=generator).to(DEVICE)
-    attention = Split(cache).at(position) if decoder.kernels == "cuda" else Masked(cache, position)
+    attention = CudaKernelAttention(cache).at(position) if decoder.kernels == "cuda" else CudaAttention(cache, position)
     return decoder.logits(decoder.forward(inputs, position, attention))[:4]
 
 

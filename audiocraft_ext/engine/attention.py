@@ -1,9 +1,8 @@
 """Attention over the cache: which keys and values the inputs of a pass write, and which they read.
 
-``Prefill`` takes consecutive positions of one job's rows. ``Sliced`` and ``Direct`` take one position of each row, at
-lengths that the host knows: the CPU's way, in plain torch and by a kernel. ``Masked`` and ``Split`` take the same of
-all rows at lengths that only the device knows: CUDA's way, in plain torch over the whole cache and by kernels over the
-valid part of it.
+``Prefill`` takes consecutive positions of one job's rows. ``CpuAttention`` takes one position of each row, at lengths
+that the host knows, and ``CudaAttention`` one of all rows, at lengths that only the device knows, over the whole cache.
+``CpuKernelAttention`` and ``CudaKernelAttention`` are these two by kernels, which read what is valid alone.
 """
 
 from collections.abc import Iterator
@@ -20,10 +19,10 @@ from audiocraft_ext.engine.cache import Cache, numbers, stored
 class Attention(Protocol):
     """What a decoder's pass asks, layer by layer."""
 
-    def to_self(self, layer: int, qkv: Tensor) -> Tensor:
+    def self_attention(self, layer: int, qkv: Tensor) -> Tensor:
         """[M, H Dh] from [M, 3, H, Dh]; keys and values go to the cache first."""
 
-    def to_cross(self, layer: int, query: Tensor) -> Tensor:
+    def cross_attention(self, layer: int, query: Tensor) -> Tensor:
         """[M, H Dh] from [M, H, Dh]."""
 
 
@@ -50,7 +49,7 @@ class Prefill:
         reach = torch.arange(self.stop, device=cache.keys[0].device)
         self.mask = reach <= reach[self.start :, None]
 
-    def to_self(self, layer: int, qkv: Tensor) -> Tensor:
+    def self_attention(self, layer: int, qkv: Tensor) -> Tensor:
         keys, values = self.cache.keys[layer], self.cache.values[layer]
         query, new_keys, new_values = qkv.view(self.n_rows, -1, *qkv.shape[1:]).permute(2, 0, 3, 1, 4)
         keys[self.rows, :, self.start : self.stop] = stored(new_keys, self.cache.dtype)
@@ -59,7 +58,7 @@ class Prefill:
         out = scaled_dot_product_attention(query, keys, values, self.mask)
         return out.transpose(1, 2).reshape(len(qkv), -1)
 
-    def to_cross(self, layer: int, query: Tensor) -> Tensor:
+    def cross_attention(self, layer: int, query: Tensor) -> Tensor:
         keys = self.cache.cross_keys[layer][self.rows, :, : self.cross_length]
         values = self.cache.cross_values[layer][self.rows, :, : self.cross_length]
         heads = query.view(self.n_rows, -1, *query.shape[1:]).transpose(1, 2)
@@ -67,21 +66,21 @@ class Prefill:
         return out.transpose(1, 2).reshape(len(query), -1)
 
 
-class Sliced:
+class CpuAttention:
     """One new position of each row, at lengths that the host knows; a row's result is its own whoever is beside it."""
 
     def __init__(self, cache: Cache, spans: list[Span]) -> None:
         self.cache = cache
         self.spans = spans
 
-    def to_self(self, layer: int, qkv: Tensor) -> Tensor:
+    def self_attention(self, layer: int, qkv: Tensor) -> Tensor:
         keys, values = self.cache.keys[layer], self.cache.values[layer]
         new = stored(qkv[:, 1:], self.cache.dtype)
         for inputs, rows, span in self._parts():
             keys[rows, :, span.position], values[rows, :, span.position] = new[inputs, 0], new[inputs, 1]
         return self._attended(qkv[:, 0], keys, values, [span.position + 1 for span in self.spans])
 
-    def to_cross(self, layer: int, query: Tensor) -> Tensor:
+    def cross_attention(self, layer: int, query: Tensor) -> Tensor:
         keys, values = self.cache.cross_keys[layer], self.cache.cross_values[layer]
         return self._attended(query, keys, values, [span.cross_length for span in self.spans])
 
@@ -98,8 +97,8 @@ class Sliced:
         return torch.cat(outs).flatten(1)
 
 
-class Direct:
-    """``Sliced`` by our kernel for the CPU, all rows at once."""
+class CpuKernelAttention:
+    """``CpuAttention`` by our kernel for the CPU, all rows at once."""
 
     def __init__(self, cache: Cache, n_rows: int) -> None:
         from audiocraft_ext.engine.cpu_kernels import Attend
@@ -110,17 +109,17 @@ class Direct:
         self._attend_self = Attend(self.rows, self.lengths, n_heads, n_positions)
         self._attend_cross = Attend(self.rows, self.cross_lengths, n_heads, cache.cross_capacity)
 
-    def at(self, spans: list[Span]) -> "Direct":
+    def at(self, spans: list[Span]) -> "CpuKernelAttention":
         """This, for a step of these spans, which have as many rows."""
         rows = [(span.row + i, span.position + 1, span.cross_length) for span in spans for i in range(span.n_rows)]
         for part, values in zip((self.rows, self.lengths, self.cross_lengths), zip(*rows, strict=True), strict=True):
             part.copy_(torch.tensor(values))
         return self
 
-    def to_self(self, layer: int, qkv: Tensor) -> Tensor:
+    def self_attention(self, layer: int, qkv: Tensor) -> Tensor:
         return self._attend_self(qkv[:, 0], self.cache.keys[layer], self.cache.values[layer], qkv[:, 1:])
 
-    def to_cross(self, layer: int, query: Tensor) -> Tensor:
+    def cross_attention(self, layer: int, query: Tensor) -> Tensor:
         return self._attend_cross(query, self.cache.cross_keys[layer], self.cache.cross_values[layer], None)
 
 
@@ -130,7 +129,7 @@ def _attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = N
     return scaled_dot_product_attention(query[:, :, None], keys, values, mask)[:, :, 0]
 
 
-class Masked:
+class CudaAttention:
     """One new position of each of all rows; positions [R] and cross lengths [R] stay on the device.
 
     An idle row's position is the cache's last, which no job reaches.
@@ -145,19 +144,19 @@ class Masked:
         # A row that has no request reads position 0: a row with nothing to read would give NaN.
         self.cross_mask = reach < cache.cross_lengths.clamp(min=1)[:, None]
 
-    def to_self(self, layer: int, qkv: Tensor) -> Tensor:
+    def self_attention(self, layer: int, qkv: Tensor) -> Tensor:
         keys, values = self.cache.keys[layer], self.cache.values[layer]
         keys[self.rows, :, self.position] = qkv[:, 1]
         values[self.rows, :, self.position] = qkv[:, 2]
         return _attend(qkv[:, 0], keys, values, self.mask[:, None, None]).flatten(1)
 
-    def to_cross(self, layer: int, query: Tensor) -> Tensor:
+    def cross_attention(self, layer: int, query: Tensor) -> Tensor:
         keys, values = self.cache.cross_keys[layer], self.cache.cross_values[layer]
         return _attend(query, keys, values, self.cross_mask[:, None, None]).flatten(1)
 
 
-class Split:
-    """``Masked`` by Triton kernels, which read no more than is valid."""
+class CudaKernelAttention:
+    """``CudaAttention`` by Triton kernels, which read no more than is valid."""
 
     def __init__(self, cache: Cache) -> None:
         from audiocraft_ext.engine.cuda_kernels import Attend
@@ -169,15 +168,15 @@ class Split:
         self._attend_self = Attend(n_rows, n_heads, head_width, n_positions, device)
         self._attend_cross = Attend(n_rows, n_heads, head_width, max(cache.cross_capacity, 1), device)
 
-    def at(self, position: Tensor) -> "Split":
+    def at(self, position: Tensor) -> "CudaKernelAttention":
         """This, for a step with rows at `position` [R]."""
         self.lengths.copy_(torch.where(position == self.cache.n_positions - 1, 0, position + 1))
         return self
 
-    def to_self(self, layer: int, qkv: Tensor) -> Tensor:
+    def self_attention(self, layer: int, qkv: Tensor) -> Tensor:
         keys, values = self.cache.keys[layer], self.cache.values[layer]
         return self._attend_self(qkv[:, 0], keys, values, self.lengths, qkv[:, 1:])
 
-    def to_cross(self, layer: int, query: Tensor) -> Tensor:
+    def cross_attention(self, layer: int, query: Tensor) -> Tensor:
         keys, values = self.cache.cross_keys[layer], self.cache.cross_values[layer]
         return self._attend_cross(query, keys, values, self.cache.cross_lengths, None)

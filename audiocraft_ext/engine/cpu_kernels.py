@@ -1,7 +1,7 @@
 """A decoding step's work on the CPU between its matrix products (``cpu_matmul``), as kernels of our own.
 
-Each is beside a plain torch twin that it is tested against: ``Attend``'s is ``attention.Sliced``, those of ``add_norm``
-and ``turned`` are in ``decoder``, ``gelu``'s is torch's own.
+Each is beside a plain torch twin that it is tested against: ``Attend``'s is ``attention.CpuAttention``, those of
+``add_norm`` and ``rotated`` are in ``decoder``, ``gelu``'s is torch's own.
 
 A number is always added up in the same order, whatever the other rows are, and however many cores there are: a row has
 the same bits alone and among others.
@@ -60,7 +60,7 @@ def _add_norm(eps: float) -> int:
     return native.compiled(7, write)
 
 
-def turned(qkv: Tensor, turn: Tensor) -> Tensor:
+def rotated(qkv: Tensor, turn: Tensor) -> Tensor:
     """qkv [M, 3, H, Dh], its queries and keys turned in place by complex factors [M, Dh / 2]."""
     n_rows, _, n_heads, head_width = qkv.shape
     native.run(_turn(head_width), qkv, turn, n_rows, n_heads)

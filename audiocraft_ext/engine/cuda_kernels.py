@@ -1,7 +1,7 @@
 """Triton kernels for one decoding step on CUDA, each beside a plain torch twin that it is tested against.
 
 Imported only where they are used: Triton exists on Linux alone. Every kernel adds up a row in an order that depends on
-that row's own length and on nothing else. ``Attend``'s twin is ``attention.Masked``, ``add_norm``'s the one in
+that row's own length and on nothing else. ``Attend``'s twin is ``attention.CudaAttention``, ``add_norm``'s the one in
 ``decoder``, ``matmul_int8``'s a product with the scaled weights.
 """
 

@@ -88,21 +88,21 @@ class _Layer:
             self.cross_key_value, self.cross_out = fast(weights.cross_key_value), fast(weights.cross_out)
 
 
-def positions(n: int, width: int, max_period: float) -> Tensor:
+def sine_table(n: int, width: int, max_period: float) -> Tensor:
     """Sine embeddings [n, D], cosines first; in fp32: phases above 1024 are off by up to half a radian in fp16."""
     half = torch.arange(width // 2, dtype=torch.float32)
     phase = torch.arange(n, dtype=torch.float32)[:, None] / max_period ** (half / (width // 2 - 1))
     return torch.cat([phase.cos(), phase.sin()], dim=-1)
 
 
-def rotations(n: int, width: int, max_period: float, scale: float) -> Tensor:
+def rotary_table(n: int, width: int, max_period: float, scale: float) -> Tensor:
     """Complex factors [n, Dh / 2] that turn pairs of a head's numbers by their position, as in audiocraft's RoPE."""
     frequency = max_period ** -(torch.arange(0, width, 2, dtype=torch.float32) / width)
     angle = torch.arange(n, dtype=torch.float32)[:, None] * frequency
     return torch.polar(torch.ones_like(angle), angle) * scale + (1 - scale)
 
 
-def turned(qkv: Tensor, turn: Tensor) -> Tensor:
+def rotated(qkv: Tensor, turn: Tensor) -> Tensor:
     """[M, 3, H, Dh] with queries and keys turned by complex factors [M, Dh / 2]."""
     pairs = torch.view_as_complex(qkv[:, :2].float().unflatten(-1, (-1, 2)).contiguous())
     turned = torch.view_as_real(pairs * turn[:, None, None]).flatten(-2)
@@ -129,7 +129,7 @@ def cache_dtype_of(dtype: torch.dtype, quantize: Quantize, kernels: Kernels) -> 
     return torch.int8 if quantize == "int8" and kernels == "cpu" else dtype
 
 
-class Places(NamedTuple):
+class PositionEncoding(NamedTuple):
     """Of positions [M]: what is added to their inputs, [M, D], and what turns their queries and keys, [M, Dh / 2]."""
 
     sines: Tensor
@@ -157,7 +157,7 @@ class Decoder:
         self.n_heads = weights.n_heads
         head_width = self.width // self.n_heads
         self.kernels = kernels or fitting_kernels(self.device, self.dtype, head_width, weights.feed_width)
-        self._fused_add_norm, self._turned = add_norm, turned
+        self._fused_add_norm, self._rotated = add_norm, rotated
         self._gelu: Callable[[Tensor], Tensor] = functional.gelu
         if self.kernels == "cuda":
             from audiocraft_ext.engine import cuda_kernels
@@ -166,7 +166,7 @@ class Decoder:
         elif self.kernels == "cpu":
             from audiocraft_ext.engine import cpu_kernels
 
-            self._fused_add_norm, self._turned = cpu_kernels.add_norm, cpu_kernels.turned
+            self._fused_add_norm, self._rotated = cpu_kernels.add_norm, cpu_kernels.rotated
             self._gelu = cpu_kernels.gelu
 
         def fast(affine: Affine) -> Linear:
@@ -177,9 +177,9 @@ class Decoder:
         # One table for all codebooks, so that an input is one gather and one sum.
         self.embeddings = weights.embeddings.reshape(-1, self.width)
         self._offsets = torch.arange(self.n_codebooks, device=self.device) * n_tokens
-        sines = positions(n_positions, self.width, weights.max_period) * weights.positional_scale
+        sines = sine_table(n_positions, self.width, weights.max_period) * weights.positional_scale
         self._sines = sines.to(self.device) if weights.has_sines else None
-        turns = rotations(n_positions, head_width, weights.max_period, weights.positional_scale)
+        turns = rotary_table(n_positions, head_width, weights.max_period, weights.positional_scale)
         self._turns = turns.to(self.device) if weights.has_rotations else None
         cache_dtype = cache_dtype_of(self.dtype, quantize, self.kernels)
         self.cache = Cache(len(self.layers), n_rows, self.n_heads, head_width, n_positions, cache_dtype, self.device)
@@ -188,7 +188,7 @@ class Decoder:
         """Summed embeddings [..., D] in fp32 of tokens [..., K]."""
         return self.embeddings[tokens + self._offsets].float().sum(-2)
 
-    def give_cross(self, first_row: int, states: Tensor) -> None:
+    def write_cross(self, first_row: int, states: Tensor) -> None:
         """Computes the cross-attention of rows from `first_row` on to `states` [R', T', D]; the cache may move."""
         n_rows, length, _ = states.shape
         self.cache.reserve_cross(length)
@@ -201,27 +201,27 @@ class Decoder:
 
     def forward(self, inputs: Tensor, position: Tensor, attention: Attention) -> Tensor:
         """Normed hidden states [M, D] of inputs [M, D] at positions [M], which `attention` lays out in rows."""
-        return self.through(inputs.clone(), self.places(position), attention)
+        return self.run_layers(inputs.clone(), self.encoded(position), attention)
 
-    def places(self, position: Tensor) -> Places:
+    def encoded(self, position: Tensor) -> PositionEncoding:
         """What the transformer is told of positions [M]."""
-        return Places(
+        return PositionEncoding(
             torch.zeros(len(position), self.width, device=self.device)
             if self._sines is None
             else self._sines[position],
             None if self._turns is None else self._turns[position],
         )
 
-    def through(self, x: Tensor, places: Places, attention: Attention) -> Tensor:
+    def run_layers(self, x: Tensor, encoding: PositionEncoding, attention: Attention) -> Tensor:
         """Normed hidden states [M, D] of the fp32 residual x [M, D], which is written over."""
-        heads, turn = (self.n_heads, self.width // self.n_heads), places.turns
-        normed = self._add_norm(x, places.sines, self.layers[0].norm_self)
+        heads, turn = (self.n_heads, self.width // self.n_heads), encoding.turns
+        normed = self._add_norm(x, encoding.sines, self.layers[0].norm_self)
         for i, layer in enumerate(self.layers):
             qkv = layer.qkv(normed).view(-1, 3, *heads)
-            made = layer.out(attention.to_self(i, qkv if turn is None else self._turned(qkv, turn)))
+            made = layer.out(attention.self_attention(i, qkv if turn is None else self._rotated(qkv, turn)))
             if layer.has_cross:
                 query = layer.cross_query(self._add_norm(x, made, layer.norm_cross))
-                made = layer.cross_out(attention.to_cross(i, query.view(-1, *heads)))
+                made = layer.cross_out(attention.cross_attention(i, query.view(-1, *heads)))
             made = layer.down(self._gelu(layer.up(self._add_norm(x, made, layer.norm_feed))))
             is_last = i + 1 == len(self.layers)
             normed = self._add_norm(x, made, self.out_norm if is_last else self.layers[i + 1].norm_self)

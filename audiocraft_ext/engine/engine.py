@@ -18,7 +18,15 @@ import torch
 from torch import Tensor
 
 from audiocraft_ext.engine import sampling
-from audiocraft_ext.engine.attention import Attention, Direct, Masked, Prefill, Sliced, Span, Split
+from audiocraft_ext.engine.attention import (
+    Attention,
+    CpuAttention,
+    CpuKernelAttention,
+    CudaAttention,
+    CudaKernelAttention,
+    Prefill,
+    Span,
+)
 from audiocraft_ext.engine.decoder import Decoder
 from audiocraft_ext.engine.graph import Graph
 from audiocraft_ext.engine.linear import MAX_ROWS
@@ -74,7 +82,7 @@ class Engine:
         self._last_step: torch.cuda.Event | None = None
         self._state = State.of(n_slots, decoder.n_codebooks, n_steps, self.device)
         self._slots = torch.arange(n_slots, device=self.device)
-        self._lay_out()
+        self._forget_recordings()
         self._scheduler = Scheduler(n_slots)
         self._n_cpu_threads = torch.get_num_threads() if decoder.width >= MIN_WIDTH_OF_ALL_CORES else 1
         self._thread: threading.Thread | None = None
@@ -132,7 +140,7 @@ class Engine:
             self._guarded(self._place, entry)
         newcomer = self._scheduler.prefilling()
         if newcomer is not None:
-            self._guarded(self._feed, newcomer)
+            self._guarded(self._prefill, newcomer)
         decoding = self._scheduler.decoding()
         if decoding and self._decode(decoding):
             for entry in decoding:
@@ -172,34 +180,35 @@ class Engine:
         if job.cross is not None:
             capacity = self.decoder.cache.cross_capacity
             try:
-                self.decoder.give_cross(ROWS_PER_SLOT * slot, job.cross)
+                self.decoder.write_cross(ROWS_PER_SLOT * slot, job.cross)
             finally:  # what fails may have moved the cache before
                 if self.decoder.cache.cross_capacity != capacity:
-                    self._lay_out()
+                    self._forget_recordings()
 
-    def _lay_out(self) -> None:
+    def _forget_recordings(self) -> None:
         """Forgets what held on to tensors of the cache, after these have moved."""
         self._graph: Graph | None = None
         self._replays: dict[int, Replay] = {}
-        self._split = Split(self.decoder.cache) if self._fixed_shapes and self.decoder.kernels == "cuda" else None
+        has_kernel = self._fixed_shapes and self.decoder.kernels == "cuda"
+        self._kernel_attention = CudaKernelAttention(self.decoder.cache) if has_kernel else None
 
-    def _feed(self, entry: Running) -> None:
+    def _prefill(self, entry: Running) -> None:
         """Feeds the next piece of a prompt; the last one gives the first sampled step."""
         entry.report()
         assert entry.inputs is not None
-        piece = entry.inputs[:, entry.n_fed : entry.n_fed + PREFILL_POSITIONS[self.device.type]]
+        piece = entry.inputs[:, entry.n_prefilled : entry.n_prefilled + PREFILL_POSITIONS[self.device.type]]
         n_rows, n_positions, _ = piece.shape
-        span = Span(0, n_rows, ROWS_PER_SLOT * entry.slot, entry.n_fed, entry.job.cross_length)
+        span = Span(0, n_rows, ROWS_PER_SLOT * entry.slot, entry.n_prefilled, entry.job.cross_length)
         attention = Prefill(self.decoder.cache, span, n_positions)
-        position = torch.arange(entry.n_fed, entry.n_fed + n_positions, device=self.device).repeat(n_rows)
+        position = torch.arange(entry.n_prefilled, entry.n_prefilled + n_positions, device=self.device).repeat(n_rows)
         hidden = self.decoder.forward(piece.flatten(0, 1), position, attention)
-        entry.n_fed += n_positions
-        if entry.n_fed < entry.inputs.shape[1]:
+        entry.n_prefilled += n_positions
+        if entry.n_prefilled < entry.inputs.shape[1]:
             return
         entry.inputs = None
         self._state.active[entry.slot] = True
         logits = self.decoder.logits(hidden.view(n_rows, n_positions, -1)[:, -1])
-        self._emit(self._slots[entry.slot : entry.slot + 1], logits[:1], logits[-1:])
+        self._sample(self._slots[entry.slot : entry.slot + 1], logits[:1], logits[-1:])
         self._after_step(entry)
 
     def _after_step(self, entry: Running) -> None:
@@ -238,7 +247,7 @@ class Engine:
             slots += [entry.slot] * n_rows
             unconditional.append(len(slots) - 1)
         logits = self._logits(torch.tensor(slots), spans)
-        self._emit(torch.tensor([entry.slot for entry in entries]), logits[conditional], logits[unconditional])
+        self._sample(torch.tensor([entry.slot for entry in entries]), logits[conditional], logits[unconditional])
 
     def _step_of_all(self) -> None:
         """A step of every slot at once, idle ones too, so that shapes never change: what the graph records."""
@@ -262,10 +271,11 @@ class Engine:
         slots = self._slots.repeat_interleave(ROWS_PER_SLOT)
         spare = self.decoder.cache.n_positions - 1
         position = torch.where(state.active, state.prefix_length + state.step - 1, spare)[slots]
-        attention = self._split.at(position) if self._split else Masked(self.decoder.cache, position)
+        kernel = self._kernel_attention
+        attention = kernel.at(position) if kernel else CudaAttention(self.decoder.cache, position)
         inputs, position = self._inputs(slots)
         logits = self.decoder.logits(self.decoder.forward(inputs, position, attention))
-        self._emit(self._slots, logits[0::ROWS_PER_SLOT], logits[1::ROWS_PER_SLOT])
+        self._sample(self._slots, logits[0::ROWS_PER_SLOT], logits[1::ROWS_PER_SLOT])
 
     def _logits(self, slots: Tensor, spans: list[Span]) -> Tensor:
         """Logits [M, K, V] of the step that each row's slot [M] is at, at lengths that the host knows."""
@@ -273,10 +283,10 @@ class Engine:
         n_rows = len(slots)
         if self.decoder.kernels == "cpu" and self._use_graph and n_rows <= MAX_ROWS:
             replay = self._replays.get(n_rows) or self._replays.setdefault(n_rows, Replay(self.decoder, n_rows))
-            return replay.step(inputs, self.decoder.places(position), spans)
-        attention: Attention = Sliced(self.decoder.cache, spans)
+            return replay.step(inputs, self.decoder.encoded(position), spans)
+        attention: Attention = CpuAttention(self.decoder.cache, spans)
         if self.decoder.kernels == "cpu":
-            attention = Direct(self.decoder.cache, n_rows).at(spans)
+            attention = CpuKernelAttention(self.decoder.cache, n_rows).at(spans)
         return self.decoder.logits(self.decoder.forward(inputs, position, attention))
 
     def _inputs(self, slots: Tensor) -> tuple[Tensor, Tensor]:
@@ -285,7 +295,7 @@ class Engine:
         last = state.step[slots] - 1
         return self.decoder.embed(state.sequence[slots, :, last]), state.prefix_length[slots] + last
 
-    def _emit(self, slots: Tensor, conditional: Tensor, unconditional: Tensor) -> None:
+    def _sample(self, slots: Tensor, conditional: Tensor, unconditional: Tensor) -> None:
         """Draws the current step of slots [J] from logits [J, K, V] and moves active slots on to the next."""
         state = self._state
         step, active = state.step[slots], state.active[slots]

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from audiocraft_ext.engine import native
-from audiocraft_ext.engine.attention import Direct, Span
-from audiocraft_ext.engine.decoder import Decoder, Places
+from audiocraft_ext.engine.attention import CpuKernelAttention, Span
+from audiocraft_ext.engine.decoder import Decoder, PositionEncoding
 
 
 class Replay:
@@ -18,21 +18,21 @@ class Replay:
     def __init__(self, decoder: Decoder, n_rows: int) -> None:
         self._decoder = decoder
         self._residual = torch.empty(n_rows, decoder.width)
-        self._places = decoder.places(torch.zeros(n_rows, dtype=torch.int64))
-        self._attention = Direct(decoder.cache, n_rows)
+        self._encoding = decoder.encoded(torch.zeros(n_rows, dtype=torch.int64))
+        self._attention = CpuKernelAttention(decoder.cache, n_rows)
         self._recording: native.Recording | None = None
         self._logits = torch.empty(0)
 
-    def step(self, inputs: Tensor, places: Places, spans: list[Span]) -> Tensor:
-        """Logits [M, K, V] of inputs [M, D] at their places; they are written over by the next step."""
+    def step(self, inputs: Tensor, encoding: PositionEncoding, spans: list[Span]) -> Tensor:
+        """Logits [M, K, V] of inputs [M, D] at their encoding; they are written over by the next step."""
         self._residual.copy_(inputs)
-        for own, given in zip(self._places, places, strict=True):
+        for own, given in zip(self._encoding, encoding, strict=True):
             if own is not None and given is not None:
                 own.copy_(given)
         self._attention.at(spans)
         if self._recording is None:
             with native.recorded() as recording:
-                hidden = self._decoder.through(self._residual, self._places, self._attention)
+                hidden = self._decoder.run_layers(self._residual, self._encoding, self._attention)
                 self._logits = self._decoder.logits(hidden)
             self._recording = recording  # whole: what fails half-way is recorded anew
         else:

@@ -48,7 +48,7 @@ class Job:
 
 @dataclass(eq=False)
 class Running:
-    """A job in its slot: `step` is sampled next, `n_fed` of its `inputs` [R, P + first step, D] are in the cache."""
+    """A job in its slot: `step` comes next, `n_prefilled` of its `inputs` [R, P + first step, D] are in the cache."""
 
     job: Job
     future: Future[Tensor]
@@ -58,7 +58,7 @@ class Running:
     step: int = 0
     stop: int = 0
     inputs: Tensor | None = None
-    n_fed: int = 0
+    n_prefilled: int = 0
 
     @property
     def is_prefilling(self) -> bool:

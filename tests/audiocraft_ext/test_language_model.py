@@ -139,7 +139,7 @@ def test_teacher_forced_logits_are_audiocraft_s(
         prefix, cross = lm.fuser(torch.zeros(1, 0, lm.dim), states)
         inputs = torch.cat([prefix[0], engine.decoder.embed(sequence.T)])
         if cross is not None:
-            engine.decoder.give_cross(0, cross)
+            engine.decoder.write_cross(0, cross)
         span = Span(0, 1, 0, 0, 0 if cross is None else cross.shape[1])
         attention = Prefill(engine.decoder.cache, span, len(inputs))
         hidden = engine.decoder.forward(inputs, torch.arange(len(inputs)), attention)
@@ -163,7 +163,7 @@ def test_int8_moves_the_logits_by_little(tiny_checkpoint: TinyCheckpoint, engine
         attention = Prefill(decoder.cache, Span(0, 1, 0, 0, 1), len(inputs))
         with torch.inference_mode():
             if decoder.layers[0].has_cross:
-                decoder.give_cross(0, torch.ones(1, 1, checkpoint.lm.dim))
+                decoder.write_cross(0, torch.ones(1, 1, checkpoint.lm.dim))
             made.append(decoder.logits(decoder.forward(inputs, torch.arange(len(inputs)), attention)))
     assert (made[0] - made[1]).norm() / made[1].norm() < 0.02  # 0.008 measured
     conditions = attributes(checkpoint, "slow")

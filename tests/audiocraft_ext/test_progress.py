@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from audiocraft_ext.errors import Cancelled
-from audiocraft_ext.progress import Progress, Silent
+from audiocraft_ext.progress import Progress, SilentProgress
 
 # How Replicate's Python and JavaScript clients find the percentage in a prediction's logs.
 CLIENT_PATTERN = re.compile(r"^\s*(\d+)%\s*\|.+?\|\s*(\d+)\/(\d+)")
@@ -88,7 +88,7 @@ def test_a_line_of_another_thread_is_written_in_the_context_of_its_prediction(mo
 
 
 def test_what_nobody_asked_for_writes_nothing_and_can_be_stopped(capsys: pytest.CaptureFixture[str]) -> None:
-    progress = Silent()
+    progress = SilentProgress()
     progress.reach(50, 50)
     progress.close()
     progress.stop()

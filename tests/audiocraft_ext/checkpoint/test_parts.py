@@ -40,7 +40,7 @@ for name in names:
 """
 
 
-class Places:
+class PositionEncoding:
     """The four of them, empty but for the hub; a question to them is a fresh process."""
 
     def __init__(self, folder: Path, hub: Server) -> None:
@@ -63,11 +63,11 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def places(written: Path, tmp_path: Path) -> Iterator[Places]:
+def places(written: Path, tmp_path: Path) -> Iterator[PositionEncoding]:
     with serving(HubHandler) as hub:
         for name in NAMES:
             hub.files |= published(written / name, name if "/" in name else f"google-t5/{name}")
-        yield Places(tmp_path, hub)
+        yield PositionEncoding(tmp_path, hub)
 
 
 def files_in(folder: str | Path) -> set[str]:
@@ -75,7 +75,7 @@ def files_in(folder: str | Path) -> set[str]:
 
 
 def test_the_places_are_the_checkpoint_s_folder_then_weights_then_the_cache_then_the_hub(
-    places: Places, written: Path
+    places: PositionEncoding, written: Path
 ) -> None:
     fetched = places.find(*NAMES)
     assert all(Path(folder).is_relative_to(places.cache) for folder in fetched), fetched
@@ -90,19 +90,19 @@ def test_the_places_are_the_checkpoint_s_folder_then_weights_then_the_cache_then
     assert not places.hub.asked
 
 
-def test_of_a_repository_the_one_wrapping_is_fetched_that_is_loaded(places: Places) -> None:
+def test_of_a_repository_the_one_wrapping_is_fetched_that_is_loaded(places: PositionEncoding) -> None:
     for name, folder in zip(NAMES, places.find(*NAMES), strict=True):
         assert files_in(folder) == FILES[name]
         assert {file.name for file in parts.files_in(Path(folder))} == FILES[name]
 
 
-def test_a_repository_without_safetensors_gives_its_pickle(places: Places) -> None:
+def test_a_repository_without_safetensors_gives_its_pickle(places: PositionEncoding) -> None:
     del places.hub.files["google-t5/t5-base/model.safetensors"]
     (folder,) = places.find("t5-base")
     assert files_in(folder) == FILES["t5-base"] - {"model.safetensors"} | {"pytorch_model.bin"}
 
 
-def test_a_model_in_several_files_is_fetched_whole(places: Places) -> None:
+def test_a_model_in_several_files_is_fetched_whole(places: PositionEncoding) -> None:
     files = places.hub.files
     whole = files.pop("google-t5/t5-base/model.safetensors")
     shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
@@ -118,7 +118,7 @@ def test_a_model_in_several_files_is_fetched_whole(places: Places) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_cached_in_part_is_completed(places: Places, name: str) -> None:
+def test_what_is_cached_in_part_is_completed(places: PositionEncoding, name: str) -> None:
     (folder,) = places.find(name)
     lost = max(FILES[name] - {"tokenizer_config.json"})
     (Path(folder) / lost).unlink()
@@ -128,7 +128,7 @@ def test_what_is_cached_in_part_is_completed(places: Places, name: str) -> None:
     assert files_in(folder) == FILES[name]
 
 
-def test_what_transformers_has_cached_under_an_old_name_is_found(places: Places) -> None:
+def test_what_transformers_has_cached_under_an_old_name_is_found(places: PositionEncoding) -> None:
     (folder,) = places.find("t5-base")
     (places.cache / "hub" / "models--google-t5--t5-base").rename(places.cache / "hub" / "models--t5-base")
     (found,) = places.find("t5-base", environment=OFFLINE)
@@ -136,7 +136,7 @@ def test_what_transformers_has_cached_under_an_old_name_is_found(places: Places)
     assert Path(found).name == Path(folder).name
 
 
-def test_what_cannot_be_had_is_told_in_a_sentence(places: Places) -> None:
+def test_what_cannot_be_had_is_told_in_a_sentence(places: PositionEncoding) -> None:
     places.hub.files["someone/else/README.md"] = File(b"no model")
     places.hub.files["someone/gated/model.safetensors"] = File(b"not for all")
     unknown, another, gated = places.find("someone/unknown", "someone/else", "someone/gated")
@@ -148,7 +148,7 @@ def test_what_cannot_be_had_is_told_in_a_sentence(places: Places) -> None:
         assert re.match("REFUSED .* t5-base, which lies neither .* cannot be reached.* script/fetch-weights", unreached)
 
 
-def test_a_full_disk_is_told_and_leaves_nothing_that_is_taken_for_whole(places: Places) -> None:
+def test_a_full_disk_is_told_and_leaves_nothing_that_is_taken_for_whole(places: PositionEncoding) -> None:
     (full,) = places.find("t5-base", largest_file_bytes=20_000)
     assert re.match("REFUSED The disk is full: there is no room for t5-base.* HF_HOME", full)
     (folder,) = places.find("t5-base")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from audiocraft_ext.engine.attention import Attention, Direct, Sliced, Span
+from audiocraft_ext.engine.attention import Attention, CpuAttention, CpuKernelAttention, Span
 from audiocraft_ext.engine.cache import Cache
 from tests.audiocraft_ext.engine import models
 from tests.audiocraft_ext.engine.models import needs_llvmlite
@@ -19,15 +19,15 @@ filled_cache = partial(models.filled_cache, 8, N_HEADS, HEAD_WIDTH, 700, 40)
 Make = Callable[[Cache, list[Span]], Attention]
 
 
-def direct(cache: Cache, spans: list[Span]) -> Direct:
-    return Direct(cache, sum(span.n_rows for span in spans)).at(spans)
+def direct(cache: Cache, spans: list[Span]) -> CpuKernelAttention:
+    return CpuKernelAttention(cache, sum(span.n_rows for span in spans)).at(spans)
 
 
 def attended(make: Make, spans: list[Span], qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """What self- and cross-attention give for spans, and the cache's keys after it."""
     cache = filled_cache()
     attention = make(cache, spans)
-    return attention.to_self(0, qkv), attention.to_cross(0, qkv[:, 0]), cache.keys[0]
+    return attention.self_attention(0, qkv), attention.cross_attention(0, qkv[:, 0]), cache.keys[0]
 
 
 # (rows, first row in the cache, position, cross-attended positions) of each job.
@@ -42,18 +42,18 @@ def attended(make: Make, spans: list[Span], qkv: Tensor) -> tuple[Tensor, Tensor
     ],
     ids=["all alike", "some alike", "a free slot between", "without guidance", "one row"],
 )
-@pytest.mark.parametrize("make", [Sliced, pytest.param(direct, marks=needs_llvmlite)])
+@pytest.mark.parametrize("make", [CpuAttention, pytest.param(direct, marks=needs_llvmlite)])
 def test_jobs_get_the_bits_that_each_gets_alone(make: Make, jobs: list[tuple[int, int, int, int]]) -> None:
     firsts = [sum(n_rows for n_rows, *_ in jobs[:i]) for i in range(len(jobs))]
     spans = [Span(first, *job) for first, job in zip(firsts, jobs, strict=True)]
     qkv = torch.randn(firsts[-1] + jobs[-1][0], 3, N_HEADS, HEAD_WIDTH, generator=torch.Generator().manual_seed(1))
-    to_self, to_cross, keys = attended(make, spans, qkv)
+    self_attention, cross_attention, keys = attended(make, spans, qkv)
     untouched = filled_cache().keys[0]
     for span, job in zip(spans, jobs, strict=True):
         inputs, rows = slice(span.first, span.first + span.n_rows), slice(span.row, span.row + span.n_rows)
         alone = attended(make, [Span(0, *job)], qkv[inputs])
-        assert torch.equal(to_self[inputs], alone[0])
-        assert torch.equal(to_cross[inputs], alone[1])
+        assert torch.equal(self_attention[inputs], alone[0])
+        assert torch.equal(cross_attention[inputs], alone[1])
         assert torch.equal(keys[rows], alone[2][rows])
         untouched[rows, :, span.position] = qkv[inputs, 1]
     assert torch.equal(keys, untouched)

@@ -10,7 +10,7 @@ from torch.nn import functional
 pytest.importorskip("llvmlite")
 
 from audiocraft_ext.engine import cpu_kernels, decoder, native
-from audiocraft_ext.engine.attention import Direct, Sliced, Span
+from audiocraft_ext.engine.attention import CpuAttention, CpuKernelAttention, Span
 from audiocraft_ext.engine.cpu_matmul import matmul
 from audiocraft_ext.engine.engine import Engine
 from audiocraft_ext.engine.linear import Kernels, OnCpu, Quantize
@@ -28,12 +28,12 @@ SPANS = [Span(0, 2, 0, 0, 70), Span(2, 1, 2, 15, 1), Span(3, 2, 6, 129, 64)]
 def test_attention_is_torch_s_and_writes_the_same_cache(dtype: torch.dtype, on_threads: None) -> None:
     qkv = torch.randn(5, 3, N_HEADS, HEAD)
     ours_cache, plain_cache = filled_cache(dtype), filled_cache(dtype)
-    ours, plain = Direct(ours_cache, 5).at(SPANS), Sliced(plain_cache, SPANS)
-    torch.testing.assert_close(ours.to_self(0, qkv), plain.to_self(0, qkv), rtol=1e-5, atol=1e-5)
+    ours, plain = CpuKernelAttention(ours_cache, 5).at(SPANS), CpuAttention(plain_cache, SPANS)
+    torch.testing.assert_close(ours.self_attention(0, qkv), plain.self_attention(0, qkv), rtol=1e-5, atol=1e-5)
     assert torch.equal(ours_cache.keys[0], plain_cache.keys[0])
     assert torch.equal(ours_cache.values[0], plain_cache.values[0])
     query = qkv[:, 0].contiguous()
-    torch.testing.assert_close(ours.to_cross(0, query), plain.to_cross(0, query), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours.cross_attention(0, query), plain.cross_attention(0, query), rtol=1e-5, atol=1e-5)
 
 
 def test_what_lies_behind_a_row_s_length_is_not_read() -> None:
@@ -41,7 +41,7 @@ def test_what_lies_behind_a_row_s_length_is_not_read() -> None:
     for span in SPANS:
         cache.keys[0][span.row : span.row + span.n_rows, :, span.position + 1 :] = torch.nan
         cache.values[0][span.row : span.row + span.n_rows, :, span.position + 1 :] = torch.nan
-    assert Direct(cache, 5).at(SPANS).to_self(0, torch.randn(5, 3, N_HEADS, HEAD)).isfinite().all()
+    assert CpuKernelAttention(cache, 5).at(SPANS).self_attention(0, torch.randn(5, 3, N_HEADS, HEAD)).isfinite().all()
 
 
 @pytest.mark.parametrize("has_bias", [True, False])
@@ -58,9 +58,9 @@ def test_add_norm_is_its_plain_twin(has_bias: bool, on_threads: None) -> None:
 
 def test_queries_and_keys_are_turned_as_by_the_plain_twin_and_values_left(on_threads: None) -> None:
     torch.manual_seed(0)
-    qkv, turn = torch.randn(5, 3, N_HEADS, HEAD), decoder.rotations(900, HEAD, 10_000.0, 0.8)[[0, 1, 77, 500, 899]]
-    plain = decoder.turned(qkv, turn)
-    ours = cpu_kernels.turned(qkv.clone(), turn)
+    qkv, turn = torch.randn(5, 3, N_HEADS, HEAD), decoder.rotary_table(900, HEAD, 10_000.0, 0.8)[[0, 1, 77, 500, 899]]
+    plain = decoder.rotated(qkv, turn)
+    ours = cpu_kernels.rotated(qkv.clone(), turn)
     torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-5)
     assert torch.equal(ours[:, 2], qkv[:, 2])
 
@@ -77,9 +77,9 @@ def test_gelu_is_within_a_millionth_of_the_exact_one(on_threads: None) -> None:
         lambda x: cpu_kernels.gelu(x.clone()),
         lambda x: cpu_kernels.add_norm(x.clone(), x, torch.ones(32), None, 1e-5, torch.float32),
         lambda x: (
-            Direct(filled_cache(), 2)
+            CpuKernelAttention(filled_cache(), 2)
             .at(SPANS[2:])
-            .to_self(0, x[:, None, None].expand(2, 3, N_HEADS, HEAD).contiguous())
+            .self_attention(0, x[:, None, None].expand(2, 3, N_HEADS, HEAD).contiguous())
         ),
     ],
     ids=["gelu", "add_norm", "attention"],
@@ -159,8 +159,8 @@ def test_a_recording_is_run_again_on_the_same_tensors(on_threads: None) -> None:
 
 def test_a_step_that_fails_while_it_is_recorded_is_recorded_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     model = models.decoder()
-    model.give_cross(0, torch.randn(2, 9, models.WIDTH))
-    step = partial(Replay(model, 2).step, torch.randn(2, models.WIDTH), model.places(torch.tensor([0, 0])))
+    model.write_cross(0, torch.randn(2, 9, models.WIDTH))
+    step = partial(Replay(model, 2).step, torch.randn(2, models.WIDTH), model.encoded(torch.tensor([0, 0])))
     with monkeypatch.context() as broken:
         broken.setattr(model, "logits", None)
         with pytest.raises(TypeError):

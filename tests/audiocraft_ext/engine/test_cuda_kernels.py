@@ -8,7 +8,7 @@ import torch
 pytest.importorskip("triton")
 
 from audiocraft_ext.engine import cuda_kernels, decoder
-from audiocraft_ext.engine.attention import Masked, Split
+from audiocraft_ext.engine.attention import CudaAttention, CudaKernelAttention
 from audiocraft_ext.engine.cache import Cache
 from audiocraft_ext.engine.engine import Engine
 from audiocraft_ext.engine.linear import Kernels, quantized
@@ -33,13 +33,17 @@ def test_split_attention_is_masked_attention_and_writes_the_same_cache(dtype: to
     position = torch.tensor([0, 63, 64, 255, 256, 598], device=DEVICE)
     qkv = torch.randn(N_ROWS, 3, N_HEADS, HEAD, device=DEVICE).to(dtype)
     split_cache, masked_cache = filled_cache(dtype), filled_cache(dtype)
-    split, masked = Split(split_cache).at(position), Masked(masked_cache, position)
+    split, masked = CudaKernelAttention(split_cache).at(position), CudaAttention(masked_cache, position)
     tolerance = TOLERANCES[dtype]
-    torch.testing.assert_close(split.to_self(0, qkv), masked.to_self(0, qkv), rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(
+        split.self_attention(0, qkv), masked.self_attention(0, qkv), rtol=tolerance, atol=tolerance
+    )
     assert torch.equal(split_cache.keys[0], masked_cache.keys[0])
     assert torch.equal(split_cache.values[0], masked_cache.values[0])
     query = qkv[:, 0].contiguous()
-    torch.testing.assert_close(split.to_cross(0, query), masked.to_cross(0, query), rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(
+        split.cross_attention(0, query), masked.cross_attention(0, query), rtol=tolerance, atol=tolerance
+    )
 
 
 def test_an_idle_row_writes_nothing_and_gives_zeros_whatever_lies_there() -> None:
@@ -47,7 +51,9 @@ def test_an_idle_row_writes_nothing_and_gives_zeros_whatever_lies_there() -> Non
     cache.keys[0][1] = torch.nan
     before = cache.values[0].clone()
     position = torch.full((N_ROWS,), N_POSITIONS - 1, device=DEVICE)
-    out = Split(cache).at(position).to_self(0, torch.randn(N_ROWS, 3, N_HEADS, HEAD, device=DEVICE))
+    out = (
+        CudaKernelAttention(cache).at(position).self_attention(0, torch.randn(N_ROWS, 3, N_HEADS, HEAD, device=DEVICE))
+    )
     assert torch.equal(out, torch.zeros_like(out))
     assert torch.equal(cache.values[0], before)
 
@@ -57,7 +63,9 @@ def test_what_lies_behind_a_row_s_length_is_not_read() -> None:
     cache.keys[0][:, :, 40:] = torch.nan
     cache.values[0][:, :, 40:] = torch.nan
     position = torch.full((N_ROWS,), 39, device=DEVICE)
-    out = Split(cache).at(position).to_self(0, torch.randn(N_ROWS, 3, N_HEADS, HEAD, device=DEVICE))
+    out = (
+        CudaKernelAttention(cache).at(position).self_attention(0, torch.randn(N_ROWS, 3, N_HEADS, HEAD, device=DEVICE))
+    )
     assert out.isfinite().all()
 
 
