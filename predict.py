@@ -39,12 +39,12 @@ NOTABLE_QUEUE_S = 0.5
 # Where cog makes two folders for each prediction, which it leaves.
 COG_FOLDER = Path("/tmp/coglet/predictions")
 COG_ID = "_coglet_prediction_id"
-# How long a thread may compute in Python before another has its turn. A decoding step lets others have theirs at each
-# of its operations, and then waits this long where one computes: with Python's own 5 ms, decoding took some sixty to a
-# hundred times as long beside it (benchmarks/LOG.md).
+# How long a thread may compute in Python before another has its turn. torch lets go of Python's lock at each operation of
+# a decoding step, and a thread that computes then keeps it this long: with Python's own 5 ms, decoding took some sixty
+# to a hundred times as long beside one (benchmarks/LOG.md).
 SWITCH_INTERVAL_S = 1e-4
-# How long a cancelled prediction keeps its slot while it ends. What takes longer, an ffmpeg that hangs or a URL that
-# sends nothing, ends without it.
+# How long a cancelled prediction waits for its work to end. What takes longer, like a URL that sends nothing, ends
+# without it.
 CANCEL_S = 0.8
 
 log = logging.getLogger(__name__)

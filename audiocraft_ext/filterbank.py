@@ -1,8 +1,8 @@
 """Samples in bands: how loud each is, and each times its gain, without splitting the samples into any.
 
-Knows nothing of what made the samples. The bands are julius' (``SplitBands``): one is what a low-pass leaves of the
-next, and together they are the signal. So the sum of all bands, each times its gain, is one filter, and how loud a band
-is follows from the autocorrelation.
+Knows nothing of what made the samples. The bands are julius' (``SplitBands``): band i is low-pass i minus low-pass
+i - 1, and together they are the signal. So a weighted sum of bands is one filter, and a band's power follows from the
+signal's autocorrelation.
 """
 
 import julius

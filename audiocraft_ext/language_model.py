@@ -59,7 +59,7 @@ class LanguageModel(Protocol):
 class RequestLM:
     """The shared LM as one request sees it: its frames are counted, and it can be stopped.
 
-    All but ``generate`` is audiocraft's LM's own. ``n_frames_to_make`` is set by who knows it, before the first call.
+    All but ``generate`` is audiocraft's LM's own. The generation sets ``n_frames_to_make`` before the first call.
     """
 
     # (prompt, conditions, count, and audiocraft's sampling arguments by name) → tokens [1, K, T]

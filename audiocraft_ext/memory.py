@@ -41,7 +41,7 @@ class FilePages:
 
 
 def trim() -> None:
-    """Gives back what malloc keeps of what was freed: half of the weights' size, where they were packed anew."""
+    """Returns to the system what malloc keeps of freed memory: where weights were packed anew, half of their size."""
     if sys.platform == "linux" and hasattr(_libc(), "malloc_trim"):  # glibc's
         _libc().malloc_trim(0)
 

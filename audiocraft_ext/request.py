@@ -20,8 +20,8 @@ MAX_GUIDANCE = 100
 # A text encoder's attention grows with the square of its input; the longest prompts seen in use have some 500 letters.
 MAX_PROMPT_CHARACTERS = 4000
 DEFAULT_MAX_DURATION_S = 300
-# Beyond these nothing changes in what is drawn: always the likeliest token, or all alike. But float32 has no such
-# numbers, and the engine no such share of a whole: a top_p would end as 0, and that is off.
+# Beyond these nothing changes in what is drawn: always the likeliest token, or all alike. Smaller values would round to
+# 0 in float32, or in the engine's integer probabilities, and 0 means greedy, or off.
 MIN_TOP_P = 1e-6
 MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-30, 1e30
 

@@ -77,7 +77,7 @@ class TransformersFile:
     config: dict[str, Any]
     state: State
     folder: Path
-    pretrained: ClassVar[None] = None  # it brings its weights, and says no name
+    pretrained: ClassVar[None] = None  # it brings its weights, and names no public codec
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ from torch import Tensor
 _STEP_BYTES = 4
 
 
-def stored(numbers: Tensor, dtype: torch.dtype) -> Tensor:
+def stored(given: Tensor, dtype: torch.dtype) -> Tensor:
     """Keys or values [..., Dh] as a cache of this type holds them: in int8 as [..., Dh + 4], the largest being 127."""
     if dtype != torch.int8:
-        return numbers.to(dtype)
-    largest = numbers.abs().amax(-1, keepdim=True)
-    whole = (numbers * (127 / largest.clamp(min=1e-30))).round().to(torch.int8)
+        return given.to(dtype)
+    largest = given.abs().amax(-1, keepdim=True)
+    whole = (given * (127 / largest.clamp(min=1e-30))).round().to(torch.int8)
     return torch.cat([whole, (largest / 127).view(torch.int8)], -1)
 
 

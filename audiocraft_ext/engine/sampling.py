@@ -37,7 +37,7 @@ class Sampling:
 
 
 def guided(conditional: Tensor, unconditional: Tensor, scale: Tensor) -> Tensor:
-    """Guided logits [J, K, V] from those of both rows, each [J, K, V]; at scale [J] 1 the second may be anything."""
+    """Guided logits [J, K, V] from those of both rows, each [J, K, V]; where scale [J] is 1, the second is ignored."""
     scale = scale[:, None, None]
     return torch.where(scale == 1, conditional, unconditional + (conditional - unconditional) * scale)
 
