@@ -40,7 +40,7 @@ NOTABLE_QUEUE_S = 0.5
 COG_FOLDER = Path("/tmp/coglet/predictions")
 COG_ID = "_coglet_prediction_id"
 # How long a thread may compute in Python before another has its turn. At each operation of a decoding step, torch gives
-# up the lock, and a thread that computes in Python keeps it this long: with its own 5 ms, decoding took some sixty
+# up the lock, and a thread that computes in Python keeps it this long: with the default, 5 ms, decoding took sixty
 # to a hundred times as long beside one (benchmarks/LOG.md).
 SWITCH_INTERVAL_S = 1e-4
 # How long a cancelled prediction waits for its work to end. What takes longer, like a URL that sends nothing, ends

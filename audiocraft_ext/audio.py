@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import selectors
 import subprocess
 import tempfile
 import time
@@ -34,7 +35,7 @@ _CODEC = {
     "mp3": ["-c:a", "libmp3lame", "-b:a", "320k", "-id3v2_version", "3", "-f", "mp3"],
 }
 _TAGS_OF_BOTH = frozenset({"title", "artist", "album", "genre", "date", "copyright", "comment"})
-_ENCODE_TIMEOUT_S, _CHECK_EVERY_S = 600.0, 0.1
+_ENCODE_TIMEOUT_S, _CHECK_EVERY_S, _PIPE_BYTES = 600.0, 0.1, 1 << 20
 
 
 def resample(clip: Clip, sample_rate: int, channels: int) -> Tensor:
@@ -123,18 +124,32 @@ def encode(
 
 def _run(command: list[str], given: bytes, open_file: int, check: Callable[[], None]) -> str | None:
     """What a command that is given these bytes complains of, if it fails."""
-    deadline = time.monotonic() + _ENCODE_TIMEOUT_S
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, pass_fds=[open_file]
-    ) as child:
-        still_to_give: bytes | None = given
+    deadline, left = time.monotonic() + _ENCODE_TIMEOUT_S, memoryview(given)
+    with (
+        tempfile.TemporaryFile() as complaints,
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=complaints, pass_fds=[open_file]
+        ) as child,
+        selectors.DefaultSelector() as ready,
+    ):
+        assert child.stdin is not None
+        pipe = child.stdin.fileno()
+        os.set_blocking(pipe, False)  # a command that reads no more must not hold up whoever looks at `check`
+        ready.register(pipe, selectors.EVENT_WRITE)
         try:
+            with suppress(BrokenPipeError):  # it has ended, and says why
+                while left and time.monotonic() < deadline:
+                    check()
+                    if ready.select(_CHECK_EVERY_S):
+                        left = left[os.write(pipe, left[:_PIPE_BYTES]) :]
+            ready.unregister(pipe)
+            child.stdin.close()
             while time.monotonic() < deadline:
                 check()
                 with suppress(subprocess.TimeoutExpired):
-                    _, complaint = child.communicate(still_to_give, timeout=_CHECK_EVERY_S)
-                    return complaint[-500:].decode(errors="replace") if child.returncode else None
-                still_to_give = None  # it goes on by itself
+                    child.wait(_CHECK_EVERY_S)
+                    complaints.seek(0)
+                    return complaints.read()[-500:].decode(errors="replace") if child.returncode else None
             return f"it took longer than {_ENCODE_TIMEOUT_S:g} s"
         finally:
             child.kill()

@@ -208,6 +208,14 @@ def leave() -> None:
     raise Cancelled
 
 
+def test_a_long_clip_is_written_whole(tmp_path: Path) -> None:
+    samples = chords(1).repeat(1, 120)  # 42 MB, more than a pipe holds, and a second of an mp3's encoder
+    encode(samples, RATE, tmp_path / "a.wav", "wav", {})
+    assert soundfile.info(tmp_path / "a.wav").frames == samples.shape[1]
+    encode(samples, RATE, tmp_path / "a.mp3", "mp3", {})
+    assert soundfile.info(tmp_path / "a.mp3").duration == pytest.approx(120, abs=0.1)
+
+
 def test_writing_ends_when_the_caller_leaves_and_no_file_is_left(tmp_path: Path) -> None:
     with pytest.raises(Cancelled):  # an mp3 of twenty minutes takes longer than a tenth of a second
         encode(torch.zeros(2, 20 * 60 * 48_000), 48_000, tmp_path / "a.mp3", "mp3", {}, check=leave)
