@@ -36,7 +36,8 @@ _log = logging.getLogger(__name__)
 # Positions for a prompt's tokens, before the codes or cross-attended to: some 400 words. Room that one prompt needed is
 # every slot's from then on.
 _TEXT_POSITIONS = 512
-# The rest is for the codec, the text encoder and cross-attention, which takes a third of it at most.
+# The rest is for the codec, the text encoder and cross-attention, which for a window of 30 s takes a third as much as
+# the slots at most.
 _MEMORY_SHARE = 0.6
 
 

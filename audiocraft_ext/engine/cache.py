@@ -45,7 +45,6 @@ class Cache:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        self.head_width = head_width
         shape = (n_rows, n_heads, n_positions, head_width + (_STEP_BYTES if dtype == torch.int8 else 0))
         # Zeros, since what is masked out is multiplied by 0, and 0 times what lay there before could be NaN.
         self.keys = [_zeros(shape, dtype, device) for _ in range(n_layers)]
