@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def _started(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[tuple[httpx.Client, dict[str, Any]]]":
-    from benchmarks.hardening.server import running  # here, since machines that run the GPU's tests have no httpx
+    from tests.support.server import running  # here, since machines that run the GPU's tests have no httpx
 
     with running(tmp_path_factory.mktemp("server")) as started:
         first = started.client.post("/predictions", json={"input": {"prompt": "x", "duration": 1}})

@@ -17,10 +17,10 @@ import soundfile
 import torch
 
 from audiocraft_ext.checkpoint.parts import DIFFUSION_FILE
-from benchmarks.hardening.client import file_in, until_taken
-from benchmarks.hardening.input_values import data_url
-from benchmarks.hardening.server import running
-from tests import tiny, tiny_parts
+from tests.support import tiny, tiny_components
+from tests.support.client import file_in, until_taken
+from tests.support.input_values import data_url
+from tests.support.server import running
 
 KINDS: tuple[tiny.Kind, ...] = ("text", "stereo", "melody", "melody stereo")
 DURATIONS_S = (2, 30, 45)
@@ -33,7 +33,7 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     """A kind, and a client of a server with a checkpoint of it, diffusion weights beside."""
     place = tmp_path_factory.mktemp("matrix")
     folder = tiny.write(place / "checkpoint", request.param)
-    torch.save(tiny_parts.diffusion(), folder / DIFFUSION_FILE)
+    torch.save(tiny_components.diffusion(), folder / DIFFUSION_FILE)
     with running(place / "scratch", MUSICGEN_WEIGHTS=str(folder)) as server:
         yield request.param, server.client
 

@@ -21,10 +21,10 @@ import httpx
 import pytest
 
 from audiocraft_ext.audio import ffmpeg_path
-from benchmarks.hardening.client import until_taken
-from benchmarks.hardening.input_values import data_url
-from benchmarks.hardening.server import COG_FOLDER, ROOT, Server, running
 from predict import Predictor
+from tests.support.client import until_taken
+from tests.support.input_values import data_url
+from tests.support.server import COG_FOLDER, ROOT, Server, running
 
 FFMPEG = """#!/bin/sh
 test ! -e {faults}/ffmpeg-fails || {{ echo "{faults}: broken" >&2; exit 1; }}

@@ -23,10 +23,10 @@ from audiocraft_ext.musicgen import Model
 from audiocraft_ext.progress import Progress
 from audiocraft_ext.request import Request
 from audiocraft_ext.upstream import ConditioningAttributes, drawing_from
-from tests import tiny
-from tests.audiocraft_ext.engine import models
-from tests.audiocraft_ext.engine.test_engine import closing, long_job, results
-from tests.audiocraft_ext.test_request import AUDIO, DEFAULTS
+from tests.support import engines as models
+from tests.support import tiny
+from tests.support.engines import closing, long_job, results
+from tests.support.requests import AUDIO, DEFAULTS
 
 DEVICE = os.environ.get("MUSICGEN_DEVICE") or "cuda"
 pytestmark = [

@@ -1,15 +1,13 @@
 """The rules of the house: who may import what, and what importing may do."""
 
-import ast
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-PACKAGE = ROOT / "audiocraft_ext"
-FILES = sorted(PACKAGE.rglob("*.py"))
+from tests.support.imports import FILES, PACKAGE, ROOT, imports_of, room_of
+
 # Data flows down: a file may import those that stand before it.
 ORDER = [
     "errors",
@@ -27,21 +25,6 @@ ORDER = [
     "checkpoint",
 ]
 ORDER += ["codec", "unet", "filterbank", "diffusion", "lm_weights", "language_model", "musicgen", "switches"]
-
-
-def imports_of(path: Path) -> set[str]:
-    """Every module that the file imports, anywhere in it."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
-
-
-def room_of(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

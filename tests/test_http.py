@@ -19,9 +19,9 @@ import pytest
 import soundfile
 
 from audiocraft_ext.audio import ffmpeg_path
-from benchmarks.hardening.client import file_in, until_taken
-from benchmarks.hardening.input_values import data_url
 from benchmarks.hardening.load import seconds_until_free
+from tests.support.client import file_in, until_taken
+from tests.support.input_values import data_url
 
 SAMPLE_RATE = 32000
 # What takes less than a second, also beside other work. Five minutes of music take ten times as long at least.

@@ -22,8 +22,8 @@ from audiocraft_ext.language_model import Settings
 from audiocraft_ext.progress import Progress
 from audiocraft_ext.request import Request, Window
 from predict import Predictor, ServerError
-from tests import tiny
-from tests.audiocraft_ext.test_memory import resident_bytes
+from tests.support import tiny
+from tests.support.memory import resident_bytes
 
 ROOT = Path(__file__).parents[1]
 SCHEMA = json.loads((ROOT / "openapi.json").read_text())["components"]["schemas"]["Input"]["properties"]

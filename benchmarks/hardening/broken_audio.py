@@ -21,12 +21,12 @@ from random import Random
 
 from audiocraft_ext.audio import decode
 from audiocraft_ext.errors import InputError
-from benchmarks.hardening.broken_files import BrokenFile, damaged
-from benchmarks.hardening.client import LIMIT_S, SECRETS, Attempt, send_all
-from benchmarks.hardening.input_values import MEDIA_TYPES, data_url
-from benchmarks.hardening.server import running
-from benchmarks.hardening.traps import traps
-from benchmarks.hardening.witness import Witness
+from tests.support.access_monitor import Witness
+from tests.support.broken_files import BrokenFile, damaged
+from tests.support.client import LIMIT_S, SECRETS, Attempt, send_all
+from tests.support.input_values import MEDIA_TYPES, data_url
+from tests.support.malicious_files import traps
+from tests.support.server import running
 
 SHOWN = 10
 # Over HTTP go all but the largest: these take longer to send than to judge.

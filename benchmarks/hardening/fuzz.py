@@ -11,9 +11,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.hardening.client import send_all
 from benchmarks.hardening.requests_of_all_kinds import attempts
-from benchmarks.hardening.server import running
+from tests.support.client import send_all
+from tests.support.server import running
 
 SHOWN = 10
 

@@ -24,9 +24,9 @@ from typing import Any
 
 import httpx
 
-from benchmarks.hardening import server as servers
-from benchmarks.hardening.client import file_in, until_taken
-from benchmarks.hardening.server import Server
+from tests.support import server as servers
+from tests.support.client import file_in, until_taken
+from tests.support.server import Server
 
 N_SLOTS = 4
 CLIENTS = {"at capacity": N_SLOTS, "above it": 6, "far above it": 16}

@@ -8,9 +8,9 @@ import json
 from collections.abc import Callable, Iterator
 from random import Random
 
-from benchmarks.hardening import input_values
-from benchmarks.hardening.client import INPUTS, Attempt
-from benchmarks.hardening.input_values import REFUSED, SERVED
+from tests.support import input_values
+from tests.support.client import INPUTS, Attempt
+from tests.support.input_values import REFUSED, SERVED
 
 METHODS = ("GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW", "post")
 # Ids, however odd: no slash or space, which would end one. Left out are those that are no name of a folder, for their

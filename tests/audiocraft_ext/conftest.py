@@ -9,8 +9,8 @@ import torch
 
 from audiocraft_ext import checkpoint
 from audiocraft_ext.checkpoint import Checkpoint
-from tests import tiny
-from tests.audiocraft_ext.audio_files import chords, write
+from tests.support import tiny
+from tests.support.audio_files import chords, write
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from audiocraft_ext.audio import Clip, OutputFormat, decode, encode, ffmpeg_path, normalise, resample
 from audiocraft_ext.errors import Cancelled
-from tests.audiocraft_ext.audio_files import RATE, chords, ffmpeg, snr_db
+from tests.support.audio_files import RATE, chords, ffmpeg, snr_db
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

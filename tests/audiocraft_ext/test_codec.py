@@ -8,7 +8,7 @@ from audiocraft_ext import codec
 from audiocraft_ext.errors import Cancelled
 from audiocraft_ext.progress import Progress
 from audiocraft_ext.upstream import CompressionModel, InterleaveStereoCompressionModel, builders
-from tests.tiny import CARD, CODEC_CONFIG
+from tests.support.tiny import CARD, CODEC_CONFIG
 
 FRAME_RATE = 50
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from audiocraft_ext.conditioners import StemConditioner
 from audiocraft_ext.upstream import ChromaStemConditioner
-from tests import tiny_parts
-from tests.tiny import SAMPLE_RATE
+from tests.support import tiny_components
+from tests.support.tiny import SAMPLE_RATE
 
 WavCondition: Any = import_module(ChromaStemConditioner.__module__).WavCondition
 SETTINGS: dict[str, Any] = {
@@ -35,13 +35,13 @@ def clip(seconds: float, channels: int, sample_rate: int = SAMPLE_RATE) -> Any:
 @pytest.fixture
 def theirs(monkeypatch: pytest.MonkeyPatch) -> ChromaStemConditioner:
     """audiocraft's, by its own ``__init__``, whose download is the small Demucs, and whose draw the longest shift."""
-    monkeypatch.setattr(demucs.pretrained, "get_model", lambda name: tiny_parts.demucs().eval())
+    monkeypatch.setattr(demucs.pretrained, "get_model", lambda name: tiny_components.demucs().eval())
     monkeypatch.setattr(random, "randint", lambda low, high: high)
     return ChromaStemConditioner(**SETTINGS).eval()
 
 
 def ours(of: ChromaStemConditioner) -> StemConditioner:
-    conditioner = StemConditioner(tiny_parts.demucs(), **SETTINGS).eval()
+    conditioner = StemConditioner(tiny_components.demucs(), **SETTINGS).eval()
     conditioner.load_state_dict(of.state_dict())
     return conditioner
 

@@ -12,7 +12,7 @@ from audiocraft_ext.language_model import Settings
 from audiocraft_ext.musicgen import Model
 from audiocraft_ext.progress import Progress
 from audiocraft_ext.request import Request
-from tests.audiocraft_ext.test_request import AUDIO
+from tests.support.requests import AUDIO
 from weights.demo.train import synth
 
 SEAM_S = 0.05  # to either side

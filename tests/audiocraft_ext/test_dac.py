@@ -18,7 +18,7 @@ from audiocraft_ext.musicgen import Model
 from audiocraft_ext.progress import Progress
 from audiocraft_ext.request import Request
 from audiocraft_ext.upstream import DacConfig, DacModel
-from tests import tiny
+from tests.support import tiny
 
 NAME = "dac_44khz"
 SAMPLE_RATE = 44100

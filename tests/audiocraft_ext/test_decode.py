@@ -11,7 +11,7 @@ import torch
 
 from audiocraft_ext.audio import Clip, decode, encode, resample
 from audiocraft_ext.errors import Cancelled
-from tests.audiocraft_ext.audio_files import RATE, chords, ffmpeg, likeness, snr_db, write
+from tests.support.audio_files import RATE, chords, ffmpeg, likeness, snr_db, write
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 LEVEL_OF = {"pcm_u8": 25, "pcm_alaw": 25, "pcm_mulaw": 25}  # dB of signal over error; all other PCM is better than 80

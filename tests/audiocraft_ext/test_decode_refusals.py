@@ -14,9 +14,9 @@ import torch
 from audiocraft_ext.audio import Limits, decode
 from audiocraft_ext.errors import InputError
 from audiocraft_ext.sniff import container_of
-from benchmarks.hardening import traps
-from benchmarks.hardening.broken_files import sources
-from tests.audiocraft_ext.audio_files import RATE, chords, ffmpeg, write
+from tests.support import malicious_files as traps
+from tests.support.audio_files import RATE, chords, ffmpeg, write
+from tests.support.broken_files import sources
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

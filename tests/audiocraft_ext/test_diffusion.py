@@ -18,9 +18,9 @@ from audiocraft_ext.musicgen import Model
 from audiocraft_ext.progress import Progress
 from audiocraft_ext.request import Request
 from audiocraft_ext.upstream import DiffusionProcess, MultiBandDiffusion, NoiseSchedule, builders, drawing_from
-from tests import tiny, tiny_parts
-from tests.audiocraft_ext.test_request import DEFAULTS
-from tests.tiny import CARD, Kind
+from tests.support import tiny, tiny_components
+from tests.support.requests import DEFAULTS
+from tests.support.tiny import CARD, Kind
 
 TinyCheckpoint = Callable[[Kind], Checkpoint]
 
@@ -28,7 +28,7 @@ TinyCheckpoint = Callable[[Kind], Checkpoint]
 @pytest.fixture
 def with_diffusion(tiny_checkpoint: TinyCheckpoint, tmp_path: Path) -> TinyCheckpoint:
     """The tiny checkpoints, with diffusion weights of audiocraft's format in their folder."""
-    torch.save(tiny_parts.diffusion(), tmp_path / DIFFUSION_FILE)
+    torch.save(tiny_components.diffusion(), tmp_path / DIFFUSION_FILE)
 
     def beside_diffusion(kind: Kind) -> Checkpoint:
         plain = tiny_checkpoint(kind)
@@ -43,7 +43,7 @@ def tokens(n_codebooks: int, n_frames: int = 50) -> Tensor:
 
 def upstream(checkpoint: Checkpoint) -> MultiBandDiffusion:
     """audiocraft's own decoder of the same weights."""
-    package = tiny_parts.diffusion()
+    package = tiny_components.diffusion()
     processes = []
     for band in range(package["n_bands"]):
         model = builders.get_diffusion_model(package[band]["cfg"])
@@ -94,7 +94,7 @@ def test_stereo_tokens_are_left_and_right_each_equalised_on_its_own(with_diffusi
 @torch.no_grad()
 def test_lows_may_be_left_to_the_codec(with_diffusion: TinyCheckpoint) -> None:
     checkpoint = with_diffusion("text")
-    torch.save({**tiny_parts.diffusion(), "codec_below_hz": 6000}, checkpoint.folder / DIFFUSION_FILE)
+    torch.save({**tiny_components.diffusion(), "codec_below_hz": 6000}, checkpoint.folder / DIFFUSION_FILE)
     decoder, plain = upstream(checkpoint), checkpoint.codec.decode(tokens(4), None)
     with drawing_from(torch.Generator().manual_seed(5)):
         bands = decoder.generate(decoder.get_emb(tokens(4)), size=plain.shape)
@@ -123,7 +123,7 @@ def test_its_passes_are_counted_in_the_logs(with_diffusion: TinyCheckpoint, caps
     decoded(with_diffusion("text"), tokens(4))
     last = capsys.readouterr().err.strip().split("\n")[-1]
     assert last.startswith("100%|")
-    assert f"{N_PASSES * tiny_parts.N_BANDS}/{N_PASSES * tiny_parts.N_BANDS}" in last
+    assert f"{N_PASSES * tiny_components.N_BANDS}/{N_PASSES * tiny_components.N_BANDS}" in last
 
 
 @pytest.mark.parametrize("kind", ["text", "stereo"])
@@ -161,7 +161,7 @@ def test_diffusion_weights_in_a_folder_of_their_name_are_found_too(with_diffusio
     (checkpoint.folder / DIFFUSION).mkdir(parents=True)
     (checkpoint.folder / DIFFUSION_FILE).rename(checkpoint.folder / DIFFUSION / DIFFUSION_FILE)
     assert checkpoint.has_diffusion
-    assert len(DiffusionDecoder.load(checkpoint)._bands) == tiny_parts.N_BANDS
+    assert len(DiffusionDecoder.load(checkpoint)._bands) == tiny_components.N_BANDS
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_diffusion_weights_of_another_codec_are_refused(
     with_diffusion: TinyCheckpoint, other: dict[str, int], told: str
 ) -> None:
     checkpoint = with_diffusion("text")
-    torch.save(tiny_parts.diffusion(**other), checkpoint.folder / DIFFUSION_FILE)
+    torch.save(tiny_components.diffusion(**other), checkpoint.folder / DIFFUSION_FILE)
     with pytest.raises(CheckpointError, match=told):
         DiffusionDecoder.load(checkpoint)
     request = Request(prompt="", duration=1, multi_band_diffusion=True)

@@ -17,8 +17,8 @@ from audiocraft_ext.language_model import EngineLanguageModel, Settings, Upstrea
 from audiocraft_ext.lm_weights import unsupported
 from audiocraft_ext.progress import Progress
 from audiocraft_ext.upstream import ConditioningAttributes, MusicGen
-from tests import tiny
-from tests.tiny import CARD, WINDOW_S, Kind
+from tests.support import tiny
+from tests.support.tiny import CARD, WINDOW_S, Kind
 
 TinyCheckpoint = Callable[[Kind], Checkpoint]
 EngineOf = Callable[[Kind], EngineLanguageModel]

@@ -18,8 +18,8 @@ from audiocraft_ext.musicgen import Model, _Generation
 from audiocraft_ext.progress import Progress
 from audiocraft_ext.request import Request
 from audiocraft_ext.upstream import MusicGen, T5Conditioner, builders
-from tests import tiny, tiny_parts
-from tests.audiocraft_ext.test_request import AUDIO
+from tests.support import tiny, tiny_components
+from tests.support.requests import AUDIO
 
 PROMPT = "dark electro"
 STRIDE_S = 12  # three fifths of the window, as upstream's 18 of 30 s
@@ -29,13 +29,15 @@ STRIDE_S = 12  # three fifths of the window, as upstream's 18 of 30 s
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A melody checkpoint with a T5, a codec and a Demucs beside it, by Meta's names."""
     place = tmp_path_factory.mktemp("melody")
-    tiny_parts.write_melody(place / "checkpoint", tiny_parts.write_parts(place / "parts"))
+    tiny_components.write_melody(place / "checkpoint", tiny_components.write_parts(place / "parts"))
     shutil.copytree(place / "parts", place / "checkpoint", dirs_exist_ok=True)
-    shutil.rmtree(place / "checkpoint" / tiny_parts.CODEC)  # of a folder, audiocraft reads exports alone
-    (place / "checkpoint" / tiny_parts.CODEC).mkdir()
+    shutil.rmtree(place / "checkpoint" / tiny_components.CODEC)  # of a folder, audiocraft reads exports alone
+    (place / "checkpoint" / tiny_components.CODEC).mkdir()
     codec = builders.get_compression_model(OmegaConf.create(tiny.CODEC_CONFIG))
     tiny.export(
-        place / "checkpoint" / tiny_parts.CODEC / "compression_state_dict.bin", codec.state_dict(), tiny.CODEC_CONFIG
+        place / "checkpoint" / tiny_components.CODEC / "compression_state_dict.bin",
+        codec.state_dict(),
+        tiny.CODEC_CONFIG,
     )
     package = torch.load(place / "checkpoint" / "state_dict.bin")
     config = OmegaConf.create(package["xp.cfg"])
@@ -52,8 +54,8 @@ def theirs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> MusicGen:
     Its Demucs is the small one, shifted by nothing, which is the longest of the shifts that it would draw.
     """
     monkeypatch.chdir(folder)
-    monkeypatch.setitem(T5Conditioner.MODELS_DIMS, tiny_parts.TEXT_ENCODER, 128)
-    monkeypatch.setattr(demucs.pretrained, "get_model", lambda name: tiny_parts.demucs().eval())
+    monkeypatch.setitem(T5Conditioner.MODELS_DIMS, tiny_components.TEXT_ENCODER, 128)
+    monkeypatch.setattr(demucs.pretrained, "get_model", lambda name: tiny_components.demucs().eval())
     monkeypatch.setattr(random, "randint", lambda low, high: high)
     return MusicGen.get_pretrained(str(folder), device="cpu")
 

@@ -7,14 +7,10 @@ import pytest
 import torch
 
 from audiocraft_ext.memory import FilePages, trim
+from tests.support.memory import resident_bytes
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 N_BYTES = 64 * 2**20
-
-
-def resident_bytes() -> int:
-    fields = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
-    return sum(int(fields[name].split()[0]) * 1024 for name in ("RssAnon", "RssFile"))
 
 
 def test_a_mapped_tensor_leaves_memory_and_reads_as_before(tmp_path: Path) -> None:

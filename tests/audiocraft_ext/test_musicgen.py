@@ -20,8 +20,8 @@ from audiocraft_ext.musicgen import Model
 from audiocraft_ext.progress import Progress
 from audiocraft_ext.request import Request
 from audiocraft_ext.upstream import MusicGen
-from tests.audiocraft_ext.test_request import AUDIO, DEFAULTS
-from tests.tiny import CARD, SAMPLE_RATE, WINDOW_S, Kind
+from tests.support.requests import AUDIO, DEFAULTS
+from tests.support.tiny import CARD, SAMPLE_RATE, WINDOW_S, Kind
 
 TinyCheckpoint = Callable[[Kind], Checkpoint]
 KINDS: list[Kind] = ["text", "melody", "stereo"]

@@ -1,7 +1,6 @@
 """Every row of the input table that can be judged without audio or a model."""
 
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,24 +8,7 @@ import torch
 
 from audiocraft_ext.errors import InputError
 from audiocraft_ext.request import MAX_PROMPT_CHARACTERS, MAX_SEED, Request, Window
-
-DEFAULTS: dict[str, Any] = {
-    "prompt": "electro",
-    "input_audio": None,
-    "duration": 8,
-    "continuation": False,
-    "continuation_start": 0,
-    "continuation_end": None,
-    "multi_band_diffusion": False,
-    "normalization_strategy": "loudness",
-    "top_k": 250,
-    "top_p": 0.0,
-    "temperature": 1.0,
-    "classifier_free_guidance": 3,
-    "output_format": "wav",
-    "seed": None,
-}
-AUDIO = Path("clip.wav")
+from tests.support.requests import AUDIO, DEFAULTS
 
 
 def checked(**inputs: Any) -> Request:

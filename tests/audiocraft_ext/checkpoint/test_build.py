@@ -18,14 +18,14 @@ from audiocraft_ext.checkpoint.parts import DEMUCS
 from audiocraft_ext.conditioners import StemConditioner
 from audiocraft_ext.errors import CheckpointError
 from audiocraft_ext.upstream import EncodecModel
-from tests import tiny, tiny_parts
+from tests.support import tiny, tiny_components
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A melody checkpoint with all that it names beside it."""
-    tiny_parts.write_parts(tmp_path / "parts")
-    tiny_parts.write_melody(tmp_path / "melody", tmp_path / "parts")
+    tiny_components.write_parts(tmp_path / "parts")
+    tiny_components.write_melody(tmp_path / "melody", tmp_path / "parts")
     shutil.copytree(tmp_path / "parts", tmp_path / "melody", dirs_exist_ok=True)
     return tmp_path / "melody"
 
@@ -72,9 +72,9 @@ def test_a_melody_checkpoint_follows_audiocraft_s_chroma_of_stems(folder: Path) 
 
 
 def test_a_public_codec_is_transformers_encodec(folder: Path) -> None:
-    theirs = EncodecModel.from_pretrained(folder / tiny_parts.CODEC).eval()
+    theirs = EncodecModel.from_pretrained(folder / tiny_components.CODEC).eval()
     loaded = checkpoint.load(str(folder), "cpu")
-    assert loaded.codec_name == tiny_parts.CODEC
+    assert loaded.codec_name == tiny_components.CODEC
     with torch.inference_mode():
         expected = theirs.decode(codes()[None], [None]).audio_values
         torch.testing.assert_close(loaded.codec.decode(codes(), None), expected, rtol=0, atol=1e-6)
@@ -83,7 +83,7 @@ def test_a_public_codec_is_transformers_encodec(folder: Path) -> None:
 @pytest.mark.parametrize("file", ["compression_state_dict.bin", "state_dict.bin"])
 def test_a_public_codec_may_be_an_audiocraft_export(folder: Path, tmp_path: Path, file: str) -> None:
     exported = tiny.write(tmp_path / "export", "text") / "compression_state_dict.bin"
-    place = folder / tiny_parts.CODEC
+    place = folder / tiny_components.CODEC
     shutil.rmtree(place)
     place.mkdir()
     shutil.copy(exported, place / file)
@@ -99,7 +99,9 @@ def test_an_export_that_only_names_another_codec_is_none(tmp_path: Path) -> None
         build.build_codec(CodecFile("someone/codec", None, None), tmp_path, "cpu")
 
 
-@pytest.mark.parametrize(("part", "what"), [(tiny_parts.CODEC, "codec"), (tiny_parts.TEXT_ENCODER, "text encoder")])
+@pytest.mark.parametrize(
+    ("part", "what"), [(tiny_components.CODEC, "codec"), (tiny_components.TEXT_ENCODER, "text encoder")]
+)
 def test_a_part_without_all_its_weights_is_refused(folder: Path, part: str, what: str) -> None:
     lost = drop_a_weight(folder / part / "model.safetensors")
     with pytest.raises(CheckpointError, match=f"The {what} {part} lacks weights: {lost}"):
@@ -107,14 +109,14 @@ def test_a_part_without_all_its_weights_is_refused(folder: Path, part: str, what
 
 
 def test_a_part_whose_weights_do_not_fit_its_config_is_refused(folder: Path) -> None:
-    config = folder / tiny_parts.CODEC / "config.json"
+    config = folder / tiny_components.CODEC / "config.json"
     config.write_text(config.read_text().replace('"num_filters": 4', '"num_filters": 8'))
     with pytest.raises(CheckpointError, match="codec facebook/encodec_32khz cannot be loaded"):
         checkpoint.load(str(folder), "cpu")
 
 
 def test_a_part_whose_file_is_cut_is_refused(folder: Path) -> None:
-    file = folder / tiny_parts.CODEC / "model.safetensors"
+    file = folder / tiny_components.CODEC / "model.safetensors"
     file.write_bytes(file.read_bytes()[:5000])
     with pytest.raises(CheckpointError, match="codec facebook/encodec_32khz cannot be loaded"):
         checkpoint.load(str(folder), "cpu")
@@ -122,8 +124,8 @@ def test_a_part_whose_file_is_cut_is_refused(folder: Path) -> None:
 
 def test_a_part_s_pickle_runs_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
-    (folder / tiny_parts.TEXT_ENCODER / "model.safetensors").unlink()
-    torch.save({"shared.weight": Payload()}, folder / tiny_parts.TEXT_ENCODER / "pytorch_model.bin")
+    (folder / tiny_components.TEXT_ENCODER / "model.safetensors").unlink()
+    torch.save({"shared.weight": Payload()}, folder / tiny_components.TEXT_ENCODER / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match="text encoder t5-base cannot be loaded"):
         checkpoint.load(str(folder), "cpu")
     assert not (folder / "executed").exists()
@@ -147,7 +149,7 @@ def test_a_condition_that_audiocraft_cannot_build_is_refused_by_its_kind(
 
 
 def test_a_hugging_face_melody_checkpoint_loads_with_its_own_parts_and_demucs(folder: Path, tmp_path: Path) -> None:
-    place = tiny_parts.write_huggingface(tmp_path / "huggingface", tiny_parts.huggingface("melody"))
+    place = tiny_components.write_huggingface(tmp_path / "huggingface", tiny_components.huggingface("melody"))
     shutil.copytree(folder / DEMUCS, place / DEMUCS)
     assert checkpoint.load(str(place), "cpu").follows_melody
 

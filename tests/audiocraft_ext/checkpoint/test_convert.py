@@ -19,10 +19,11 @@ from audiocraft_ext.checkpoint import Checkpoint, convert, source
 from audiocraft_ext.checkpoint.parts import DIFFUSION_FILE
 from audiocraft_ext.errors import CheckpointError
 from audiocraft_ext.language_model import Settings
-from tests import tiny, tiny_parts
-from tests.audiocraft_ext.checkpoint import wrappings
-from tests.audiocraft_ext.checkpoint.test_formats import KINDS, greedy
-from tests.audiocraft_ext.checkpoint.wrappings import WRAPPINGS
+from tests.support import checkpoint_formats as wrappings
+from tests.support import tiny, tiny_components
+from tests.support.checkpoint_formats import WRAPPINGS
+from tests.support.music import greedy
+from tests.support.tiny import KINDS
 
 SCRIPT = Path(__file__).parents[3] / "script" / "convert-weights"
 INT8 = Settings(quantize="int8")
@@ -103,7 +104,7 @@ def test_the_script_converts_the_embedded_checkpoint(tmp_path: Path) -> None:
 
 def test_diffusion_weights_beside_it_are_kept(wrap: Wrap, tmp_path: Path) -> None:
     folder = shutil.copytree(wrap(FORMATS[0], "text"), tmp_path / "in")
-    original = tiny_parts.write_diffusion(folder) / DIFFUSION_FILE
+    original = tiny_components.write_diffusion(folder) / DIFFUSION_FILE
     convert.convert(str(folder), tmp_path / "out")
     assert (tmp_path / "out" / DIFFUSION_FILE).read_bytes() == original.read_bytes()
 
@@ -170,7 +171,7 @@ def test_int8_moves_the_logits_by_a_fiftieth_at_most(wrap: Wrap, tmp_path: Path)
 @pytest.mark.parametrize("name", ["audiocraft export", "Hugging Face"])
 def test_a_codec_of_another_kind_is_refused_as_at_loading(wrap: Wrap, name: str, tmp_path: Path) -> None:
     folder = shutil.copytree(wrap(name, "text"), tmp_path / "in")
-    config = folder / (tiny_parts.CODEC if name == "audiocraft export" else "") / "config.json"
+    config = folder / (tiny_components.CODEC if name == "audiocraft export" else "") / "config.json"
     config.write_text(config.read_text().replace('"model_type": "encodec"', '"model_type": "mimi"'))
     for use in (lambda: checkpoint.load(str(folder), "cpu"), lambda: convert.convert(str(folder), tmp_path / "out")):
         with pytest.raises(CheckpointError, match=r"The codec .*is no codec that is served: its config says 'mimi'"):

@@ -15,7 +15,7 @@ import pytest
 from audiocraft_ext.checkpoint import download as module
 from audiocraft_ext.checkpoint.download import download, shown
 from audiocraft_ext.errors import CheckpointError
-from tests.audiocraft_ext.checkpoint.loopback import File, Server, serving
+from tests.support.loopback import File, Server, serving
 
 MODEL = random.Random(0).randbytes(3_000_000)
 OTHER = random.Random(1).randbytes(3_000_000)

@@ -10,7 +10,7 @@ from audiocraft_ext.checkpoint import build, formats
 from audiocraft_ext.checkpoint.fit import public_name
 from audiocraft_ext.checkpoint.parts import DIFFUSION_CODEC
 from audiocraft_ext.upstream import CompressionModel, EncodecConfig, EncodecModel, builders
-from tests import tiny
+from tests.support import tiny
 
 # Meta's, with few filters: how wide the convolutions are does not show in tokens or latents.
 METAS: dict[str, Any] = {

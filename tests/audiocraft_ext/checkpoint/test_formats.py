@@ -12,20 +12,16 @@ from huggingface_hub import constants
 from torch import Tensor
 
 from audiocraft_ext import checkpoint
-from audiocraft_ext.audio import Clip
-from audiocraft_ext.checkpoint import Checkpoint, source
+from audiocraft_ext.checkpoint import source
 from audiocraft_ext.language_model import Settings
-from audiocraft_ext.musicgen import Model
-from audiocraft_ext.progress import Progress
-from audiocraft_ext.request import Request
-from tests import tiny
-from tests.audiocraft_ext.checkpoint import wrappings
-from tests.audiocraft_ext.checkpoint.loopback import File, HubHandler, Server, serving
-from tests.audiocraft_ext.checkpoint.wrappings import ONE_FILE, WRAPPINGS, LanguageModel
-from tests.audiocraft_ext.test_request import DEFAULTS
+from tests.support import checkpoint_formats as wrappings
+from tests.support import tiny
+from tests.support.checkpoint_formats import ONE_FILE, WRAPPINGS, LanguageModel
+from tests.support.loopback import File, HubHandler, Server, serving
+from tests.support.music import greedy, greedy_of
+from tests.support.tiny import KINDS
 
 README = Path(__file__).parents[3] / "weights" / "README.md"
-KINDS: tuple[tiny.Kind, ...] = ("text", "melody", "stereo")
 SOURCES = ("file", "folder", "tar", "zip", "URL", "hub id")
 CELLS = [(name, place) for name in WRAPPINGS for place in SOURCES if place != "file" or name in ONE_FILE]
 
@@ -59,21 +55,6 @@ def wrapped(
         return folder
 
     return write
-
-
-def greedy(folder: Path, settings: Settings = Settings()) -> Tensor:
-    """A second of greedy music by the checkpoint in a folder."""
-    return greedy_of(checkpoint.load(str(folder), "cpu"), settings)
-
-
-def greedy_of(loaded: Checkpoint, settings: Settings) -> Tensor:
-    """Of a model that can follow melodies, after one."""
-    clip = Clip(torch.sin(torch.arange(32000) / 10)[None], 32000) if loaded.follows_melody else None
-    request = Request.checked(**{**DEFAULTS, "prompt": "bass", "duration": 1, "temperature": 0})
-    model = Model(loaded, settings)
-    samples = model.generate(request, clip, Progress())
-    model.close()
-    return samples
 
 
 @pytest.fixture(scope="module")

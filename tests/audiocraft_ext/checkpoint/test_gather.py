@@ -19,8 +19,8 @@ from audiocraft_ext.checkpoint import source
 from audiocraft_ext.checkpoint.gather import gather
 from audiocraft_ext.checkpoint.parts import DEMUCS, DEMUCS_BAG, DIFFUSION, DIFFUSION_FILE
 from audiocraft_ext.errors import CheckpointError
-from tests import tiny, tiny_parts
-from tests.audiocraft_ext.checkpoint.loopback import File, HubHandler, Server, published, serving
+from tests.support import tiny, tiny_components
+from tests.support.loopback import File, HubHandler, Server, published, serving
 
 ROOT = Path(__file__).parents[3]
 PARTS = {
@@ -44,8 +44,8 @@ WITH_DIFFUSION = MELODY | {f"{DIFFUSION}/{DIFFUSION_FILE}"}
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Checkpoints and parts: ``melody`` names all four parts, ``whole`` has them beside it, ``text`` needs none."""
     folder = tmp_path_factory.mktemp("written")
-    tiny_parts.write_parts(folder / "parts")
-    tiny_parts.write_melody(folder / "melody", folder / "parts")
+    tiny_components.write_parts(folder / "parts")
+    tiny_components.write_melody(folder / "melody", folder / "parts")
     shutil.copytree(folder / "parts", folder / "whole")
     shutil.copytree(folder / "melody", folder / "whole", dirs_exist_ok=True)
     tiny.write(folder / "text", "text")
@@ -85,7 +85,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
 @pytest.fixture
 def hub(written: Path) -> Iterator[Server]:
     with serving(HubHandler) as server:
-        for name in (tiny_parts.CODEC, DEMUCS, DIFFUSION):
+        for name in (tiny_components.CODEC, DEMUCS, DIFFUSION):
             server.files |= published(written / "parts" / name, name)
         server.files |= published(written / "parts" / "t5-base", "google-t5/t5-base")
         server.files |= published(written / "melody", "someone/melody")
@@ -213,7 +213,7 @@ def test_of_a_lone_file_s_folder_only_what_it_names_is_gathered(written: Path, w
     (tmp_path / "mine" / "trained_model.tar").write_text("not asked for")
     gather(str(tmp_path / "mine" / "state_dict.bin"), weights)
     assert gathered(weights) == WITH_DIFFUSION - {"compression_state_dict.bin"}
-    assert checkpoint.load(str(weights), "cpu").codec_name == tiny_parts.CODEC
+    assert checkpoint.load(str(weights), "cpu").codec_name == tiny_components.CODEC
 
 
 @pytest.mark.parametrize("other", ["state_dict.bin", "trained_model.tar", "t5-base/config.json", "manifest.json"])

@@ -18,8 +18,8 @@ from audiocraft_ext.errors import CheckpointError
 from audiocraft_ext.language_model import EngineLanguageModel, Settings, make
 from audiocraft_ext.progress import Progress
 from audiocraft_ext.upstream import ConditioningAttributes
-from tests import tiny_parts
-from tests.tiny import CARD
+from tests.support import tiny_components
+from tests.support.tiny import CARD
 
 DIM = 48
 PROMPT = "dark electro with a bass"
@@ -28,14 +28,14 @@ PROMPT = "dark electro with a bass"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A text MusicGen as ``save_pretrained`` writes it, in several safetensors files."""
-    model = tiny_parts.huggingface("text", DIM)
+    model = tiny_components.huggingface("text", DIM)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         # Initialisation leaves them at zero, where a lost one would not show.
         for parameter in model.parameters():
             if parameter.dim() == 1:
                 torch.nn.init.normal_(parameter, std=0.5)
-    folder = tiny_parts.write_huggingface(tmp_path_factory.mktemp("huggingface"), model, "200KB")
+    folder = tiny_components.write_huggingface(tmp_path_factory.mktemp("huggingface"), model, "200KB")
     assert len(list(folder.glob("*.safetensors"))) > 1
     return folder
 
@@ -101,7 +101,7 @@ def test_the_codec_is_the_one_in_the_checkpoint(folder: Path) -> None:
 
 
 def test_a_melody_checkpoint_keeps_every_weight_and_is_told_apart(tmp_path: Path) -> None:
-    tiny_parts.write_huggingface(tmp_path, tiny_parts.huggingface("melody", DIM))
+    tiny_components.write_huggingface(tmp_path, tiny_components.huggingface("melody", DIM))
     lm = formats.read(tmp_path).lm
     assert lm.config.fuser.prepend == ["self_wav", "description"]
     assert lm.config.conditioners.self_wav.chroma_stem.n_chroma == 12

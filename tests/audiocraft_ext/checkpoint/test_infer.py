@@ -11,9 +11,9 @@ from omegaconf import OmegaConf
 from audiocraft_ext.checkpoint import formats, infer
 from audiocraft_ext.checkpoint.source import EMBEDDED
 from audiocraft_ext.errors import CheckpointError
-from tests import tiny
-from tests.audiocraft_ext.checkpoint import wrappings
-from tests.audiocraft_ext.checkpoint.test_formats import KINDS
+from tests.support import checkpoint_formats as wrappings
+from tests.support import tiny
+from tests.support.tiny import KINDS
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import torch
 from omegaconf import OmegaConf
 
 from audiocraft_ext import checkpoint
-from tests import tiny
-from tests.test_house import FILES, ROOT, imports_of, room_of
+from tests.support import tiny
+from tests.support.imports import FILES, ROOT, imports_of, room_of
 
 
 def assert_same_weights(folder: Path, package: dict[str, Any]) -> None:

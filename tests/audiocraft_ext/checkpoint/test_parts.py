@@ -12,14 +12,14 @@ import pytest
 from audiocraft_ext.checkpoint import parts, source
 from audiocraft_ext.checkpoint.parts import DEMUCS, DIFFUSION, folder_of, local_folder_of
 from audiocraft_ext.errors import CheckpointError
-from tests import tiny_parts
-from tests.audiocraft_ext.checkpoint.loopback import File, HubHandler, Server, published, serving
-from tests.audiocraft_ext.checkpoint.probe import printed
+from tests.support import tiny_components
+from tests.support.loopback import File, HubHandler, Server, published, serving
+from tests.support.probe import printed
 
-NAMES = [tiny_parts.TEXT_ENCODER, tiny_parts.CODEC, DEMUCS, DIFFUSION]
+NAMES = [tiny_components.TEXT_ENCODER, tiny_components.CODEC, DEMUCS, DIFFUSION]
 FILES = {
-    tiny_parts.TEXT_ENCODER: {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"},
-    tiny_parts.CODEC: {"config.json", "model.safetensors"},
+    tiny_components.TEXT_ENCODER: {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"},
+    tiny_components.CODEC: {"config.json", "model.safetensors"},
     DEMUCS: {"htdemucs.yaml", "955717e8.safetensors"},
     DIFFUSION: {"mbd_musicgen_32khz.th"},
 }
@@ -59,7 +59,7 @@ class PositionEncoding:
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_parts.write_parts(tmp_path_factory.mktemp("parts"))
+    return tiny_components.write_parts(tmp_path_factory.mktemp("parts"))
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from audiocraft_ext import checkpoint
 from audiocraft_ext.checkpoint import tensors
 from audiocraft_ext.errors import CheckpointError
 from audiocraft_ext.upstream import builders
-from tests import tiny
+from tests.support import tiny
 
 
 def refusal(path: Path) -> str:

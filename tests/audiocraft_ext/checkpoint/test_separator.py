@@ -11,12 +11,12 @@ from safetensors.torch import load_file, save_file
 
 from audiocraft_ext.checkpoint.separator import load_separator
 from audiocraft_ext.errors import CheckpointError
-from tests import tiny_parts
+from tests.support import tiny_components
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return tiny_parts.write_demucs(tmp_path)
+    return tiny_components.write_demucs(tmp_path)
 
 
 def rewrite(folder: Path, **metadata: str) -> None:
@@ -30,7 +30,7 @@ def test_a_bag_of_models_is_demucs_own_with_the_file_s_weights(folder: Path) -> 
     separator: Any = load_separator(folder)
     assert separator.sources == ["drums", "bass", "other", "vocals"]
     assert not separator.training
-    written, (loaded,) = tiny_parts.demucs().state_dict(), separator.models
+    written, (loaded,) = tiny_components.demucs().state_dict(), separator.models
     assert all(torch.equal(loaded.state_dict()[name], value) for name, value in written.items())
 
 

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from audiocraft_ext import checkpoint
 from audiocraft_ext.checkpoint import solver_config
 from audiocraft_ext.errors import CheckpointError
-from tests import tiny
+from tests.support import tiny
 
 SECRET = "an environment's value"
 NESTED_ALIASES = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(

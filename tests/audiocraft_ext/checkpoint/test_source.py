@@ -13,8 +13,8 @@ import torch
 from audiocraft_ext.checkpoint import download, source
 from audiocraft_ext.checkpoint.parts import DIFFUSION_FILE
 from audiocraft_ext.errors import CheckpointError
-from tests.audiocraft_ext.checkpoint.loopback import File, HubHandler, Server, serving
-from tests.audiocraft_ext.checkpoint.probe import printed
+from tests.support.loopback import File, HubHandler, Server, serving
+from tests.support.probe import printed
 
 # fetch of each argument, a line each.
 FETCH = """

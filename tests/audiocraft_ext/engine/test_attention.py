@@ -9,8 +9,8 @@ from torch import Tensor
 
 from audiocraft_ext.engine.attention import Attention, CpuAttention, CpuKernelAttention, Span
 from audiocraft_ext.engine.cache import Cache
-from tests.audiocraft_ext.engine import models
-from tests.audiocraft_ext.engine.models import needs_llvmlite
+from tests.support import engines as models
+from tests.support.engines import needs_llvmlite
 
 N_HEADS, HEAD_WIDTH = 4, 64
 filled_cache = partial(models.filled_cache, 8, N_HEADS, HEAD_WIDTH, 700, 40)

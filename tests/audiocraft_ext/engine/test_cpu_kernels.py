@@ -15,8 +15,8 @@ from audiocraft_ext.engine.cpu_matmul import matmul
 from audiocraft_ext.engine.engine import Engine
 from audiocraft_ext.engine.linear import Kernels, OnCpu, Quantize
 from audiocraft_ext.engine.replay import Replay
-from tests.audiocraft_ext.engine import models
-from tests.audiocraft_ext.engine.test_engine import closing, results
+from tests.support import engines as models
+from tests.support.engines import closing, results
 
 KINDS: tuple[Kernels, ...] = ("cpu", "none")
 N_HEADS, HEAD = 3, 32

@@ -12,8 +12,8 @@ from audiocraft_ext.engine.attention import CudaAttention, CudaKernelAttention
 from audiocraft_ext.engine.cache import Cache
 from audiocraft_ext.engine.engine import Engine
 from audiocraft_ext.engine.linear import Kernels, quantized
-from tests.audiocraft_ext.engine import models
-from tests.audiocraft_ext.engine.test_engine import closing, results
+from tests.support import engines as models
+from tests.support.engines import closing, results
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 TOLERANCES = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}

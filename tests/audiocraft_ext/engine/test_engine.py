@@ -5,36 +5,27 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from audiocraft_ext.engine.engine import PREFILL_POSITIONS, ClosedError, Engine, NotFiniteError
+from audiocraft_ext.engine.engine import PREFILL_POSITIONS, ClosedError, NotFiniteError
 from audiocraft_ext.engine.linear import Quantize
-from audiocraft_ext.engine.scheduler import Job
-from tests.audiocraft_ext.engine.models import CARD, N_CODEBOOKS, N_STEPS, WIDTH, engine, job
-
-PATIENCE_S = 60
-
-
-@contextmanager
-def closing(made: Engine) -> Iterator[Engine]:
-    try:
-        yield made
-    finally:
-        made.close()
-
-
-def results(made: Engine, jobs: list[Job]) -> list[Tensor]:
-    """What jobs give that are all handed in at once."""
-    futures = [made.submit(one) for one in jobs]
-    return [future.result(timeout=PATIENCE_S) for future in futures]
+from tests.support.engines import (
+    CARD,
+    N_CODEBOOKS,
+    N_STEPS,
+    PATIENCE_S,
+    WIDTH,
+    closing,
+    engine,
+    job,
+    long_job,
+    results,
+)
 
 
 @pytest.mark.parametrize("has_cross", [True, False], ids=["cross", "prefix"])
@@ -87,11 +78,6 @@ def test_the_seed_alone_decides_and_a_later_window_goes_on_in_its_noise() -> Non
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert not torch.equal(first, later)
-
-
-def long_job(seed: int, **changes: Any) -> Job:
-    changes |= {"prompt": torch.zeros(N_CODEBOOKS, 0, dtype=torch.int64), "n_frames": N_STEPS - 4}
-    return job(seed, **changes)
 
 
 @pytest.mark.parametrize("step", [0, 1, 5, 50])
@@ -231,7 +217,7 @@ def test_a_late_job_is_served_while_a_long_one_runs() -> None:
 def test_a_process_that_ends_while_jobs_run_ends_without_a_crash() -> None:
     script = """
         import time
-        from tests.audiocraft_ext.engine.models import engine, job
+        from tests.support.engines import engine, job
         made = engine()
         futures = [made.submit(job(seed, n_frames=60)) for seed in range(4000)]
         futures[0].result()

@@ -18,7 +18,7 @@ from audiocraft_ext.engine.linear import (
     make_linear,
     quantized,
 )
-from tests.audiocraft_ext.engine.models import needs_llvmlite
+from tests.support.engines import needs_llvmlite
 
 SHAPES = [(256, 256), (768, 256), (256, 1024), (2048, 512), (1024, 4096)]
 OURS = pytest.param(partial(OnCpu, quantize="none"), id="ours", marks=needs_llvmlite)

@@ -11,10 +11,10 @@ import pytest
 
 from audiocraft_ext.audio import ffmpeg_path
 from benchmarks.hardening.broken_audio import decode_all, requests_with
-from benchmarks.hardening.broken_files import KINDS, damaged
-from benchmarks.hardening.client import send_all
-from benchmarks.hardening.traps import traps
-from benchmarks.hardening.witness import Witness
+from tests.support.access_monitor import Witness
+from tests.support.broken_files import KINDS, damaged
+from tests.support.client import send_all
+from tests.support.malicious_files import traps
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the witness watches by inotify")
 

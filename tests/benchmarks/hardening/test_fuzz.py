@@ -5,8 +5,8 @@ from itertools import islice
 import httpx
 import pytest
 
-from benchmarks.hardening.client import Attempt, Verdict, judged, send_all
 from benchmarks.hardening.requests_of_all_kinds import KINDS, attempts
+from tests.support.client import Attempt, Verdict, judged, send_all
 
 N = 300
 

@@ -1,5 +1,7 @@
 """Small decoders with random weights, and jobs of every kind for them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
@@ -19,6 +21,7 @@ needs_llvmlite = pytest.mark.skipif(find_spec("llvmlite") is None, reason="there
 N_CODEBOOKS, CARD, WIDTH, N_HEADS, N_LAYERS = 4, 64, 64, 2, 2
 PATTERN = DelayPattern((0, 1, 2, 3), CARD)
 N_STEPS, N_PREFIX = 160, 24
+PATIENCE_S = 60
 
 
 def filled_cache(
@@ -141,3 +144,22 @@ def job(
     if settings["cross"] is not None:
         settings["cross"] = settings["cross"].to(device, dtype)
     return Job(**settings)
+
+
+def long_job(seed: int, **changes: Any) -> Job:
+    changes |= {"prompt": torch.zeros(N_CODEBOOKS, 0, dtype=torch.int64), "n_frames": N_STEPS - 4}
+    return job(seed, **changes)
+
+
+@contextmanager
+def closing(made: Engine) -> Iterator[Engine]:
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def results(made: Engine, jobs: list[Job]) -> list[Tensor]:
+    """What jobs give that are all handed in at once."""
+    futures = [made.submit(one) for one in jobs]
+    return [future.result(timeout=PATIENCE_S) for future in futures]

@@ -8,8 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from benchmarks.hardening.broken_files import wav
-from benchmarks.hardening.traps import Bait
+from tests.support.broken_files import wav
+from tests.support.malicious_files import Bait
 
 _IN_ACCESS, _IN_OPEN = 0x1, 0x20
 

@@ -16,6 +16,7 @@ from audiocraft_ext.checkpoint.source import EMBEDDED
 from audiocraft_ext.upstream import builders
 
 Kind = Literal["text", "melody", "stereo", "melody stereo", "rotary"]
+KINDS: tuple[Kind, ...] = ("text", "melody", "stereo")
 
 CARD = 64
 SAMPLE_RATE = 32000

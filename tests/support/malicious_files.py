@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.hardening.broken_files import BrokenFile, sources, wav
+from tests.support.broken_files import BrokenFile, sources, wav
 
 
 @dataclass(frozen=True)

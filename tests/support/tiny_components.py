@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from audiocraft_ext.checkpoint import build
 from audiocraft_ext.checkpoint.parts import DEMUCS, DEMUCS_BAG, DIFFUSION, DIFFUSION_CODEC, DIFFUSION_FILE
 from audiocraft_ext.upstream import EncodecConfig, EncodecModel, T5Config, T5EncoderModel, builders
-from tests import tiny
+from tests.support import tiny
 
 TEXT_ENCODER = "t5-base"
 CODEC = DIFFUSION_CODEC

@@ -15,19 +15,19 @@ from torch import Tensor
 
 from audiocraft_ext.checkpoint import build, tensors
 from audiocraft_ext.upstream import EncodecModel, T5EncoderModel
-from tests import tiny, tiny_parts
-from tests.tiny_parts import CODEC
+from tests.support import tiny, tiny_components
+from tests.support.tiny_components import CODEC
 
 State = dict[str, Tensor]
 
-DIM, N_HEADS = 192, 3  # tiny_parts.huggingface has as many heads
+DIM, N_HEADS = 192, 3  # tiny_components.huggingface has as many heads
 
 
 def write_parts(folder: Path) -> Path:
     """What the models name, each in a folder of its name: a codec, a text encoder and a Demucs."""
     shutil.copytree(tiny.TEXT_ENCODER, folder / "text_encoder")
-    tiny_parts.write_codec(folder)
-    tiny_parts.write_demucs(folder)
+    tiny_components.write_codec(folder)
+    tiny_components.write_demucs(folder)
     return folder
 
 
@@ -154,14 +154,14 @@ def _their_names(state: State) -> State:
 def _huggingface(lm: LanguageModel, folder: Path, shard_size: str = "1GB") -> None:
     encoder = T5EncoderModel.from_pretrained(lm.parts / "text_encoder")
     codec = EncodecModel.from_pretrained(lm.parts / CODEC)
-    model = tiny_parts.huggingface(lm.kind, DIM)
+    model = tiny_components.huggingface(lm.kind, DIM)
     state = _their_names(lm.state)
     state |= {f"text_encoder.{name}": value for name, value in encoder.state_dict().items()}
     state |= {f"audio_encoder.{name}": value for name, value in codec.state_dict().items()}
     report = model.load_state_dict(state, strict=False)
     assert not report.unexpected_keys, report.unexpected_keys
     assert all("embed_positions" in name for name in report.missing_keys)  # computed
-    tiny_parts.write_huggingface(folder, model, shard_size)
+    tiny_components.write_huggingface(folder, model, shard_size)
 
 
 def _huggingface_sharded(lm: LanguageModel, folder: Path) -> None:
