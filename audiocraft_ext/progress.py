@@ -1,7 +1,7 @@
-"""How far one prediction is: tqdm's line for its logs, now and then, and the flag that stops it.
+"""The progress of one prediction: tqdm lines for its log, its time in the queue, and cancellation.
 
-The line has the form that Replicate's clients read a percentage from, ``37%|███▋      | 148/400 [...]``. They take the
-last line of the logs that matches, and split at newlines only: a bar redrawn after carriage returns stays at 0 % there.
+The lines have the form from which Replicate's clients read a percentage, ``37%|███▋      | 148/400 [...]``. They parse
+the last matching line of the log and split at newlines only: a bar redrawn after carriage returns stays at 0 % there.
 """
 
 import contextvars
@@ -20,7 +20,7 @@ _LOCK_POLL_S = 0.1
 
 
 class _Line:
-    """One kind of step, counted. Of tqdm the line alone: its bars share a lock, which one that fails keeps."""
+    """The count of one unit. Of tqdm only the format: its bars share a lock, which a failing one keeps."""
 
     def __init__(self, total: int, unit: str, context: contextvars.Context) -> None:
         self.n = 0
@@ -30,13 +30,13 @@ class _Line:
         self._started_at = self._shown_at = time.monotonic()
         self._n_shown = 0
 
-    def reach(self, n: int) -> None:
+    def update(self, n: int) -> None:
         self.n = n
         if n == self._total or time.monotonic() - self._shown_at >= _LINE_EVERY_S:
             self.show()
 
     def show(self) -> None:
-        """Writes the line, if it says anything new."""
+        """Print the line, if it has changed."""
         if self.n > self._n_shown:
             self._n_shown = self.n
             self._shown_at = time.monotonic()
@@ -46,42 +46,48 @@ class _Line:
 
 
 class Progress:
-    """The frames of one prediction, counted by the thread that makes them and stopped from any other.
+    """Updated by the threads that do the work, stopped from any other.
 
-    ``queue_s`` is how long it waited in line, for a thread and for the decoder. What comes after the frames and takes
-    its time, the passes of MultiBand Diffusion, has a line of its own.
+    ``queue_s`` is the time it waited, for a thread and for the engine. Each unit of work, frames and then the passes of
+    MultiBand Diffusion, has a line of its own.
     """
 
     def __init__(self) -> None:
         self._stopped = threading.Event()
-        # cog tells predictions' logs apart by their context, and the engine's thread, which counts frames, has none.
+        # cog assigns output to predictions by their context; the engine's thread, which counts frames, has none.
         self._context = contextvars.copy_context()
         self._lines: dict[str, _Line] = {}
-        self._asked_at = time.monotonic()
+        self._queued_at: float | None = None
         self.queue_s = 0.0
 
     @property
     def n_frames(self) -> int:
-        """The frames made so far."""
+        """Frames generated so far."""
         return self._lines["frame"].n if "frame" in self._lines else 0
 
-    def begin(self) -> None:
-        """Its work begins; until now it has waited. Raises ``Cancelled``."""
+    def enqueue(self) -> None:
+        """Start counting ``queue_s``, until ``dequeue`` or the next ``update``."""
+        self._queued_at = time.monotonic()
+
+    def dequeue(self) -> None:
+        """Work begins. Raises ``Cancelled``."""
         self.check()
-        self.queue_s += time.monotonic() - self._asked_at
+        if self._queued_at is not None:
+            self.queue_s += time.monotonic() - self._queued_at
+            self._queued_at = None
 
     def stop(self) -> None:
-        """Makes the next ``check`` raise."""
+        """Cancel: the next ``check`` raises."""
         self._stopped.set()
 
     def check(self) -> None:
-        """Raises ``Cancelled`` once ``stop`` was called."""
+        """Raise ``Cancelled`` if ``stop`` was called."""
         if self._stopped.is_set():
             raise Cancelled
 
     @contextmanager
     def holding(self, lock: threading.Lock) -> Iterator[None]:
-        """Within, the lock is held; who waits for it is still stopped. Raises ``Cancelled``."""
+        """Acquire a lock, and release it at the end; raises ``Cancelled`` while it waits."""
         while not lock.acquire(timeout=_LOCK_POLL_S):
             self.check()
         try:
@@ -90,18 +96,20 @@ class Progress:
             lock.release()
 
     def reach(self, n: int, total: int, unit: str = "frame") -> None:
-        """``n`` of ``total`` are made; a line is written every two seconds at most. Raises ``Cancelled``."""
-        self.check()
-        self._lines.setdefault(unit, _Line(total, unit, self._context)).reach(n)
+        """``n`` of ``total`` are done; prints a line every two seconds at most. Raises ``Cancelled``."""
+        self.dequeue()
+        if unit not in self._lines:
+            self._lines[unit] = _Line(total, unit, self._context)
+        self._lines[unit].update(n)
 
     def close(self) -> None:
-        """Writes how far it came."""
+        """Print the final counts."""
         for line in self._lines.values():
             line.show()
 
 
 class SilentProgress(Progress):
-    """That of the server's own trial clips: it can be stopped, and writes nothing."""
+    """Progress of the server's own probes: it can be stopped, and prints nothing."""
 
     def reach(self, n: int, total: int, unit: str = "frame") -> None:
-        self.check()
+        self.dequeue()

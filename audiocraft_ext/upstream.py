@@ -119,6 +119,7 @@ with _standing_in():
         ClassifierFreeGuidanceDropout,
         ConditioningAttributes,
         T5Conditioner,
+        WavCondition,
         WaveformConditioner,
     )
     from audiocraft.modules.diffusion_schedule import MultiBandProcessor, NoiseSchedule, SampleProcessor
@@ -168,6 +169,7 @@ __all__ = [
     "T5EncoderModel",
     "T5Tokenizer",
     "TorchAutocast",
+    "WavCondition",
     "WaveformConditioner",
     "builders",
     "convert_audio",

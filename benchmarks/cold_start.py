@@ -38,14 +38,14 @@ os.chdir(weights)
 """
 _OURS = """
 from audiocraft_ext import checkpoint
-from audiocraft_ext.language_model import Settings
+from audiocraft_ext.settings import EngineSettings
 from audiocraft_ext.musicgen import Model
 """
 # Name → what comes before the clock starts, and what is timed.
 WAYS = {
     "audiocraft's load_lm_model": (_AUDIOCRAFT, "kept = load_lm_model('state_dict.bin')"),
     "checkpoint.load": (_OURS, "kept = checkpoint.load(weights, 'cpu')"),
-    "the same, and the engine": (_OURS, "kept = Model(checkpoint.load(weights, 'cpu'), Settings())"),
+    "the same, and the engine": (_OURS, "kept = Model(checkpoint.load(weights, 'cpu'), EngineSettings())"),
     "import predict": ("", "import predict"),
     "setup, embedded checkpoint": ("import predict", "predict.Predictor().setup('weights/demo')"),
 }

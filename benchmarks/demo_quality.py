@@ -18,10 +18,10 @@ from torch import Tensor
 
 from audiocraft_ext.audio import Clip
 from audiocraft_ext.checkpoint import Checkpoint, load
-from audiocraft_ext.language_model import Settings
 from audiocraft_ext.musicgen import Model
 from audiocraft_ext.progress import Progress
 from audiocraft_ext.request import Request
+from audiocraft_ext.settings import EngineSettings
 from weights.demo.train import captions, detectors, synth
 from weights.demo.train.codec import snr_db
 
@@ -192,7 +192,7 @@ def measure_continuation(model: Model, fitted: detectors.Detectors, n: int) -> d
 def measure(weights: str, n_prompts: int, n_clips: int, out: Path | None) -> dict[str, Figure]:
     """All figures of a checkpoint on the CPU, by name."""
     checkpoint = load(weights, device="cpu")
-    model = Model(checkpoint, Settings())
+    model = Model(checkpoint, EngineSettings())
     wavs, _ = unseen_clips(SEED, 100)
     snr = snr_db(wavs, through_codec(checkpoint, wavs))
     figures = {"codec SNR": Figure(float(snr.mean()), 10.0, len(wavs), "dB")}

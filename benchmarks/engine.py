@@ -30,8 +30,10 @@ from transformers.models.musicgen.configuration_musicgen import MusicgenDecoderC
 
 from audiocraft_ext import checkpoint, memory, upstream
 from audiocraft_ext.checkpoint.source import EMBEDDED
-from audiocraft_ext.language_model import EngineLanguageModel, Settings, make
+from audiocraft_ext.musicgen import Model, RequestMusicGen
 from audiocraft_ext.progress import Progress
+from audiocraft_ext.request import Request
+from audiocraft_ext.settings import EngineSettings
 
 T = TypeVar("T")
 
@@ -136,15 +138,16 @@ class _StampedProgress(Progress):
         self.stamps.append(time.perf_counter())
 
 
-def time_engine(model: EngineLanguageModel, n_frames: int, n_clips: int) -> float:
+def time_engine(model: Model, n_frames: int, n_clips: int) -> float:
     """A step of the engine with so many clips at once."""
     stamps: list[list[float]] = [[] for _ in range(n_clips)]
 
     def one(i: int) -> None:
-        request = model.for_request(i, _StampedProgress(stamps[i]))
-        request.n_frames_to_make = n_frames
+        music_gen = RequestMusicGen(model, Request(prompt="", seed=i), _StampedProgress(stamps[i]))
+        music_gen.generation_params = SAMPLING
+        no_prompt = torch.zeros((1, music_gen.lm.n_q, 0), dtype=torch.int64)
         with torch.inference_mode():
-            request.generate(None, conditions(), max_gen_len=n_frames, **SAMPLING)
+            music_gen.generate_window(conditions(), no_prompt, n_frames, (0, n_frames))
 
     with ThreadPoolExecutor(n_clips, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         list(pool.map(one, range(n_clips)))
@@ -188,26 +191,27 @@ def run(size: str, device: str, n_frames: int, clips: list[int]) -> tuple[list[R
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         apart(write_checkpoint, folder, size)
-        lm = apart(checkpoint.load, str(folder), device).lm
+        loaded = apart(checkpoint.load, str(folder), device)
+        lm = loaded.lm
         rate = apart(bandwidth, device)
         full = lm.transformer.layers[0].linear1.weight.itemsize
-        ways: list[tuple[str, Settings, float]] = [
-            ("engine", Settings(consume=False, n_slots=max(clips)), full),
-            ("engine int8", Settings(consume=False, n_slots=max(clips), quantize="int8"), 1),
+        ways: list[tuple[str, EngineSettings, float]] = [
+            ("engine", EngineSettings(consume=False, n_slots=max(clips)), full),
+            ("engine int8", EngineSettings(consume=False, n_slots=max(clips), quantize="int8"), 1),
         ]
         for way, settings, weight_bytes in ways:
-            model = apart(make, lm, 30 * FRAME_RATE, settings)
-            assert isinstance(model, EngineLanguageModel)
+            model = apart(Model, loaded, settings)
+            assert model.engine is not None
             cache_bytes = model.engine.decoder.cache.keys[0][0, :, 0].nbytes / SIZES[size][0]
             time_engine(model, 2 * N_SKIPPED, 1)
             for n_clips in clips:
                 ms = time_engine(model, n_frames, n_clips)
                 add(Row(way, ms, n_clips, ceiling_ms(size, weight_bytes, cache_bytes, n_clips, n_frames, rate)))
-            model.engine.close()
+            model.close()
             del model
             memory.collect()
         add(Row("audiocraft", apart(time_audiocraft, lm, n_frames, device)))
-        del lm
+        del lm, loaded
         add(Row("transformers", apart(time_transformers, folder, n_frames, device)))
     machine = torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()} CPU"
     return rows, {"device": machine, "threads": N_THREADS, "GB/s": round(rate / 1e9, 1)}

@@ -15,10 +15,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from audiocraft_ext import checkpoint
-from audiocraft_ext.language_model import Settings
 from audiocraft_ext.musicgen import Model
 from audiocraft_ext.progress import Progress
 from audiocraft_ext.request import Request
+from audiocraft_ext.settings import EngineSettings
 
 RESULTS = Path(__file__).parent / "results" / "long_clips.jsonl"
 DURATIONS_S = (30, 60, 300)
@@ -27,7 +27,7 @@ PROMPT = "electro at 120 bpm"
 
 def measure(weights: str, duration: int) -> tuple[float, float]:
     """Seconds for a clip, the model loaded and warm, and this process's peak memory in GB."""
-    model = Model(checkpoint.load(weights, "cpu"), Settings())
+    model = Model(checkpoint.load(weights, "cpu"), EngineSettings())
     model.generate(Request(prompt=PROMPT, duration=1), None, Progress())
     start = time.perf_counter()
     model.generate(Request(prompt=PROMPT, duration=duration), None, Progress())

@@ -18,14 +18,15 @@ from audiocraft_ext.diffusion import DiffusionDecoder
 from audiocraft_ext.engine.decoder import Decoder
 from audiocraft_ext.engine.engine import Engine
 from audiocraft_ext.engine.linear import Kernels
-from audiocraft_ext.language_model import EngineLanguageModel, Settings, make
 from audiocraft_ext.musicgen import Model
 from audiocraft_ext.progress import Progress
 from audiocraft_ext.request import Request
+from audiocraft_ext.settings import EngineSettings
 from audiocraft_ext.upstream import ConditioningAttributes, drawing_from
 from tests.support import engines as models
 from tests.support import tiny
 from tests.support.engines import closing, long_job, results
+from tests.support.music import window_tokens
 from tests.support.requests import AUDIO, DEFAULTS
 
 DEVICE = os.environ.get("MUSICGEN_DEVICE") or "cuda"
@@ -39,7 +40,7 @@ N_SLOTS = 4
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    return Model(checkpoint.load(str(EMBEDDED), DEVICE), Settings(consume=False))
+    return Model(checkpoint.load(str(EMBEDDED), DEVICE), EngineSettings(consume=False))
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ def test_a_model_that_overflows_half_precision_is_loaded_in_bf16(tmp_path: Path)
     package = torch.load(path)
     tiny.overflow(package)
     torch.save(package, path)
-    made = musicgen.load(str(tmp_path), DEVICE, Settings(consume=False))
+    made = musicgen.load(str(tmp_path), DEVICE, EngineSettings(consume=False))
     assert next(made.checkpoint.lm.transformer.parameters()).dtype == torch.bfloat16
     made.close()
 
@@ -74,7 +75,7 @@ def test_a_seed_repeats_its_samples_in_every_mode(model: Model, mode: str) -> No
         generator = torch.Generator().manual_seed(0)
         clip = Clip(0.2 * torch.randn(1, 3 * model.sample_rate, generator=generator), model.sample_rate)
         inputs |= {"input_audio": AUDIO, "continuation": mode == "continuation"}
-    request = Request.checked(**inputs)
+    request = Request.validated(**inputs)
     first, again = (model.generate(request, clip, Progress()) for _ in range(2))
     assert torch.equal(first, again)
     assert first.shape == (1, 4 * model.sample_rate)
@@ -97,19 +98,17 @@ def test_diffusion_by_the_fast_u_net_is_audiocraft_s_and_repeats(model: Model) -
 
 @pytest.mark.parametrize("kind", ["text", "melody", "stereo", "rotary"])
 def test_greedy_tokens_in_single_precision_are_audiocraft_s(tmp_path: Path, kind: tiny.Kind) -> None:
-    lm = checkpoint.load(str(tiny.write(tmp_path, kind)), DEVICE).lm.float()
+    loaded = checkpoint.load(str(tiny.write(tmp_path, kind)), DEVICE)
+    lm = loaded.lm.float()
     arguments: dict[str, Any] = {"use_sampling": False, "temp": 1.0, "top_k": 0, "top_p": 0.0, "cfg_coef": 3.0}
     conditions = [ConditioningAttributes(text={"description": "dark electro"})]
     if kind == "melody":
         conditions[0].wav["self_wav"] = silence()
     with torch.inference_mode():
         theirs = lm.generate(None, conditions, max_gen_len=200, **arguments)
-        engine = make(lm, 300, Settings(consume=False, n_slots=N_SLOTS))
-        assert isinstance(engine, EngineLanguageModel)
-        request = engine.for_request(0, Progress())
-        request.n_frames_to_make = 200
-        ours = request.generate(None, conditions, max_gen_len=200, **arguments)
-        engine.engine.close()
+        model = Model(loaded, EngineSettings(consume=False, n_slots=N_SLOTS))
+        ours = window_tokens(model, None, conditions, max_gen_len=200, **arguments)
+        model.close()
     assert torch.equal(ours.cpu(), theirs.cpu())
 
 

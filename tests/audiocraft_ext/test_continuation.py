@@ -8,10 +8,10 @@ from torch import Tensor
 from audiocraft_ext import checkpoint
 from audiocraft_ext.audio import Clip, resample
 from audiocraft_ext.checkpoint.source import EMBEDDED
-from audiocraft_ext.language_model import Settings
 from audiocraft_ext.musicgen import Model
 from audiocraft_ext.progress import Progress
 from audiocraft_ext.request import Request
+from audiocraft_ext.settings import EngineSettings
 from tests.support.requests import AUDIO
 from weights.demo.train import synth
 
@@ -20,7 +20,7 @@ SEAM_S = 0.05  # to either side
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    return Model(checkpoint.load(str(EMBEDDED), "cpu"), Settings())
+    return Model(checkpoint.load(str(EMBEDDED), "cpu"), EngineSettings())
 
 
 def excerpt(seconds: float, sample_rate: int, n_channels: int) -> Clip:

@@ -13,10 +13,10 @@ from audiocraft_ext.audio import Clip
 from audiocraft_ext.checkpoint.convert import convert
 from audiocraft_ext.dac import DacCodec
 from audiocraft_ext.errors import CheckpointError
-from audiocraft_ext.language_model import Settings
 from audiocraft_ext.musicgen import Model
 from audiocraft_ext.progress import Progress
 from audiocraft_ext.request import Request
+from audiocraft_ext.settings import EngineSettings
 from audiocraft_ext.upstream import DacConfig, DacModel
 from tests.support import tiny
 
@@ -79,7 +79,7 @@ def test_fewer_codebooks_may_be_asked_for() -> None:
 def test_its_music_is_exactly_as_long_as_asked(folder: Path, duration: int, clip: Clip | None) -> None:
     loaded = checkpoint.load(str(folder), "cpu")
     assert isinstance(loaded.codec, DacCodec)
-    model = Model(loaded, Settings())
+    model = Model(loaded, EngineSettings())
     audio: dict[str, Any] = {"input_audio": "clip", "continuation": True} if clip else {}
     samples = model.generate(Request(prompt="x", duration=duration, seed=1, **audio), clip, Progress())
     model.close()

@@ -13,10 +13,10 @@ from audiocraft_ext.checkpoint import Checkpoint, load
 from audiocraft_ext.checkpoint.parts import DIFFUSION, DIFFUSION_FILE
 from audiocraft_ext.diffusion import N_PASSES, DiffusionDecoder
 from audiocraft_ext.errors import Cancelled, CheckpointError, InputError
-from audiocraft_ext.language_model import Settings
 from audiocraft_ext.musicgen import Model
 from audiocraft_ext.progress import Progress
 from audiocraft_ext.request import Request
+from audiocraft_ext.settings import EngineSettings
 from audiocraft_ext.upstream import DiffusionProcess, MultiBandDiffusion, NoiseSchedule, builders, drawing_from
 from tests.support import tiny, tiny_components
 from tests.support.requests import DEFAULTS
@@ -128,10 +128,10 @@ def test_its_passes_are_counted_in_the_logs(with_diffusion: TinyCheckpoint, caps
 
 @pytest.mark.parametrize("kind", ["text", "stereo"])
 def test_a_request_decodes_by_diffusion_and_repeats(with_diffusion: TinyCheckpoint, kind: Kind) -> None:
-    model = Model(with_diffusion(kind), Settings(consume=False))
-    request = Request.checked(**{**DEFAULTS, "duration": 1, "seed": 4, "multi_band_diffusion": True})
+    model = Model(with_diffusion(kind), EngineSettings(consume=False))
+    request = Request.validated(**{**DEFAULTS, "duration": 1, "seed": 4, "multi_band_diffusion": True})
     first, again = (model.generate(request, None, Progress()) for _ in range(2))
-    plain = model.generate(Request.checked(**{**DEFAULTS, "duration": 1, "seed": 4}), None, Progress())
+    plain = model.generate(Request.validated(**{**DEFAULTS, "duration": 1, "seed": 4}), None, Progress())
     assert torch.equal(first, again)
     assert first.shape == plain.shape
     assert not torch.equal(first, plain)
@@ -181,4 +181,4 @@ def test_diffusion_weights_of_another_codec_are_refused(
         DiffusionDecoder.load(checkpoint)
     request = Request(prompt="", duration=1, multi_band_diffusion=True)
     with pytest.raises(InputError, match=f"^multi_band_diffusion: true, .*{told}.* set it to false"):
-        Model(checkpoint, Settings(consume=False)).generate(request, None, Progress())
+        Model(checkpoint, EngineSettings(consume=False)).generate(request, None, Progress())

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from audiocraft_ext import checkpoint
 from audiocraft_ext.audio import Clip
-from audiocraft_ext.language_model import Settings
-from audiocraft_ext.musicgen import Model, _Generation
+from audiocraft_ext.musicgen import Model, RequestMusicGen
 from audiocraft_ext.progress import Progress
 from audiocraft_ext.request import Request
+from audiocraft_ext.settings import EngineSettings
 from audiocraft_ext.upstream import MusicGen, T5Conditioner, builders
 from tests.support import tiny, tiny_components
 from tests.support.requests import AUDIO
@@ -72,15 +72,17 @@ def our_tokens(folder: Path, melody: Clip, duration: int, monkeypatch: pytest.Mo
     """The tokens [1, K, T] that a request is decoded from."""
     heard: list[Tensor] = []
 
-    def generate_audio(generation: _Generation, tokens: Tensor) -> Tensor:
-        heard.append(tokens)
-        return generation._decode(tokens)
+    original = RequestMusicGen.generate_audio
 
-    monkeypatch.setattr(_Generation, "generate_audio", generate_audio)
-    model = Model(checkpoint.load(str(folder), "cpu"), Settings())
+    def generate_audio(generation: RequestMusicGen, tokens: Tensor) -> Tensor:
+        heard.append(tokens)
+        return original(generation, tokens)
+
+    monkeypatch.setattr(RequestMusicGen, "generate_audio", generate_audio)
+    model = Model(checkpoint.load(str(folder), "cpu"), EngineSettings())
     request = Request(prompt=PROMPT, input_audio=AUDIO, duration=duration, temperature=0, seed=1)
     # As much of the melody as the Predictor has read of a file.
-    heard_samples = math.ceil(model.heard_s(request) * melody.sample_rate)
+    heard_samples = math.ceil(model.max_input_s(request) * melody.sample_rate)
     model.generate(request, Clip(melody.samples[:, :heard_samples], melody.sample_rate), Progress())
     model.close()
     return heard[0]

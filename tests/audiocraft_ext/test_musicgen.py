@@ -15,10 +15,10 @@ from audiocraft_ext import memory
 from audiocraft_ext.audio import Clip
 from audiocraft_ext.checkpoint import Checkpoint
 from audiocraft_ext.errors import Cancelled, InputError
-from audiocraft_ext.language_model import EngineLanguageModel, EngineName, Settings
 from audiocraft_ext.musicgen import Model
 from audiocraft_ext.progress import Progress
 from audiocraft_ext.request import Request
+from audiocraft_ext.settings import EngineName, EngineSettings
 from audiocraft_ext.upstream import MusicGen
 from tests.support.requests import AUDIO, DEFAULTS
 from tests.support.tiny import CARD, SAMPLE_RATE, WINDOW_S, Kind
@@ -33,7 +33,7 @@ STRIDE_S = 12  # three fifths of the window, as upstream's 18 of 30 s
 
 def model_of(checkpoint: Checkpoint, engine: EngineName = "fast") -> Model:
     """A model that leaves the checkpoint's LM to the oracle."""
-    return Model(checkpoint, Settings(engine=engine, consume=False))
+    return Model(checkpoint, EngineSettings(engine=engine, consume=False))
 
 
 def generate(checkpoint: Checkpoint, clip: Clip | None = None, engine: EngineName = "fast", **inputs: Any) -> Tensor:
@@ -41,7 +41,7 @@ def generate(checkpoint: Checkpoint, clip: Clip | None = None, engine: EngineNam
     inputs = {**DEFAULTS, "seed": 3, **inputs}
     if clip is not None:
         inputs["input_audio"] = AUDIO
-    return model_of(checkpoint, engine).generate(Request.checked(**inputs), clip, Progress())
+    return model_of(checkpoint, engine).generate(Request.validated(**inputs), clip, Progress())
 
 
 def upstream(checkpoint: Checkpoint, seed: int = 3, **params: Any) -> MusicGen:
@@ -68,7 +68,7 @@ def test_a_prompt_gives_audiocraft_s_own_samples(
     torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
 
 
-# The engine's noise is its own: what it draws is held to audiocraft's in test_language_model.py.
+# The engine's noise is its own: what it draws is held to audiocraft's in test_lm_engine.py.
 @pytest.mark.parametrize("sampling", [{}, {"top_k": 5}, {"top_k": 0}, {"top_p": 0.5}, {"temperature": 2.0}], ids=str)
 def test_sampling_is_audiocraft_s_own(tiny_checkpoint: TinyCheckpoint, sampling: dict[str, Any]) -> None:
     checkpoint = tiny_checkpoint("text")
@@ -184,7 +184,7 @@ def test_requests_at_the_same_time_give_what_they_give_alone(
     tiny_checkpoint: TinyCheckpoint, engine: EngineName
 ) -> None:
     model = model_of(tiny_checkpoint("melody"), engine)
-    requests = [Request.checked(**{**DEFAULTS, "seed": seed, "duration": 1 + seed % 2}) for seed in range(6)]
+    requests = [Request.validated(**{**DEFAULTS, "seed": seed, "duration": 1 + seed % 2}) for seed in range(6)]
     alone = [model.generate(request, None, Progress()) for request in requests]
     together: dict[int, Tensor] = {}
 
@@ -215,11 +215,11 @@ def test_a_stopped_generation_ends_at_its_next_frame_and_the_next_one_is_right(
     tiny_checkpoint: TinyCheckpoint, engine: EngineName
 ) -> None:
     model = model_of(tiny_checkpoint("text"), engine)
-    request = Request.checked(**{**DEFAULTS, "seed": 1, "duration": 1})
+    request = Request.validated(**{**DEFAULTS, "seed": 1, "duration": 1})
     right = model.generate(request, None, Progress())
     progress = StopsItself()
     with pytest.raises(Cancelled):
-        model.generate(Request.checked(**{**DEFAULTS, "duration": 300}), None, progress)
+        model.generate(Request.validated(**{**DEFAULTS, "duration": 300}), None, progress)
     assert progress.n_frames == StopsItself.AT_FRAME
     assert torch.equal(model.generate(request, None, Progress()), right)
 
@@ -244,7 +244,7 @@ class StopsInLine(Progress):
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_request_that_waits_for_its_turn_can_be_stopped(tiny_checkpoint: TinyCheckpoint, engine: EngineName) -> None:
     model = model_of(tiny_checkpoint("text"), engine)
-    request = Request.checked(**{**DEFAULTS, "duration": 300})
+    request = Request.validated(**{**DEFAULTS, "duration": 300})
 
     def ask(progress: Progress) -> None:
         with pytest.raises(Cancelled):
@@ -272,8 +272,8 @@ def test_a_model_that_was_closed_is_gone_once_it_is_collected(tiny_checkpoint: T
     with pytest.raises(InputError):
         model.generate(Request(prompt="", duration=1, multi_band_diffusion=True), None, Progress())
     model.generate(Request(prompt="", duration=1), None, Progress())
-    assert isinstance(model._lm, EngineLanguageModel)
-    decoder = weakref.ref(model._lm.engine.decoder)
+    assert model.engine is not None
+    decoder = weakref.ref(model.engine.decoder)
     model.close()
     del model
     memory.collect()

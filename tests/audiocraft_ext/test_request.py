@@ -12,7 +12,7 @@ from tests.support.requests import AUDIO, DEFAULTS
 
 
 def checked(**inputs: Any) -> Request:
-    return Request.checked(**{**DEFAULTS, **inputs})
+    return Request.validated(**{**DEFAULTS, **inputs})
 
 
 def test_a_request_s_own_defaults_are_the_contract_s() -> None:

@@ -18,7 +18,7 @@ from audiocraft_ext import checkpoint
 from audiocraft_ext.checkpoint import Checkpoint, convert, source
 from audiocraft_ext.checkpoint.parts import DIFFUSION_FILE
 from audiocraft_ext.errors import CheckpointError
-from audiocraft_ext.language_model import Settings
+from audiocraft_ext.settings import EngineSettings
 from tests.support import checkpoint_formats as wrappings
 from tests.support import tiny, tiny_components
 from tests.support.checkpoint_formats import WRAPPINGS
@@ -26,7 +26,7 @@ from tests.support.music import greedy
 from tests.support.tiny import KINDS
 
 SCRIPT = Path(__file__).parents[3] / "script" / "convert-weights"
-INT8 = Settings(quantize="int8")
+INT8 = EngineSettings(quantize="int8")
 # What comes with a codec and a text encoder of its own, one that names public ones, and one that is of two folders.
 FORMATS = ["audiocraft export", "Hugging Face", "PEFT LoRA"]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from audiocraft_ext import checkpoint
 from audiocraft_ext.checkpoint import source
-from audiocraft_ext.language_model import Settings
+from audiocraft_ext.settings import EngineSettings
 from tests.support import checkpoint_formats as wrappings
 from tests.support import tiny
 from tests.support.checkpoint_formats import ONE_FILE, WRAPPINGS, LanguageModel
@@ -83,7 +83,7 @@ def test_the_loss_of_any_one_weight_is_heard(
     for name, parameter in loaded.lm.named_parameters():
         kept = parameter.data
         parameter.data = kept.flip(0) if kept.dim() == 1 else torch.zeros_like(kept)
-        assert not torch.equal(greedy_of(loaded, Settings(consume=False)), music("text")), name
+        assert not torch.equal(greedy_of(loaded, EngineSettings(consume=False)), music("text")), name
         parameter.data = kept
 
 

@@ -15,10 +15,11 @@ from transformers import AutoTokenizer, MusicgenForConditionalGeneration
 from audiocraft_ext import checkpoint
 from audiocraft_ext.checkpoint import formats, huggingface, source
 from audiocraft_ext.errors import CheckpointError
-from audiocraft_ext.language_model import EngineLanguageModel, Settings, make
-from audiocraft_ext.progress import Progress
+from audiocraft_ext.musicgen import Model
+from audiocraft_ext.settings import EngineSettings
 from audiocraft_ext.upstream import ConditioningAttributes
 from tests.support import tiny_components
+from tests.support.music import window_tokens
 from tests.support.tiny import CARD
 
 DIM = 48
@@ -80,16 +81,13 @@ def test_the_engine_s_greedy_tokens_are_those_of_transformers(folder: Path, monk
     prompt = AutoTokenizer.from_pretrained(folder)([PROMPT], return_tensors="pt")
     model.generate(**prompt, do_sample=False, guidance_scale=3.0, max_new_tokens=60)
     theirs = made[0][0]
-    lm = make(checkpoint.load(str(folder), "cpu").lm, 100, Settings())
-    assert isinstance(lm, EngineLanguageModel)
+    engine = Model(checkpoint.load(str(folder), "cpu"), EngineSettings())
     arguments: dict[str, Any] = {"use_sampling": False, "temp": 1.0, "top_k": 0, "top_p": 0.0, "cfg_coef": 3.0}
-    request = lm.for_request(0, Progress())
-    request.n_frames_to_make = theirs.shape[-1]
     conditions = [ConditioningAttributes(text={"description": PROMPT})]
-    ours = request.generate(None, conditions, max_gen_len=theirs.shape[-1], **arguments)
+    ours = window_tokens(engine, None, conditions, max_gen_len=theirs.shape[-1], **arguments)
     assert theirs.shape[-1] > 50
     assert torch.equal(ours, theirs)
-    lm.engine.close()
+    engine.close()
 
 
 @torch.inference_mode()

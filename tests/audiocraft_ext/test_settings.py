@@ -1,10 +1,9 @@
-"""The environment's switches: what is said, what is not, and what is said wrongly."""
+"""Settings from the environment: set, unset and wrong."""
 
 import pytest
 import torch
 
-from audiocraft_ext.language_model import Settings
-from audiocraft_ext.switches import Switches
+from audiocraft_ext.settings import EngineSettings, Settings
 
 VARIABLES = (
     "MUSICGEN_DEVICE",
@@ -23,27 +22,31 @@ def unset(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("is_set", [False, True], ids=["unset", "empty"])
-def test_a_switch_that_is_unset_or_empty_is_its_default(monkeypatch: pytest.MonkeyPatch, is_set: bool) -> None:
+def test_an_unset_or_empty_variable_has_its_default(monkeypatch: pytest.MonkeyPatch, is_set: bool) -> None:
     for variable in VARIABLES if is_set else ():
         monkeypatch.setenv(variable, "")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    assert Switches.read(16) == Switches(device, Settings("fast", n_slots=16, quantize="none"), True, 300)
+    assert Settings.from_environment(16) == Settings(
+        device, EngineSettings("fast", n_slots=16, quantize="none"), True, 300
+    )
 
 
-def test_every_switch_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable, value in zip(VARIABLES, ("cpu", "upstream", "int8", "off", "20", "2"), strict=True):
         monkeypatch.setenv(variable, value)
-    assert Switches.read(16) == Switches("cpu", Settings("upstream", n_slots=2, quantize="int8"), False, 20)
+    assert Settings.from_environment(16) == Settings(
+        "cpu", EngineSettings("upstream", n_slots=2, quantize="int8"), False, 20
+    )
 
 
 @pytest.mark.parametrize(
-    ("variable", "value", "way_out"),
+    ("variable", "value", "hint"),
     [
-        ("MUSICGEN_DEVICE", "gpu", "one of cpu, cuda"),
+        ("MUSICGEN_DEVICE", "gpu", "use one of cpu, cuda"),
         ("MUSICGEN_DEVICE", "cuda", "Set it to cpu"),
-        ("MUSICGEN_ENGINE", "warp", "one of fast, upstream"),
-        ("MUSICGEN_QUANTIZE", "int3", "one of none, int8"),
-        ("MUSICGEN_SMOKE_TEST", "yes", "one of on, off"),
+        ("MUSICGEN_ENGINE", "warp", "use one of fast, upstream"),
+        ("MUSICGEN_QUANTIZE", "int3", "use one of none, int8"),
+        ("MUSICGEN_SMOKE_TEST", "yes", "use one of on, off"),
         ("MUSICGEN_MAX_DURATION", "5m", "at least 1"),
         ("MUSICGEN_MAX_DURATION", "0", "at least 1"),
         ("COG_MAX_CONCURRENCY", "-1", "from 1 to 16"),
@@ -51,10 +54,10 @@ def test_every_switch_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         ("COG_MAX_CONCURRENCY", "17", "from 1 to 16"),
     ],
 )
-def test_a_switch_that_says_nothing_known_is_named_with_its_value_and_the_way_out(
-    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, way_out: str
+def test_an_invalid_value_is_named_with_its_variable_and_a_hint(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, hint: str
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setenv(variable, value)
-    with pytest.raises(ValueError, match=f"^{variable}={value}: .*{way_out}"):
-        Switches.read(16)
+    with pytest.raises(ValueError, match=f"^{variable}={value}: .*{hint}"):
+        Settings.from_environment(16)

@@ -1,4 +1,4 @@
-"""The engine behind the seam, held to audiocraft's own ``lm.generate`` and to transformers' MusicGen."""
+"""The engine on audiocraft's LMs, compared with audiocraft's own ``lm.generate``."""
 
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -13,15 +13,17 @@ from audiocraft_ext.checkpoint import Checkpoint, load
 from audiocraft_ext.engine.attention import Prefill, Span
 from audiocraft_ext.engine.sampling import noise
 from audiocraft_ext.errors import InputError
-from audiocraft_ext.language_model import EngineLanguageModel, Settings, UpstreamLanguageModel, make, slots_in
+from audiocraft_ext.lm_engine import slots_that_fit
 from audiocraft_ext.lm_weights import unsupported
-from audiocraft_ext.progress import Progress
+from audiocraft_ext.musicgen import Model
+from audiocraft_ext.settings import EngineSettings
 from audiocraft_ext.upstream import ConditioningAttributes, MusicGen
 from tests.support import tiny
+from tests.support.music import window_tokens
 from tests.support.tiny import CARD, WINDOW_S, Kind
 
 TinyCheckpoint = Callable[[Kind], Checkpoint]
-EngineOf = Callable[[Kind], EngineLanguageModel]
+ModelOf = Callable[[Kind], Model]
 KINDS: list[Kind] = ["text", "melody", "stereo", "rotary"]
 FRAME_RATE = 50
 SEED = 11
@@ -29,20 +31,20 @@ GREEDY: dict[str, Any] = {"use_sampling": False, "temp": 1.0, "top_k": 0, "top_p
 
 
 @pytest.fixture(scope="module")
-def engine_of(tiny_checkpoint: TinyCheckpoint) -> Iterator[EngineOf]:
-    """A function from a kind to the engine on its checkpoint, which keeps its own LM for the oracle."""
-    made: list[EngineLanguageModel] = []
+def model_of(tiny_checkpoint: TinyCheckpoint) -> Iterator[ModelOf]:
+    """A function from a kind to a model of its checkpoint, which keeps its own LM for the oracle."""
+    models: list[Model] = []
 
     @cache
-    def engine(kind: Kind) -> EngineLanguageModel:
-        model = make(tiny_checkpoint(kind).lm, WINDOW_S * FRAME_RATE, Settings(consume=False))
-        assert isinstance(model, EngineLanguageModel)
-        made.append(model)
+    def load_model(kind: Kind) -> Model:
+        model = Model(tiny_checkpoint(kind), EngineSettings(consume=False))
+        assert model.engine is not None
+        models.append(model)
         return model
 
-    yield engine
-    for model in made:
-        model.engine.close()
+    yield load_model
+    for model in models:
+        model.close()
 
 
 def attributes(checkpoint: Checkpoint, text: str) -> list[ConditioningAttributes]:
@@ -52,10 +54,8 @@ def attributes(checkpoint: Checkpoint, text: str) -> list[ConditioningAttributes
     return prepared
 
 
-def ours(model: EngineLanguageModel, prompt: Tensor | None, conditions: Any, **arguments: Any) -> Tensor:
-    lm = model.for_request(SEED, Progress())
-    lm.n_frames_to_make = arguments["max_gen_len"]
-    return lm.generate(prompt, conditions, **arguments)
+def ours(model: Model, prompt: Tensor | None, conditions: Any, **arguments: Any) -> Tensor:
+    return window_tokens(model, prompt, conditions, seed=SEED, **arguments)
 
 
 def codes(n_codebooks: int, n_frames: int) -> Tensor | None:
@@ -69,25 +69,25 @@ def codes(n_codebooks: int, n_frames: int) -> Tensor | None:
     [(1, 0, 3.0), (2, 1, 3.0), (60, 0, 0.0), (60, 0, 1.0), (300, 40, 3.0), (90, 89, -2.0), (WINDOW_S * 50, 600, 3.0)],
 )
 def test_greedy_tokens_are_audiocraft_s(
-    tiny_checkpoint: TinyCheckpoint, engine_of: EngineOf, kind: Kind, n_frames: int, n_prompt: int, guidance: float
+    tiny_checkpoint: TinyCheckpoint, model_of: ModelOf, kind: Kind, n_frames: int, n_prompt: int, guidance: float
 ) -> None:
     checkpoint = tiny_checkpoint(kind)
     prompt = codes(checkpoint.lm.n_q, n_prompt)
     conditions = attributes(checkpoint, "dark electro at 120 bpm")
     arguments = {**GREEDY, "max_gen_len": n_frames, "cfg_coef": guidance}
     theirs = checkpoint.lm.generate(prompt, conditions, **arguments)
-    assert torch.equal(ours(engine_of(kind), prompt, conditions, **arguments), theirs)
+    assert torch.equal(ours(model_of(kind), prompt, conditions, **arguments), theirs)
 
 
 @pytest.mark.parametrize("text", ["", "a", "bass and drums, " * 12])
 def test_prompts_of_several_lengths_keep_their_own_padding(
-    tiny_checkpoint: TinyCheckpoint, engine_of: EngineOf, text: str
+    tiny_checkpoint: TinyCheckpoint, model_of: ModelOf, text: str
 ) -> None:
     checkpoint = tiny_checkpoint("text")
     arguments = {**GREEDY, "max_gen_len": 50, "cfg_coef": 3.0}
     conditions = attributes(checkpoint, text)
     theirs = checkpoint.lm.generate(None, conditions, **arguments)
-    assert torch.equal(ours(engine_of("text"), None, conditions, **arguments), theirs)
+    assert torch.equal(ours(model_of("text"), None, conditions, **arguments), theirs)
 
 
 class FedNoise(torch.overrides.TorchFunctionMode):
@@ -111,12 +111,12 @@ class FedNoise(torch.overrides.TorchFunctionMode):
     "sampling", [{"top_k": 250}, {"top_k": 5}, {"top_k": 0, "temp": 0.7}, {"top_p": 0.8}, {"temp": 1.5}], ids=str
 )
 def test_sampled_tokens_are_audiocraft_s_when_it_is_fed_the_engine_s_noise(
-    tiny_checkpoint: TinyCheckpoint, engine_of: EngineOf, kind: Kind, sampling: dict[str, Any]
+    tiny_checkpoint: TinyCheckpoint, model_of: ModelOf, kind: Kind, sampling: dict[str, Any]
 ) -> None:
     checkpoint = tiny_checkpoint(kind)
     conditions = attributes(checkpoint, "fast techno")
     arguments = {**GREEDY, "use_sampling": True, "max_gen_len": 120, "cfg_coef": 3.0, **sampling}
-    engine_s = ours(engine_of(kind), None, conditions, **arguments)
+    engine_s = ours(model_of(kind), None, conditions, **arguments)
     # audiocraft's own top-k takes no more than there are.
     arguments["top_k"] = min(arguments["top_k"], CARD)
     with FedNoise(noise(SEED, 0, 200, checkpoint.lm.n_q)):
@@ -125,10 +125,9 @@ def test_sampled_tokens_are_audiocraft_s_when_it_is_fed_the_engine_s_noise(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_teacher_forced_logits_are_audiocraft_s(
-    tiny_checkpoint: TinyCheckpoint, engine_of: EngineOf, kind: Kind
-) -> None:
-    lm, engine = tiny_checkpoint(kind).lm, engine_of(kind).engine
+def test_teacher_forced_logits_are_audiocraft_s(tiny_checkpoint: TinyCheckpoint, model_of: ModelOf, kind: Kind) -> None:
+    lm, engine = tiny_checkpoint(kind).lm, model_of(kind).engine
+    assert engine is not None
     conditions = attributes(tiny_checkpoint(kind), "slow and deep")
     states = lm.condition_provider(lm.condition_provider.tokenize(conditions))
     frames = codes(lm.n_q, 200)
@@ -148,18 +147,20 @@ def test_teacher_forced_logits_are_audiocraft_s(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_int8_moves_the_logits_by_little(tiny_checkpoint: TinyCheckpoint, engine_of: EngineOf, kind: Kind) -> None:
+def test_int8_moves_the_logits_by_little(tiny_checkpoint: TinyCheckpoint, model_of: ModelOf, kind: Kind) -> None:
     checkpoint = tiny_checkpoint(kind)
-    quantized = make(checkpoint.lm, 400, Settings(consume=False, quantize="int8"))
-    assert isinstance(quantized, EngineLanguageModel)
+    exact_engine = model_of(kind).engine
+    quantized = Model(checkpoint, EngineSettings(consume=False, quantize="int8"))
+    assert exact_engine is not None
+    assert quantized.engine is not None
     hidden = torch.randn(2, checkpoint.lm.dim, generator=torch.Generator().manual_seed(2))
-    exact = engine_of(kind).engine.decoder.logits(hidden)
+    exact = exact_engine.decoder.logits(hidden)
     error = (quantized.engine.decoder.logits(hidden) - exact).norm() / exact.norm()
     assert error < 0.02
     # Through all layers, with keys and values in int8 too.
     inputs = torch.randn(40, checkpoint.lm.dim, generator=torch.Generator().manual_seed(3))
     made = []
-    for decoder in (quantized.engine.decoder, engine_of(kind).engine.decoder):
+    for decoder in (quantized.engine.decoder, exact_engine.decoder):
         attention = Prefill(decoder.cache, Span(0, 1, 0, 0, 1), len(inputs))
         with torch.inference_mode():
             if decoder.layers[0].has_cross:
@@ -169,7 +170,7 @@ def test_int8_moves_the_logits_by_little(tiny_checkpoint: TinyCheckpoint, engine
     conditions = attributes(checkpoint, "slow")
     tokens = ours(quantized, None, conditions, **{**GREEDY, "max_gen_len": 30, "cfg_coef": 3.0})
     assert tokens.shape == (1, checkpoint.lm.n_q, 30)
-    quantized.engine.close()
+    quantized.close()
 
 
 def test_the_engine_takes_the_weights_out_of_the_lm_unless_told_to_leave_them(tmp_path: Path) -> None:
@@ -177,36 +178,39 @@ def test_the_engine_takes_the_weights_out_of_the_lm_unless_told_to_leave_them(tm
     conditions = attributes(checkpoint, "x")
     arguments = {**GREEDY, "max_gen_len": 20, "cfg_coef": 3.0}
     expected = checkpoint.lm.generate(None, conditions, **arguments)
-    for settings in (Settings(consume=False), Settings()):
-        model = make(checkpoint.lm, 400, settings)
-        assert isinstance(model, EngineLanguageModel)
+    for settings in (EngineSettings(consume=False), EngineSettings()):
+        model = Model(checkpoint, settings)
+        assert model.engine is not None
         assert torch.equal(ours(model, None, conditions, **arguments), expected)
-        model.engine.close()
+        model.close()
     assert not list(checkpoint.lm.transformer.parameters())
 
 
 @pytest.mark.parametrize("kind", ["text", "melody"])
 def test_a_prompt_longer_than_the_conditions_room_is_refused_by_name_and_takes_none(
-    tiny_checkpoint: TinyCheckpoint, engine_of: EngineOf, kind: Kind
+    tiny_checkpoint: TinyCheckpoint, model_of: ModelOf, kind: Kind
 ) -> None:
     conditions = attributes(tiny_checkpoint(kind), "z " * 1500)
-    with pytest.raises(InputError, match=r"prompt: \d+ tokens.*fewer words"):
-        ours(engine_of(kind), None, conditions, **{**GREEDY, "max_gen_len": 20, "cfg_coef": 3.0})
-    assert engine_of(kind).engine.decoder.cache.cross_capacity <= 512
+    with pytest.raises(InputError, match=r"prompt: it has \d+ tokens.*fewer words"):
+        ours(model_of(kind), None, conditions, **{**GREEDY, "max_gen_len": 20, "cfg_coef": 3.0})
+    engine = model_of(kind).engine
+    assert engine is not None
+    assert engine.decoder.cache.cross_capacity <= 512
 
 
 def test_what_the_engine_cannot_run_is_left_to_audiocraft(
     tiny_checkpoint: TinyCheckpoint, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    lm = tiny_checkpoint("text").lm
-    assert unsupported(lm) is None
-    monkeypatch.setattr(lm.pattern_provider, "flatten_first", 1)
-    assert isinstance(make(lm, 100, Settings()), UpstreamLanguageModel)
-    assert "audiocraft's own decoding loop: its codebook pattern is not the delay pattern" in caplog.text
+    checkpoint = tiny_checkpoint("text")
+    assert unsupported(checkpoint.lm) is None
+    monkeypatch.setattr(checkpoint.lm.pattern_provider, "flatten_first", 1)
+    assert Model(checkpoint, EngineSettings()).engine is None
+    assert "its codebook pattern is not the delay pattern. audiocraft's own loop decodes it" in caplog.text
 
 
 @pytest.mark.parametrize(
-    ("n_bytes", "n_wished", "n_slots"), [(0, 16, 1), (99, 1, 1), (750, 16, 4), (799, 16, 4), (800, 16, 8), (900, 5, 5)]
+    ("n_bytes", "n_requested", "n_slots"),
+    [(0, 16, 1), (99, 1, 1), (750, 16, 4), (799, 16, 4), (800, 16, 8), (900, 5, 5)],
 )
-def test_a_little_more_or_less_memory_leaves_the_number_of_slots(n_bytes: int, n_wished: int, n_slots: int) -> None:
-    assert slots_in(n_bytes, 100, n_wished) == n_slots
+def test_a_little_more_or_less_memory_leaves_the_number_of_slots(n_bytes: int, n_requested: int, n_slots: int) -> None:
+    assert slots_that_fit(n_bytes, 100, n_requested) == n_slots
