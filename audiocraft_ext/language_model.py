@@ -104,7 +104,7 @@ class UpstreamLanguageModel:
         self.lock = threading.Lock()
 
     def for_request(self, seed: int, progress: Progress) -> RequestLM:
-        del seed  # audiocraft draws from a generator that the caller provides (upstream.drawing_from)
+        del seed  # audiocraft draws from a generator that the caller provides (upstream.use_generator)
         return _UpstreamRequestLM(self, progress)
 
     def close(self) -> None:

@@ -15,16 +15,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from audiocraft_ext import checkpoint, codec, language_model, memory
+from audiocraft_ext import checkpoint, language_model, memory
 from audiocraft_ext.audio import Clip, resample
 from audiocraft_ext.checkpoint import Checkpoint
-from audiocraft_ext.diffusion import DiffusionDecoder
+from audiocraft_ext.codec import chunked
+from audiocraft_ext.codec.multiband import MultiBandDecoder
 from audiocraft_ext.engine.engine import NotFiniteError
 from audiocraft_ext.errors import CheckpointError, InputError
 from audiocraft_ext.language_model import RequestLM, Settings
 from audiocraft_ext.progress import Progress, SilentProgress
 from audiocraft_ext.request import Request
-from audiocraft_ext.upstream import ConditioningAttributes, MusicGen, drawing_from
+from audiocraft_ext.upstream import ConditioningAttributes, MusicGen, use_generator
 
 # Below this, logits divided by the temperature overflow, and sampling is greedy long before.
 _GREEDY_BELOW = 1e-4
@@ -42,8 +43,7 @@ class Model:
             torch.backends.cudnn.deterministic = True
         n_frames = int(checkpoint.lm.cfg.dataset.segment_duration * checkpoint.codec.frame_rate)
         self._lm = language_model.make(checkpoint.lm, n_frames, settings)
-        self._is_fast = settings.engine == "fast"
-        self._diffusion: DiffusionDecoder | None = None
+        self._diffusion: MultiBandDecoder | None = None
         self._diffusion_lock = threading.Lock()
 
     @property
@@ -80,7 +80,7 @@ class Model:
             return request.duration + 1
         melody = self.checkpoint.lm.condition_provider.conditioners["self_wav"]
         # audiocraft's windows move on through the melody, and the last one is as long as the first.
-        return float(request.duration + melody.duration + melody.reach_s)
+        return float(request.duration + melody.duration + melody.lookahead_s)
 
     @torch.inference_mode()
     def generate(self, request: Request, clip: Clip | None, progress: Progress) -> Tensor:
@@ -103,7 +103,7 @@ class Model:
             duration=request.duration,
             cfg_coef=request.classifier_free_guidance,
         )
-        with drawing_from(generator):
+        with use_generator(generator):
             samples = _generate(generation, request, clip)[0].float().cpu()
         return functional.pad(samples, (0, request.duration * self.sample_rate - samples.shape[-1]))
 
@@ -121,12 +121,12 @@ class Model:
                 "Set it to false; MultiBand Diffusion exists for the codec of Meta's checkpoints, encodec_32khz.",
             )
 
-    def _diffusion_decoder(self, progress: Progress) -> DiffusionDecoder:
+    def _diffusion_decoder(self, progress: Progress) -> MultiBandDecoder:
         """Loaded at its first use, kept after."""
         with progress.holding(self._diffusion_lock):
             try:
                 if self._diffusion is None:
-                    self._diffusion = DiffusionDecoder.load(self.checkpoint, self._is_fast)
+                    self._diffusion = MultiBandDecoder.load(self.checkpoint)
                 return self._diffusion
             except CheckpointError as error:
                 problem = f"true, and it cannot be had here. {error}"
@@ -178,7 +178,7 @@ class _Generation(MusicGen):
     def __init__(self, checkpoint: Checkpoint, lm: RequestLM, decode: Callable[[Tensor], Tensor] | None) -> None:
         super().__init__(str(checkpoint.folder), checkpoint.codec, lm)
         # Not checkpoint.codec: for a stereo LM, the parent has wrapped it.
-        self._decode = decode or partial(codec.decode, self.compression_model, progress=lm.progress)
+        self._decode = decode or partial(chunked.decode, self.compression_model, progress=lm.progress)
 
     def set_generation_params(self, **params: Any) -> None:
         """As upstream, with a stride that fits the checkpoint's window, in whole seconds so that lengths stay exact."""

@@ -21,13 +21,13 @@ from statistics import median
 from typing import Any
 
 import torch
+from audiocraft_ext.diffusion import Band, DiffusionDecoder
 from omegaconf import OmegaConf
 from torch import Tensor
 
 from audiocraft_ext import checkpoint, codec
 from audiocraft_ext.checkpoint.parts import DIFFUSION_FILE
 from audiocraft_ext.checkpoint.source import EMBEDDED
-from audiocraft_ext.diffusion import Band, DiffusionDecoder
 from audiocraft_ext.progress import Progress
 from audiocraft_ext.upstream import (
     CompressionModel,
@@ -36,7 +36,7 @@ from audiocraft_ext.upstream import (
     MultiBandDiffusion,
     NoiseSchedule,
     builders,
-    drawing_from,
+    use_generator,
 )
 from weights.demo.train.codec import CODEC_CONFIG
 from weights.demo.train.diffusion import DIFFUSION_CONFIG
@@ -116,7 +116,7 @@ def measure(model: str, maker: str, size: str, n_channels: int, seconds: int) ->
     for duration in (1, *[seconds] * (N_RUNS if seconds <= SHORT_S else 1)):
         tokens = torch.randint(n_entries, (1, n_codebooks, duration * 50), generator=generator, device=device)
         start = time.perf_counter()
-        with drawing_from(generator):
+        with use_generator(generator):
             decode(tokens).cpu()
         times.append(time.perf_counter() - start)
     if device == "cuda":

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from audiocraft_ext.diffusion import DiffusionDecoder
 from torch import Tensor
 
 from audiocraft_ext import checkpoint, musicgen
 from audiocraft_ext.audio import Clip
 from audiocraft_ext.checkpoint.source import EMBEDDED
-from audiocraft_ext.diffusion import DiffusionDecoder
 from audiocraft_ext.engine.decoder import Decoder
 from audiocraft_ext.engine.engine import Engine
 from audiocraft_ext.engine.linear import Kernels
@@ -22,7 +22,7 @@ from audiocraft_ext.language_model import EngineLanguageModel, Settings, make
 from audiocraft_ext.musicgen import Model
 from audiocraft_ext.progress import Progress
 from audiocraft_ext.request import Request
-from audiocraft_ext.upstream import ConditioningAttributes, drawing_from
+from audiocraft_ext.upstream import ConditioningAttributes, use_generator
 from tests.support import engines as models
 from tests.support import tiny
 from tests.support.engines import closing, long_job, results
@@ -86,7 +86,7 @@ def test_diffusion_by_the_fast_u_net_is_audiocraft_s_and_repeats(model: Model) -
     codes = torch.randint(512, (1, 4, 150), generator=torch.Generator().manual_seed(0)).to(DEVICE)
 
     def decoded(fast: bool) -> Tensor:
-        with drawing_from(torch.Generator(DEVICE).manual_seed(5)):
+        with use_generator(torch.Generator(DEVICE).manual_seed(5)):
             return DiffusionDecoder.load(model.checkpoint, fast).decode(codes, Progress())
 
     fast, again, plain = decoded(True), decoded(True), decoded(False)

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from audiocraft_ext.diffusion import DiffusionDecoder
 from omegaconf import OmegaConf
 from torch import nn
 from transformers import T5Config, T5EncoderModel
 
 from audiocraft_ext.checkpoint import Checkpoint, load
 from audiocraft_ext.checkpoint.source import EMBEDDED
-from audiocraft_ext.diffusion import DiffusionDecoder
 from audiocraft_ext.progress import Progress
 from audiocraft_ext.upstream import ConditioningAttributes
 from weights.demo.train import captions, codec, detectors, diffusion, lm, synth, text_encoder, tokens

@@ -17,6 +17,8 @@ from typing import Any
 import julius
 import numpy as np
 import torch
+from audiocraft_ext.diffusion import DiffusionDecoder
+from audiocraft_ext.unet import UNet
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
@@ -24,10 +26,8 @@ from torch.nn.functional import mse_loss
 from audiocraft_ext.checkpoint import load
 from audiocraft_ext.checkpoint.parts import DIFFUSION_FILE
 from audiocraft_ext.checkpoint.source import EMBEDDED
-from audiocraft_ext.diffusion import DiffusionDecoder
 from audiocraft_ext.progress import Progress
-from audiocraft_ext.unet import UNet
-from audiocraft_ext.upstream import CompressionModel, NoiseSchedule, builders, drawing_from
+from audiocraft_ext.upstream import CompressionModel, NoiseSchedule, builders, use_generator
 from weights.demo.train import synth
 from weights.demo.train.codec import draw_crop, stft_loss
 
@@ -177,7 +177,7 @@ def evaluate(n_clips: int = 40, seconds: int = 4) -> dict[str, float]:
     for i in range(n_clips):
         clip = torch.from_numpy(draw_crop(rng, seconds * synth.FRAME_RATE))[None, None]
         codes, _ = checkpoint.codec.encode(clip)
-        with drawing_from(torch.Generator().manual_seed(i)):
+        with use_generator(torch.Generator().manual_seed(i)):
             decoded = {"codec": checkpoint.codec.decode(codes, None), "diffusion": decoder.decode(codes, Progress())}
         for name, wav in decoded.items():
             distances[name].append(DB_A_NEPER * float(stft_loss(clip, wav)))
