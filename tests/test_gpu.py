@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from audiocraft_ext.diffusion import DiffusionDecoder
 from torch import Tensor
 
 from audiocraft_ext import checkpoint, musicgen
 from audiocraft_ext.audio import Clip
 from audiocraft_ext.checkpoint.source import EMBEDDED
+from audiocraft_ext.codec.multiband import MultiBandDecoder
 from audiocraft_ext.engine.decoder import Decoder
 from audiocraft_ext.engine.engine import Engine
 from audiocraft_ext.engine.linear import Kernels
@@ -82,17 +82,17 @@ def test_a_seed_repeats_its_samples_in_every_mode(model: Model, mode: str) -> No
     assert first.std() > 0.001
 
 
-def test_diffusion_by_the_fast_u_net_is_audiocraft_s_and_repeats(model: Model) -> None:
+def test_diffusion_repeats(model: Model) -> None:
     codes = torch.randint(512, (1, 4, 150), generator=torch.Generator().manual_seed(0)).to(DEVICE)
 
-    def decoded(fast: bool) -> Tensor:
+    def decode() -> Tensor:
         with use_generator(torch.Generator(DEVICE).manual_seed(5)):
-            return DiffusionDecoder.load(model.checkpoint, fast).decode(codes, Progress())
+            return MultiBandDecoder.load(model.checkpoint).decode(codes, Progress())
 
-    fast, again, plain = decoded(True), decoded(True), decoded(False)
-    assert torch.equal(fast, again)
-    # cuDNN's convolutions in TF32 differ by a layout's rounding, twenty passes after one another.
-    assert (fast - plain).norm() / plain.norm() < (2e-2 if DEVICE == "cuda" else 1e-4)
+    first, again = decode(), decode()
+    assert torch.equal(first, again)
+    assert first.isfinite().all()
+    assert first.std() > 0.001
 
 
 @pytest.mark.parametrize("kind", ["text", "melody", "stereo", "rotary"])
