@@ -115,6 +115,7 @@ with _import_stubs():
         ClassifierFreeGuidanceDropout,
         ConditioningAttributes,
         T5Conditioner,
+        WavCondition,
         WaveformConditioner,
     )
     from audiocraft.modules.diffusion_schedule import NoiseSchedule, SampleProcessor

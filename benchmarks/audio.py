@@ -3,8 +3,8 @@
     python -m benchmarks.audio [--seconds 8 30 120] [--size demo|musicgen]
 
 Random tokens, mono and stereo, each measurement in a fresh process after one second's warm-up. Ours are audiocraft's
-modules, chunk by chunk. ``demo`` is the embedded checkpoint's codec and diffusion decoder; ``musicgen`` has Meta's sizes
-and random weights, and its diffusion takes minutes a second without a GPU. audiocraft has no stereo diffusion: it
+modules, chunk by chunk. ``demo`` is the embedded checkpoint's codec and diffusion decoder; ``musicgen`` has Meta's
+sizes and random weights, and its diffusion takes minutes a second without a GPU. audiocraft has no stereo diffusion: it
 decodes left, then right. Appends a line of JSON to benchmarks/results/audio.jsonl and prints a table.
 """
 

@@ -1,7 +1,6 @@
 """The melody conditioner of Meta's checkpoints against audiocraft's own with the same small Demucs."""
 
 import random
-from importlib import import_module
 from typing import Any
 
 import demucs.pretrained
@@ -10,11 +9,10 @@ import torch
 from torch import Tensor
 
 from audiocraft_ext.conditioning import StemConditioner
-from audiocraft_ext.upstream import ChromaStemConditioner
+from audiocraft_ext.upstream import ChromaStemConditioner, WavCondition
 from tests.support import tiny_components
 from tests.support.tiny import SAMPLE_RATE
 
-WavCondition: Any = import_module(ChromaStemConditioner.__module__).WavCondition
 SETTINGS: dict[str, Any] = {
     "output_dim": 8,
     "sample_rate": SAMPLE_RATE,
