@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from audiocraft_ext import checkpoint, codec, memory
+from audiocraft_ext import checkpoint, memory
 from audiocraft_ext.audio import Clip, resample
 from audiocraft_ext.checkpoint import Checkpoint
-from audiocraft_ext.diffusion import DiffusionDecoder
+from audiocraft_ext.codec import chunked
+from audiocraft_ext.codec.multiband import MultiBandDecoder
 from audiocraft_ext.engine.engine import NotFiniteError
 from audiocraft_ext.engine.scheduler import Job
 from audiocraft_ext.errors import CheckpointError, InputError
@@ -31,7 +32,7 @@ from audiocraft_ext.upstream import (
     ConditioningAttributes,
     MusicGen,
     WavCondition,
-    drawing_from,
+    use_generator,
 )
 
 # Below this temperature sampling is greedy in effect, and dividing the logits by it overflows.
@@ -56,7 +57,7 @@ class Model:
         self.engine = build_engine(checkpoint.lm, n_frames, settings)
         # audiocraft's conditioners share autocast contexts, and its lm.generate keeps a cache on the module.
         self.lm_lock = threading.Lock()
-        self._diffusion: DiffusionDecoder | None = None
+        self._diffusion: MultiBandDecoder | None = None
         self._diffusion_lock = threading.Lock()
 
     def close(self) -> None:
@@ -75,7 +76,7 @@ class Model:
             return request.duration + 1
         melody = self.checkpoint.lm.condition_provider.conditioners["self_wav"]
         # Each window of the music reads a whole window of the melody, the last one included.
-        return float(request.duration + melody.duration + melody.reach_s)
+        return float(request.duration + melody.duration + melody.lookahead_s)
 
     @torch.inference_mode()
     def generate(self, request: Request, clip: Clip | None, progress: Progress) -> Tensor:
@@ -125,12 +126,12 @@ class Model:
                 "Set it to false; MultiBand Diffusion exists for the codec of Meta's checkpoints, encodec_32khz.",
             )
 
-    def diffusion_decoder(self, progress: Progress) -> DiffusionDecoder:
+    def diffusion_decoder(self, progress: Progress) -> MultiBandDecoder:
         """The MultiBand Diffusion decoder, loaded at its first use."""
         with progress.holding(self._diffusion_lock):
             try:
                 if self._diffusion is None:
-                    self._diffusion = DiffusionDecoder.load(self.checkpoint)
+                    self._diffusion = MultiBandDecoder.load(self.checkpoint)
                 return self._diffusion
             except CheckpointError as error:
                 problem = f"true, but its weights cannot be loaded. {error}"
@@ -226,7 +227,7 @@ class RequestMusicGen(MusicGen):
 
         self._progress.enqueue()
         if self._engine is None:
-            with self._progress.holding(self._model.lm_lock), drawing_from(self._generator), self.autocast:
+            with self._progress.holding(self._model.lm_lock), use_generator(self._generator), self.autocast:
                 given = prompt if prompt.shape[-1] else None
                 return self.lm.generate(
                     given, attributes, callback=on_step, max_gen_len=n_frames, **self.generation_params
@@ -265,8 +266,8 @@ class RequestMusicGen(MusicGen):
         """Samples [1, C, N] from tokens [1, K, T], by the codec or the diffusion decoder."""
         if self._diffusion is None:
             # Not the checkpoint's: for a stereo LM the parent has wrapped it.
-            return codec.decode(self.compression_model, gen_tokens, self._progress)
-        with drawing_from(self._generator):
+            return chunked.decode(self.compression_model, gen_tokens, self._progress)
+        with use_generator(self._generator):
             return self._diffusion.decode(gen_tokens, self._progress)
 
 

@@ -1,14 +1,14 @@
-"""The one door to audiocraft and transformers: every other file imports their names from here.
+# ruff: noqa: F401 (re-exports)
+"""The only importer of audiocraft and transformers: every other file imports their names from here.
 
-Importing them as they come takes 13 s on two cores and needs packages that are hard to install, most of it for code
-that inference never reaches. Of audiocraft: xformers (training-time attention), spacy (one conditioner that no MusicGen
-uses), av (dataset reading) and its own solvers (training recipes, pulled in by MultiBand Diffusion's loader). Of
-transformers: torch's compiler and sharded tensors, and with them sympy, its losses, and its server. Empty stand-ins
-take their places during the import, and leave after it; librosa, which melodies alone need, comes when one does.
+Plain imports take 13 s on two cores and need packages that are hard to install, most of it for code that inference
+never reaches. Of audiocraft: xformers (training-time attention), spacy (a conditioner that MusicGen does not use), av
+(dataset reading) and its solvers (training recipes, imported by MultiBand Diffusion's loader). Of transformers: torch's
+compiler and sharded tensors, and with them sympy; its losses; its server. Empty stubs replace them during the import
+and are removed afterwards; librosa, which only melodies need, is imported on first use.
 
-Two things are mended at the door: sampling draws from a generator of the caller's own (``drawing_from``) instead of
-torch's global one, and what is built to be given weights draws none before (``drawing_nothing``). This file knows
-nothing of checkpoints or requests.
+``use_generator`` samples from a caller's generator instead of torch's global one; ``skip_init`` builds modules without
+initial weights. Knows nothing of checkpoints or requests.
 """
 
 import sys
@@ -23,9 +23,9 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 
-def _stand_in(name: str, **attributes: Any) -> ModuleType:
-    """An empty module; transformers asks for the spec of some of these names, hence the real one."""
-    module = ModuleType(name, "Stand-in for a package that inference does not use.")
+def _stub(name: str, **attributes: Any) -> ModuleType:
+    """An empty module with a spec, which transformers looks up for some of these names."""
+    module = ModuleType(name, "Stub of a package that inference does not use.")
     module.__spec__ = ModuleSpec(name, loader=None)
     module.__dict__.update(attributes)
     return module
@@ -35,13 +35,13 @@ class _Unused:
     """Named by an import, never called at inference."""
 
 
-def _undecorated(function: Any = None, *options: Any, **more: Any) -> Any:
-    """A decorator, with or without options, that leaves a function as it is."""
-    return function or _undecorated
+def _no_op_decorator(function: Any = None, *options: Any, **more: Any) -> Any:
+    """Returns the decorated function unchanged, with or without options."""
+    return function or _no_op_decorator
 
 
-class _Late:
-    """A module that is imported when something in it is first asked for."""
+class _LazyModule:
+    """Imports a module on first attribute access."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -50,63 +50,59 @@ class _Late:
         return getattr(import_module(self._name), attribute)
 
 
-def _stand_ins() -> dict[str, ModuleType]:
-    ops = _stand_in(
-        "xformers.ops", unbind=torch.unbind, LowerTriangularMask=_Unused, memory_efficient_attention=_Unused
-    )
-    compression = _stand_in("audiocraft.solvers.compression", CompressionSolver=_Unused)
-    decorators = ("disable", "allow_in_graph", "assume_constant_result")
-    server = _stand_in(
-        "transformers.generation.continuous_batching", PagedAttentionCache=_Unused, ContinuousMixin=_Unused
-    )
-    return {
-        "librosa": _stand_in("librosa", filters=_Late("librosa.filters")),
-        "torch._dynamo": _stand_in("torch._dynamo", **dict.fromkeys(decorators, _undecorated)),
-        "torch._dynamo._trace_wrapped_higher_order_op": _stand_in(
-            "torch._dynamo._trace_wrapped_higher_order_op", TransformGetItemToIndex=_Unused
-        ),
-        "transformers.generation.continuous_batching": server,
-        "transformers.generation.continuous_batching.cache": server,
-        "transformers.loss.loss_utils": _stand_in("transformers.loss.loss_utils", LOSS_MAPPING={}),
-        "xformers": _stand_in("xformers", ops=ops),
-        "xformers.ops": ops,
-        "spacy": _stand_in("spacy"),
-        "av": _stand_in("av"),
-        "audiocraft.solvers": _stand_in("audiocraft.solvers", compression=compression),
-        "audiocraft.solvers.compression": compression,
+def _make_stubs() -> dict[str, ModuleType]:
+    contents: dict[str, dict[str, Any]] = {
+        "av": {},
+        "librosa": {"filters": _LazyModule("librosa.filters")},
+        "spacy": {},
+        "torch._dynamo": dict.fromkeys(("disable", "allow_in_graph", "assume_constant_result"), _no_op_decorator),
+        "torch._dynamo._trace_wrapped_higher_order_op": {"TransformGetItemToIndex": _Unused},
+        "transformers.generation.continuous_batching": {"ContinuousMixin": _Unused, "PagedAttentionCache": _Unused},
+        "transformers.generation.continuous_batching.cache": {"PagedAttentionCache": _Unused},
+        "transformers.loss.loss_utils": {"LOSS_MAPPING": {}},
+        "xformers": {},
+        "xformers.ops": {
+            "unbind": torch.unbind,
+            "LowerTriangularMask": _Unused,
+            "memory_efficient_attention": _Unused,
+        },
+        "audiocraft.solvers": {},
+        "audiocraft.solvers.compression": {"CompressionSolver": _Unused},
     }
+    stubs = {name: _stub(name, **attributes) for name, attributes in contents.items()}
+    for name, module in stubs.items():
+        package, _, submodule = name.rpartition(".")
+        if package in stubs:
+            setattr(stubs[package], submodule, module)
+    return stubs
 
 
-_STAND_INS = _stand_ins()
-# audiocraft's attention imports xformers.ops again at each forward pass, so these two stay.
-_LASTING = {"xformers", "xformers.ops"}
+_STUBS = _make_stubs()
+# audiocraft's attention imports xformers.ops again in each forward pass.
+_PERMANENT = {"xformers", "xformers.ops"}
 
 
 @contextmanager
-def _standing_in() -> Iterator[None]:
-    displaced = {name: sys.modules.get(name) for name in _STAND_INS}
-    sys.modules.update(_STAND_INS)
+def _import_stubs() -> Iterator[None]:
+    replaced = {name: sys.modules.get(name) for name in _STUBS}
+    sys.modules.update(_STUBS)
     is_available = torch.distributed.is_available
     torch.distributed.is_available = lambda: False
     try:
         yield
     finally:
         torch.distributed.is_available = is_available
-        for name, module in displaced.items():
+        for name, module in replaced.items():
             if module is not None:
                 sys.modules[name] = module
-            elif name not in _LASTING:
+            elif name not in _PERMANENT:
                 del sys.modules[name]
 
 
-with _standing_in():
+with _import_stubs():
     from audiocraft.data.audio_utils import convert_audio, normalize_audio
     from audiocraft.models import builders
-    from audiocraft.models.encodec import (
-        CompressionModel,
-        HFEncodecCompressionModel,
-        InterleaveStereoCompressionModel,
-    )
+    from audiocraft.models.encodec import CompressionModel, HFEncodecCompressionModel, InterleaveStereoCompressionModel
     from audiocraft.models.lm import LMModel
     from audiocraft.models.multibanddiffusion import DiffusionProcess, MultiBandDiffusion
     from audiocraft.models.musicgen import MusicGen
@@ -122,7 +118,7 @@ with _standing_in():
         WavCondition,
         WaveformConditioner,
     )
-    from audiocraft.modules.diffusion_schedule import MultiBandProcessor, NoiseSchedule, SampleProcessor
+    from audiocraft.modules.diffusion_schedule import NoiseSchedule, SampleProcessor
     from audiocraft.utils.autocast import TorchAutocast
     from audiocraft.utils.utils import sample_top_k, sample_top_p
     from transformers import (
@@ -138,55 +134,12 @@ with _standing_in():
     )
     from transformers.utils import logging as transformers_logging
 
-# Tests and benchmarks alone ask for DiffusionProcess, MultiBandDiffusion, InterleaveStereoCompressionModel and the
-# sample_top_*: oracles and peers come in by this door too.
-__all__ = [
-    "AutoTokenizer",
-    "BaseConditioner",
-    "ChromaExtractor",
-    "ChromaStemConditioner",
-    "ClassifierFreeGuidanceDropout",
-    "CompressionModel",
-    "ConditioningAttributes",
-    "DacConfig",
-    "DacModel",
-    "DelayedPatternProvider",
-    "DiffusionProcess",
-    "DiffusionUnet",
-    "EncodecConfig",
-    "EncodecModel",
-    "HFEncodecCompressionModel",
-    "InterleaveStereoCompressionModel",
-    "LMModel",
-    "MultiBandDiffusion",
-    "MultiBandProcessor",
-    "MusicGen",
-    "NoiseSchedule",
-    "PreTrainedTokenizerBase",
-    "SampleProcessor",
-    "T5Conditioner",
-    "T5Config",
-    "T5EncoderModel",
-    "T5Tokenizer",
-    "TorchAutocast",
-    "WavCondition",
-    "WaveformConditioner",
-    "builders",
-    "convert_audio",
-    "drawing_from",
-    "drawing_nothing",
-    "normalize_audio",
-    "sample_top_k",
-    "sample_top_p",
-    "transformers_logging",
-]
 
+class use_generator(TorchFunctionMode):  # noqa: N801, a context manager
+    """Makes audiocraft draw tokens and noise from ``generator``, in this thread.
 
-class drawing_from(TorchFunctionMode):  # noqa: N801, a context manager reads as a verb
-    """Within this context (of this thread alone) audiocraft draws tokens and noise with ``generator``.
-
-    audiocraft samples with torch's global generator, in ``multinomial`` and ``randn_like``, and hands none down; two
-    requests at once would move each other's noise. The generator must be on the model's device.
+    audiocraft draws from torch's global generator, in ``multinomial`` and ``randn_like``, and accepts no other, so
+    concurrent requests would change each other's noise. The generator must be on the model's device.
     """
 
     def __init__(self, generator: torch.Generator) -> None:
@@ -204,19 +157,19 @@ class drawing_from(TorchFunctionMode):  # noqa: N801, a context manager reads as
         return func(*args, **kwargs)
 
 
-class drawing_nothing(TorchFunctionMode):  # noqa: N801
-    """Within this context (of this thread alone) modules are built without initial weights: others follow at once.
+class skip_init(TorchFunctionMode):  # noqa: N801
+    """Builds modules without initial weights, in this thread; their weights must be loaded next.
 
-    torch draws even on the meta device, and there by way of its compiler, whose import alone takes 2.5 s.
+    torch initialises even on the meta device, and there through its compiler, whose import alone takes 2.5 s.
     """
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if getattr(func, "__module__", None) == "torch.nn.init" or func in _DRAWS:
+        if getattr(func, "__module__", None) == "torch.nn.init" or func in _RANDOM_FILLS:
             return args[0] if args else kwargs["tensor"]
         return func(*args, **kwargs)
 
 
-_DRAWS = (torch.Tensor.normal_, torch.Tensor.uniform_)
+_RANDOM_FILLS = (torch.Tensor.normal_, torch.Tensor.uniform_)

@@ -1,11 +1,11 @@
-"""Tokens → samples beside audiocraft's own: codec and MultiBand Diffusion, in audio-seconds a second and peak memory.
+"""Decoding tokens against audiocraft: codec and MultiBand Diffusion, in audio-seconds a second and peak memory.
 
     python -m benchmarks.audio [--seconds 8 30 120] [--size demo|musicgen]
 
-Random tokens, mono and stereo, each way in a fresh process that has decoded one second before. ``demo`` is the embedded
-checkpoint's codec and diffusion decoder, ``musicgen`` has the sizes of Meta's, with random weights: without a GPU its
-diffusion takes minutes a second. audiocraft has no stereo diffusion: its is left, then right. A line of JSON goes to
-benchmarks/results/audio.jsonl, a table to the screen.
+Random tokens, mono and stereo, each measurement in a fresh process after one second's warm-up. Ours are audiocraft's
+modules, chunk by chunk. ``demo`` is the embedded checkpoint's codec and diffusion decoder; ``musicgen`` has Meta's
+sizes and random weights, and its diffusion takes minutes a second without a GPU. audiocraft has no stereo diffusion: it
+decodes left, then right. Appends a line of JSON to benchmarks/results/audio.jsonl and prints a table.
 """
 
 import argparse
@@ -24,10 +24,11 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from audiocraft_ext import checkpoint, codec
+from audiocraft_ext import checkpoint
 from audiocraft_ext.checkpoint.parts import DIFFUSION_FILE
 from audiocraft_ext.checkpoint.source import EMBEDDED
-from audiocraft_ext.diffusion import Band, DiffusionDecoder
+from audiocraft_ext.codec import chunked
+from audiocraft_ext.codec.multiband import Band, DiffusionModels, MultiBandDecoder
 from audiocraft_ext.progress import Progress
 from audiocraft_ext.upstream import (
     CompressionModel,
@@ -36,7 +37,7 @@ from audiocraft_ext.upstream import (
     MultiBandDiffusion,
     NoiseSchedule,
     builders,
-    drawing_from,
+    use_generator,
 )
 from weights.demo.train.codec import CODEC_CONFIG
 from weights.demo.train.diffusion import DIFFUSION_CONFIG
@@ -45,7 +46,7 @@ RESULTS = Path(__file__).parent / "results" / "audio.jsonl"
 MODELS = ("codec", "diffusion")
 MAKERS = ("audiocraft", "ours")
 SHORT_S, N_RUNS = 30, 5
-# Meta's encodec_32khz and its diffusion models, where they differ from the embedded ones.
+# Meta's encodec_32khz and its diffusion models: their differences from the embedded ones.
 _MUSICGEN_CODEC = {
     "seanet": {"dimension": 128, "n_filters": 64, "lstm": 2},
     "rvq": {"bins": 2048, "kmeans_init": False},
@@ -56,7 +57,7 @@ _MUSICGEN_BANDS = 4
 Decode = Callable[[Tensor], Tensor]
 
 
-def models_of(size: str, device: str) -> tuple[CompressionModel, dict[Any, Any]]:
+def make_models(size: str, device: str) -> tuple[CompressionModel, dict[Any, Any]]:
     """The codec, and the diffusion package as audiocraft stores it."""
     if size == "demo":
         package = torch.load(EMBEDDED / DIFFUSION_FILE, weights_only=False)
@@ -73,50 +74,54 @@ def models_of(size: str, device: str) -> tuple[CompressionModel, dict[Any, Any]]
     return builders.get_compression_model(config).to(device).eval(), package
 
 
-def decoder_of(model: str, maker: str, size: str, n_channels: int, device: str) -> tuple[Decode, int, int]:
-    """What makes samples of tokens [1, K, T]; with the codebooks K and their entries."""
-    mono, package = models_of(size, device)
-    wrapped = InterleaveStereoCompressionModel(mono) if n_channels == 2 else mono
-    n_codebooks = wrapped.num_codebooks
-    if model == "codec" and maker == "audiocraft":
-        return lambda tokens: wrapped.decode(tokens, None), n_codebooks, mono.cardinality
-    if model == "codec":
-        return lambda tokens: codec.decode(wrapped, tokens, Progress()), n_codebooks, mono.cardinality
-    parts = []
-    for band in range(package["n_bands"]):
-        config = package[band]["cfg"]
+def bands_of(package: dict[Any, Any], device: str) -> list[Band]:
+    bands = []
+    for stored in (package[band] for band in range(package["n_bands"])):
+        config = stored["cfg"]
         unet = builders.get_diffusion_model(config)
-        unet.load_state_dict(package[band]["model_state"])
+        unet.load_state_dict(stored["model_state"])
         processor = builders.get_processor(config.processor, sample_rate=package["sample_rate"])
-        processor.load_state_dict(package[band]["processor_state"])
-        parts.append((unet.to(device).eval(), config.schedule, processor.to(device)))
+        processor.load_state_dict(stored["processor_state"])
+        schedule = NoiseSchedule(**config.schedule, device=device)
+        bands.append(Band(unet.to(device).eval(), schedule, processor.to(device)))
+    return bands
+
+
+def make_decoder(model: str, maker: str, size: str, n_channels: int, device: str) -> tuple[Decode, int, int]:
+    """A function from tokens [1, K, T] to samples [1, C, N], with K and the codebooks' size."""
+    mono, package = make_models(size, device)
+    wrapped = InterleaveStereoCompressionModel(mono) if n_channels == 2 else mono
+    sizes = wrapped.num_codebooks, mono.cardinality
+    if model == "codec" and maker == "audiocraft":
+        return lambda tokens: wrapped.decode(tokens, None), *sizes
+    if model == "codec":
+        return lambda tokens: chunked.decode(wrapped, tokens, Progress()), *sizes
+    bands = bands_of(package, device)
     if maker == "ours":
-        bands = [Band.of(unet, NoiseSchedule(**schedule, device=device), done) for unet, schedule, done in parts]
-        ours = DiffusionDecoder(bands, mono, package.get("codec_below_hz", 0))
-        return lambda tokens: ours.decode(tokens, Progress()), n_codebooks, mono.cardinality
-    processes = [
-        DiffusionProcess(unet, NoiseSchedule(**schedule, sample_processor=processor, device=device))
-        for unet, schedule, processor in parts
-    ]
-    theirs = MultiBandDiffusion(processes, mono)
+        ours = MultiBandDecoder(DiffusionModels(bands, package.get("codec_below_hz", 0)), mono)
+        return lambda tokens: ours.decode(tokens, Progress()), *sizes
+    for band in bands:
+        band.schedule.sample_processor = band.processor
+    theirs = MultiBandDiffusion([DiffusionProcess(band.unet, band.schedule) for band in bands], mono)
 
-    def sides(tokens: Tensor) -> Tensor:
-        return torch.cat([theirs.tokens_to_wav(tokens[:, side::n_channels]) for side in range(n_channels)], dim=1)
+    def decode_channels(tokens: Tensor) -> Tensor:
+        channels = [tokens[:, channel::n_channels] for channel in range(n_channels)]
+        return torch.cat([theirs.tokens_to_wav(channel) for channel in channels], dim=1)
 
-    return sides, n_codebooks, mono.cardinality
+    return decode_channels, *sizes
 
 
 @torch.inference_mode()
 def measure(model: str, maker: str, size: str, n_channels: int, seconds: int) -> tuple[float, float]:
-    """Seconds for a clip, short ones the median of several, and this process's peak memory in GB: the GPU's if any."""
+    """Seconds for a clip, the median of several for short ones, and peak memory in GB, the GPU's if there is one."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    decode, n_codebooks, n_entries = decoder_of(model, maker, size, n_channels, device)
+    decode, n_codebooks, n_entries = make_decoder(model, maker, size, n_channels, device)
     generator = torch.Generator(device).manual_seed(0)
     times = []
     for duration in (1, *[seconds] * (N_RUNS if seconds <= SHORT_S else 1)):
         tokens = torch.randint(n_entries, (1, n_codebooks, duration * 50), generator=generator, device=device)
         start = time.perf_counter()
-        with drawing_from(generator):
+        with use_generator(generator):
             decode(tokens).cpu()
         times.append(time.perf_counter() - start)
     if device == "cuda":

@@ -14,7 +14,7 @@ from torch import Tensor
 from audiocraft_ext import checkpoint, musicgen
 from audiocraft_ext.audio import Clip
 from audiocraft_ext.checkpoint.source import EMBEDDED
-from audiocraft_ext.diffusion import DiffusionDecoder
+from audiocraft_ext.codec.multiband import MultiBandDecoder
 from audiocraft_ext.engine.decoder import Decoder
 from audiocraft_ext.engine.engine import Engine
 from audiocraft_ext.engine.linear import Kernels
@@ -22,7 +22,7 @@ from audiocraft_ext.musicgen import Model
 from audiocraft_ext.progress import Progress
 from audiocraft_ext.request import Request
 from audiocraft_ext.settings import EngineSettings
-from audiocraft_ext.upstream import ConditioningAttributes, drawing_from
+from audiocraft_ext.upstream import ConditioningAttributes, use_generator
 from tests.support import engines as models
 from tests.support import tiny
 from tests.support.engines import closing, long_job, results
@@ -83,17 +83,17 @@ def test_a_seed_repeats_its_samples_in_every_mode(model: Model, mode: str) -> No
     assert first.std() > 0.001
 
 
-def test_diffusion_by_the_fast_u_net_is_audiocraft_s_and_repeats(model: Model) -> None:
+def test_diffusion_repeats(model: Model) -> None:
     codes = torch.randint(512, (1, 4, 150), generator=torch.Generator().manual_seed(0)).to(DEVICE)
 
-    def decoded(fast: bool) -> Tensor:
-        with drawing_from(torch.Generator(DEVICE).manual_seed(5)):
-            return DiffusionDecoder.load(model.checkpoint, fast).decode(codes, Progress())
+    def decode() -> Tensor:
+        with use_generator(torch.Generator(DEVICE).manual_seed(5)):
+            return MultiBandDecoder.load(model.checkpoint).decode(codes, Progress())
 
-    fast, again, plain = decoded(True), decoded(True), decoded(False)
-    assert torch.equal(fast, again)
-    # cuDNN's convolutions in TF32 differ by a layout's rounding, twenty passes after one another.
-    assert (fast - plain).norm() / plain.norm() < (2e-2 if DEVICE == "cuda" else 1e-4)
+    first, again = decode(), decode()
+    assert torch.equal(first, again)
+    assert first.isfinite().all()
+    assert first.std() > 0.001
 
 
 @pytest.mark.parametrize("kind", ["text", "melody", "stereo", "rotary"])

@@ -12,6 +12,7 @@ from audiocraft_ext.checkpoint import build, diffusion_weights, fit, formats, so
 from audiocraft_ext.checkpoint.build import dtypes_on
 from audiocraft_ext.checkpoint.chosen import chosen_weights
 from audiocraft_ext.checkpoint.source import name_of
+from audiocraft_ext.codec.multiband import DiffusionModels
 from audiocraft_ext.upstream import CompressionModel, LMModel
 
 __all__ = ["Checkpoint", "chosen_weights", "dtypes_on", "load", "name_of"]
@@ -40,7 +41,7 @@ class Checkpoint:
         """Whether diffusion weights exist for the codec: beside it, or Meta's for Meta's codec."""
         return diffusion_weights.are_available(self.codec_name, self.folder)
 
-    def load_diffusion(self) -> diffusion_weights.Diffusion:
+    def load_diffusion(self) -> DiffusionModels:
         """The codec's diffusion models, on its device, read anew at each call; raises ``CheckpointError``."""
         return diffusion_weights.load(self.codec, self.folder)
 

@@ -26,8 +26,8 @@ from audiocraft_ext.checkpoint.formats import (
 )
 from audiocraft_ext.checkpoint.separator import load_separator
 from audiocraft_ext.checkpoint.tensors import State
-from audiocraft_ext.conditioners import ChromaConditioner, StemConditioner, TextConditioner
-from audiocraft_ext.dac import DacCodec
+from audiocraft_ext.codec.dac import DacCodec
+from audiocraft_ext.conditioning import ChromaConditioner, StemConditioner, TextConditioner
 from audiocraft_ext.errors import CheckpointError
 from audiocraft_ext.memory import FilePages
 from audiocraft_ext.upstream import (
@@ -45,7 +45,7 @@ from audiocraft_ext.upstream import (
     T5EncoderModel,
     T5Tokenizer,
     builders,
-    drawing_nothing,
+    skip_init,
     transformers_logging,
 )
 
@@ -95,7 +95,7 @@ def build_lm(
     ``parts`` does. ``lm.cfg`` is the config, as audiocraft's loader leaves it.
     """
     dtype = dtype or dtypes_on(device)[0]
-    with drawing_nothing(), solver_config.built("language model"):
+    with skip_init(), solver_config.built("language model"):
         lm = _assemble(file.config, folder, device, dtype, text_encoder)
     # The window of a melody's spectrum is computed, and kept by some formats only.
     windows = {key: value for key, value in lm.state_dict().items() if key.endswith(".chroma.spec.window")}
@@ -156,7 +156,7 @@ def build_codec(file: CodecFile | TransformersFile, folder: Path, device: str) -
         return _public_codec(file.pretrained, parts.folder_of(file.pretrained, folder), device)
     assert file.config is not None
     assert file.state is not None
-    with warnings.catch_warnings(), drawing_nothing(), solver_config.built("codec"):
+    with warnings.catch_warnings(), skip_init(), solver_config.built("codec"):
         warnings.simplefilter("ignore", FutureWarning)  # torch's, of the weight_norm that SEANet is built with
         codec = builders.get_compression_model(OmegaConf.merge(file.config, {"device": device}))
     _give(codec, file.state, device, "codec")
@@ -240,7 +240,7 @@ def _pretrained(kind: Any, what: str, folder: Path | None = None, **options: Any
     those that are missing at random."""
     transformers_logging.disable_progress_bar()
     try:
-        with drawing_nothing():
+        with skip_init():
             model, report = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True, **options)
     except (OSError, ValueError, RuntimeError, UnpicklingError, SafetensorError) as error:
         raise CheckpointError(f"The {what} cannot be loaded: {error!s:.300}") from error

@@ -1,35 +1,19 @@
 """MultiBand Diffusion's weights, found and read → audiocraft's own modules. Knows nothing of how they decode."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from audiocraft_ext.checkpoint import parts, source
 from audiocraft_ext.checkpoint.fit import latent_width
 from audiocraft_ext.checkpoint.formats import load_pickle
+from audiocraft_ext.codec.multiband import Band, DiffusionModels
 from audiocraft_ext.errors import CheckpointError
-from audiocraft_ext.upstream import CompressionModel, DiffusionUnet, NoiseSchedule, SampleProcessor, builders
+from audiocraft_ext.upstream import CompressionModel, NoiseSchedule, builders
 
-
-class BandModules(NamedTuple):
-    """One band's U-Net in eval mode, its noise schedule, and what scaled its signal in training."""
-
-    unet: DiffusionUnet
-    schedule: NoiseSchedule
-    processor: SampleProcessor
-
-
-@dataclass(frozen=True)
-class Diffusion:
-    """The diffusion models of one codec, to which they leave what lies below ``codec_below_hz``, nothing where it is 0.
-
-    That is a key of our own in the package: the embedded checkpoint's has it.
-    """
-
-    bands: list[BandModules]
-    codec_below_hz: float
+# A key of our own in the package: the crossover of the embedded checkpoint's models.
+_CROSSOVER_KEY = "codec_below_hz"
 
 
 def are_available(codec_name: str | None, folder: Path) -> bool:
@@ -37,7 +21,7 @@ def are_available(codec_name: str | None, folder: Path) -> bool:
     return _local_file(folder) is not None or codec_name == parts.DIFFUSION_CODEC
 
 
-def load(codec: CompressionModel, folder: Path) -> Diffusion:
+def load(codec: CompressionModel, folder: Path) -> DiffusionModels:
     """From the checkpoint's ``folder``, ``weights/`` or where else ``parts`` finds Meta's, on the codec's device.
 
     Raises ``CheckpointError`` where there are none, or those of another codec.
@@ -47,7 +31,7 @@ def load(codec: CompressionModel, folder: Path) -> Diffusion:
     _refuse_unless_for(codec, package, path)
     device = next(codec.parameters()).device
     bands = [_build(package[band], package["sample_rate"], device) for band in range(package["n_bands"])]
-    return Diffusion(bands, package.get("codec_below_hz", 0))
+    return DiffusionModels(bands, package.get(_CROSSOVER_KEY, 0))
 
 
 def _local_file(folder: Path) -> Path | None:
@@ -67,10 +51,10 @@ def _refuse_unless_for(codec: CompressionModel, package: dict[Any, Any], path: P
             )
 
 
-def _build(package: dict[str, Any], sample_rate: int, device: torch.device) -> BandModules:
+def _build(package: dict[str, Any], sample_rate: int, device: torch.device) -> Band:
     unet = builders.get_diffusion_model(package["cfg"])
     unet.load_state_dict(package["model_state"])
     processor = builders.get_processor(cfg=package["cfg"].processor, sample_rate=sample_rate)
     processor.load_state_dict(package["processor_state"])
     schedule = NoiseSchedule(**package["cfg"].schedule, device=device)
-    return BandModules(unet.to(device).eval(), schedule, processor.to(device))
+    return Band(unet.to(device).eval(), schedule, processor.to(device))

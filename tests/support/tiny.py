@@ -1,7 +1,7 @@
 """Real MusicGen checkpoints with random weights, small enough for a test: text, melody and stereo kinds.
 
-Built by audiocraft's own builders and written in its export format, so that what is tested is the path that a real
-checkpoint takes. Their text encoder is the embedded checkpoint's.
+Built by audiocraft's own builders and written in its export format, so that tests load them like any checkpoint. Their
+text encoder is the embedded checkpoint's.
 """
 
 import shutil
@@ -20,7 +20,7 @@ KINDS: tuple[Kind, ...] = ("text", "melody", "stereo")
 
 CARD = 64
 SAMPLE_RATE = 32000
-WINDOW_S = 20  # the shortest that audiocraft's own MusicGen takes is 18: its stride is fixed
+WINDOW_S = 20  # audiocraft's own MusicGen needs more than 18: its stride is fixed
 TEXT_ENCODER = EMBEDDED / "text_encoder"
 
 CODEC_CONFIG: dict[str, Any] = {
@@ -50,7 +50,7 @@ CODEC_CONFIG: dict[str, Any] = {
 
 
 def lm_config(kind: Kind) -> dict[str, Any]:
-    """The solver config of a small LM: text kinds cross-attend to the prompt, melody kinds prepend everything."""
+    """A small LM's solver config: text kinds cross-attend to the prompt, melody kinds prepend all conditions."""
     is_stereo, is_melody = "stereo" in kind, "melody" in kind
     n_q, delays = (8, [0, 0, 1, 1, 2, 2, 3, 3]) if is_stereo else (4, [0, 1, 2, 3])
     conditioners: dict[str, Any] = {
@@ -85,7 +85,7 @@ def lm_config(kind: Kind) -> dict[str, Any]:
             "hidden_scale": 4,
             "dropout": 0.0,
             "causal": True,
-            # Streaming, audiocraft 1.3.0 counts rotary positions right in its custom attention alone.
+            # When streaming, audiocraft 1.3.0 counts rotary positions correctly only in its custom attention.
             "custom": kind == "rotary",
             "memory_efficient": kind != "rotary",
             "bias_proj": False,
@@ -104,7 +104,7 @@ def lm_config(kind: Kind) -> dict[str, Any]:
 
 
 def write(folder: Path, kind: Kind, seed: int = 0) -> Path:
-    """A checkpoint of ``kind`` with weights drawn from ``seed``, in ``folder``; returns it."""
+    """Write a checkpoint of ``kind`` with random weights to ``folder``; returns the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copytree(TEXT_ENCODER, folder / "text_encoder", dirs_exist_ok=True)
     with torch.random.fork_rng():
@@ -117,13 +117,13 @@ def write(folder: Path, kind: Kind, seed: int = 0) -> Path:
 
 
 def export(path: Path, state: dict[str, torch.Tensor], config: dict[str, Any]) -> None:
-    """As audiocraft's ``export`` writes it: the config as YAML text beside the weights."""
+    """Write the format of audiocraft's ``export``: the weights, and the config as YAML text."""
     package = {"best_state": state, "xp.cfg": OmegaConf.to_yaml(OmegaConf.create(config)), "version": "1.3.0"}
     torch.save({**package, "exported": True}, path)
 
 
 def overflow(package: dict[str, Any]) -> None:
-    """Changes an export's weights: activations of some 10^5, which fp16 has no numbers for, and results as before."""
+    """Scale an export's weights so that activations reach 10^5, too large for fp16, and results stay the same."""
     for name, weight in package["best_state"].items():
         if "linear1" in name or "linear2" in name:
             weight.mul_(1e5 if "linear1" in name else 1e-5)

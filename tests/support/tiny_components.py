@@ -1,6 +1,6 @@
-"""The pretrained models that a checkpoint names, real ones with small random weights, as the hub has them.
+"""The pretrained models that checkpoints refer to by name, small and with random weights, in the hub's formats.
 
-Each ``write_…`` makes the folder of one of them, under the name of Meta's.
+Each ``write_…`` creates one model's folder, named like Meta's.
 """
 
 import json
@@ -27,7 +27,7 @@ N_BANDS = 2
 
 
 def write_text_encoder(folder: Path) -> Path:
-    """In all of the wrappings in which the hub has it, what is in two of them being real."""
+    """In every format of the hub; only PyTorch's and safetensors' have contents."""
     place = folder / TEXT_ENCODER
     shutil.copytree(tiny.TEXT_ENCODER, place)
     torch.save(T5EncoderModel.from_pretrained(place).state_dict(), place / "pytorch_model.bin")
@@ -56,7 +56,7 @@ def write_codec(folder: Path) -> Path:
         torch.manual_seed(1)
         model = EncodecModel(codec_config())
         for name, buffer in model.named_buffers():
-            if name.endswith(".embed"):  # empty before training: all tokens would sound the same
+            if name.endswith(".embed"):  # zero before training: all tokens would decode alike
                 buffer.normal_()
         model.save_pretrained(place)
     (place / "README.md").write_text("EnCodec, without a word on its licence.\n")
@@ -64,9 +64,9 @@ def write_codec(folder: Path) -> Path:
 
 
 def huggingface(kind: tiny.Kind, dim: int = 48) -> PreTrainedModel:
-    """transformers' own MusicGen, or MusicGen Melody, with a T5 and a codec within; ``dim`` is its decoder's width.
+    """transformers' own MusicGen or MusicGen Melody, with T5 and codec; ``dim`` is the decoder's width.
 
-    Not the text encoder's width: transformers would leave the projection between them out.
+    ``dim`` must differ from the text encoder's width, or transformers omits the projection between them.
     """
     import transformers
 
@@ -94,7 +94,7 @@ def huggingface(kind: tiny.Kind, dim: int = 48) -> PreTrainedModel:
 
 
 def write_huggingface(folder: Path, model: PreTrainedModel, shard_size: str = "1GB") -> Path:
-    """As ``save_pretrained`` writes it, with the tokenizer beside it."""
+    """The format of ``save_pretrained``, with the tokenizer's files."""
     model.save_pretrained(folder, max_shard_size=shard_size)
     for file in tiny.TEXT_ENCODER.glob("tokenizer*"):
         shutil.copy(file, folder)
@@ -102,9 +102,9 @@ def write_huggingface(folder: Path, model: PreTrainedModel, shard_size: str = "1
 
 
 def demucs(seed: int = 2) -> nn.Module:
-    """Half a million times smaller than the real one, at 8 kHz, in pieces of a second."""
+    """Half a million times smaller than the real one, at 8 kHz, in segments of one second."""
     with torch.random.fork_rng(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of widths of one
+        warnings.simplefilter("ignore")  # about layers of width one
         torch.manual_seed(seed)
         model = HTDemucs(
             sources=["drums", "bass", "other", "vocals"],
@@ -122,13 +122,13 @@ def demucs(seed: int = 2) -> nn.Module:
             segment=1,
         )
     for name, parameter in model.named_parameters():
-        if name.endswith("bias"):  # drawn as large as the weights, they would drown the clip
+        if name.endswith("bias"):  # initialised as large as the weights, they would mask the clip
             parameter.data.zero_()
     return model
 
 
 def write_demucs(folder: Path) -> Path:
-    """As demucs' own export to the hub does: the class and its arguments in the header of a safetensors file."""
+    """The format of demucs' export to the hub: a safetensors file with the class and its arguments in the header."""
     place = folder / DEMUCS
     place.mkdir(parents=True)
     (place / DEMUCS_BAG).write_text("models: ['955717e8']\n")
@@ -140,7 +140,7 @@ def write_demucs(folder: Path) -> Path:
 
 
 def diffusion(codec_dim: int = 16, sample_rate: int = tiny.SAMPLE_RATE) -> dict[Any, Any]:
-    """A package in the format of audiocraft's MultiBand Diffusion."""
+    """A package in the format of audiocraft's MultiBand Diffusion weights."""
     with torch.random.fork_rng():
         bands = {band: _band(band, codec_dim) for band in range(N_BANDS)}
     return {"sample_rate": sample_rate, "n_bands": N_BANDS, **bands}
@@ -164,41 +164,41 @@ def _band(seed: int, codec_dim: int) -> dict[str, Any]:
     )
     torch.manual_seed(seed)
     processor = builders.get_processor(config.processor, sample_rate=tiny.SAMPLE_RATE)
-    processor.project_sample(torch.randn(10, 1, tiny.SAMPLE_RATE))  # the statistics that training leaves
+    processor.project_sample(torch.randn(10, 1, tiny.SAMPLE_RATE))  # collects the statistics that training would
     model = builders.get_diffusion_model(config)
     return {"cfg": config, "model_state": model.state_dict(), "processor_state": processor.state_dict()}
 
 
 def write_diffusion(folder: Path) -> Path:
-    """Beside the models of other codecs, as on the hub."""
+    """With another codec's models in the same folder, as on the hub."""
     place = folder / DIFFUSION
     place.mkdir(parents=True)
     torch.save(diffusion(), place / DIFFUSION_FILE)
-    (place / "mbd_comp_8.pt").write_text("another codec's")
+    (place / "mbd_comp_8.pt").write_text("another codec")
     return place
 
 
 def write_parts(folder: Path) -> Path:
-    """All four in one folder, each in one of its own name."""
+    """All four components, each in a folder of its own name."""
     for write in (write_text_encoder, write_codec, write_demucs, write_diffusion):
         write(folder)
     return folder
 
 
 def melody_config() -> dict[str, Any]:
-    """A melody checkpoint's as Meta's have it: by name a T5 and Demucs, and paths of the trainer's machine."""
+    """A melody checkpoint's solver config like Meta's: T5 and Demucs by name, and paths on the trainer's machine."""
     config = {**tiny.lm_config("melody"), "compression_model_checkpoint": f"//pretrained/{CODEC}"}
     chroma = {"sample_rate": tiny.SAMPLE_RATE, "n_chroma": 12, "radix2_exp": 12, "argmax": True}
-    of_training = {"match_len_on_eval": False, "cache_path": "/trainer", "eval_wavs": "/trainer", "n_eval_wavs": 100}
+    training_only = {"match_len_on_eval": False, "cache_path": "/trainer", "eval_wavs": "/trainer", "n_eval_wavs": 100}
     config["conditioners"] = {
         "description": {"model": "t5", "t5": {"name": TEXT_ENCODER, "finetune": False}},
-        "self_wav": {"model": "chroma_stem", "chroma_stem": {**chroma, **of_training}},
+        "self_wav": {"model": "chroma_stem", "chroma_stem": {**chroma, **training_only}},
     }
     return config
 
 
 def write_melody(folder: Path, parts: Path, seed: int = 0) -> Path:
-    """A melody checkpoint that holds its LM alone, in audiocraft's export format; ``parts`` is what it names."""
+    """A melody checkpoint in audiocraft's export format: only its LM; ``parts`` is the folder of its components."""
     folder.mkdir(parents=True)
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -11,7 +11,7 @@ from transformers import T5Config, T5EncoderModel
 
 from audiocraft_ext.checkpoint import Checkpoint, load
 from audiocraft_ext.checkpoint.source import EMBEDDED
-from audiocraft_ext.diffusion import DiffusionDecoder
+from audiocraft_ext.codec.multiband import MultiBandDecoder
 from audiocraft_ext.progress import Progress
 from audiocraft_ext.upstream import ConditioningAttributes
 from weights.demo.train import captions, codec, detectors, diffusion, lm, synth, text_encoder, tokens
@@ -126,7 +126,7 @@ def test_diffusion_is_trained_on_noise_as_audiocraft_s_schedule_adds_it() -> Non
     schedule.sample_processor.num_samples = 0  # what it has seen is enough: its scale stays
     item = schedule.get_training_item(clips, tensor_step=True)
     clean = schedule.sample_processor.project_sample(clips)
-    torch.testing.assert_close(diffusion.noised(schedule, clean, item.step, item.noise), item.noisy)
+    torch.testing.assert_close(diffusion.add_noise(schedule, clean, item.step, item.noise), item.noisy)
 
 
 def test_a_moment_of_diffusion_training_leaves_a_decoder_that_loads(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_a_moment_of_diffusion_training_leaves_a_decoder_that_loads(tmp_path: Pa
     diffusion.train(settings, tmp_path / diffusion.WORK_FILE)
     diffusion.export(tmp_path, tmp_path)
     embedded = load(str(EMBEDDED), "cpu")
-    decoder = DiffusionDecoder.load(Checkpoint(embedded.lm, embedded.codec, None, tmp_path))
+    decoder = MultiBandDecoder.load(Checkpoint(embedded.lm, embedded.codec, None, tmp_path))
     samples = decoder.decode(torch.zeros(1, 4, 10, dtype=torch.long), Progress())
     assert samples.shape == (1, 1, 10 * synth.FRAME)
     assert samples.isfinite().all()

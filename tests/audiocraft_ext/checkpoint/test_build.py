@@ -15,7 +15,7 @@ from audiocraft_ext import checkpoint
 from audiocraft_ext.checkpoint import build
 from audiocraft_ext.checkpoint.formats import CodecFile
 from audiocraft_ext.checkpoint.parts import DEMUCS
-from audiocraft_ext.conditioners import StemConditioner
+from audiocraft_ext.conditioning import StemConditioner
 from audiocraft_ext.errors import CheckpointError
 from audiocraft_ext.upstream import EncodecModel
 from tests.support import tiny, tiny_components

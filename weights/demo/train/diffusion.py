@@ -1,11 +1,11 @@
-"""Trains the diffusion decoder: the codec's latents → the samples' highs. Knows nothing of text or the LM.
+"""Train the diffusion decoder: the codec's latents → the samples above a crossover. Knows nothing of text or the LM.
 
     python -m weights.demo.train.diffusion --minutes 60
     python -m weights.demo.train.diffusion --export
 
-audiocraft's MultiBand Diffusion made small: a U-Net learns which noise was added to the synthesiser's clips, given the
-latents that the embedded codec makes of them. It has the highs alone, where the codec's hats and snares are weakest;
-the lows stay the codec's. It learns the 20 steps alone that decoding takes.
+A small MultiBand Diffusion: a U-Net learns to estimate the noise added to the synthesiser's clips from the embedded
+codec's latents. It decodes only the band above the crossover, where the codec's hats and snares are weakest, and learns
+only the 20 steps that decoding takes.
 """
 
 import argparse
@@ -24,17 +24,16 @@ from torch.nn.functional import mse_loss
 from audiocraft_ext.checkpoint import load
 from audiocraft_ext.checkpoint.parts import DIFFUSION_FILE
 from audiocraft_ext.checkpoint.source import EMBEDDED
-from audiocraft_ext.diffusion import DiffusionDecoder
+from audiocraft_ext.codec.multiband import MultiBandDecoder
 from audiocraft_ext.progress import Progress
-from audiocraft_ext.unet import UNet
-from audiocraft_ext.upstream import CompressionModel, NoiseSchedule, builders, drawing_from
+from audiocraft_ext.upstream import CompressionModel, NoiseSchedule, builders, use_generator
 from weights.demo.train import synth
 from weights.demo.train.codec import draw_crop, stft_loss
 
-# What audiocraft's `generate_subsampled` walks by default, from noise to sound.
+# The default steps of audiocraft's `generate_subsampled`, from noise to sound.
 STEPS = tuple(range(999, 0, -50))
 DB_A_NEPER = 8.686
-CODEC_BELOW_HZ = 6_000
+CROSSOVER_HZ = 6_000
 WORK_FILE = "diffusion.pt"
 
 DIFFUSION_CONFIG: dict[str, Any] = {
@@ -60,12 +59,12 @@ DIFFUSION_CONFIG: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class DiffusionSettings:
-    """How each band is trained."""
+    """How a band is trained."""
 
     minutes: float = 60.0
     seed: int = 0
     batch: int = 8
-    # Groups are normalised over a whole clip: crops far shorter than clips would sound louder to the U-Net.
+    # The U-Net's group norms span a whole clip: crops much shorter than clips would have other statistics.
     crop_frames: int = 64
     n_crops: int = 4000
     learning_rate: float = 1e-3
@@ -79,28 +78,28 @@ Crops = tuple[Tensor, Tensor]
 
 @torch.no_grad()
 def draw_crops(codec: CompressionModel, n: int, n_frames: int, rng: np.random.Generator) -> Crops:
-    """Crops [n, 1, N] of random songs, and the latents [n, D, T] that the codec's tokens of them stand for."""
+    """Crops [n, 1, N] of random songs, and their quantised latents [n, D, T]."""
     wavs = torch.from_numpy(np.stack([draw_crop(rng, n_frames) for _ in range(n)]))[:, None]
-    # The codec hears silence beyond a crop's ends, as it does beyond a clip's.
+    # Crops are encoded alone: as at a clip's ends, the codec pads them with zeros.
     return wavs, torch.cat([codec.decode_latent(codec.encode(some)[0]) for some in wavs.split(16)])
 
 
 def build_band(config: DictConfig) -> tuple[nn.Module, NoiseSchedule]:
-    """An untrained U-Net and its noise schedule, whose processor has seen nothing yet."""
+    """An untrained U-Net and its noise schedule, whose processor has no statistics yet."""
     processor = builders.get_processor(config.processor, sample_rate=config.sample_rate)
     return builders.get_diffusion_model(config), NoiseSchedule(
         **config.schedule, sample_processor=processor, device="cpu"
     )
 
 
-def noised(schedule: NoiseSchedule, clean: Tensor, steps: Tensor, noise: Tensor) -> Tensor:
-    """Clips [B, 1, N], already projected, with the noise that they have at their steps [B]."""
+def add_noise(schedule: NoiseSchedule, clean: Tensor, steps: Tensor, noise: Tensor) -> Tensor:
+    """Add the noise of steps [B] to projected clips [B, 1, N]."""
     alpha_bar = schedule.get_alpha_bar(steps)
     return alpha_bar.sqrt() * clean + (1 - alpha_bar).sqrt() * noise * schedule.noise_scale
 
 
 class Average:
-    """An exponential moving average of a model's weights, which samples better than the weights of any one step."""
+    """Exponential moving average of a model's weights; it samples better than any single step's weights."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.state = {name: value.detach().clone() for name, value in model.state_dict().items()}
@@ -114,18 +113,18 @@ class Average:
 
 
 def train(s: DiffusionSettings, path: Path) -> None:
-    """Trains for ``s.minutes``, from what is at ``path`` on, and leaves there the band that decoding loads."""
+    """Train for ``s.minutes``, resuming from ``path``, and write the band there."""
     torch.manual_seed(s.seed)
     config = OmegaConf.create(DIFFUSION_CONFIG)
     codec = load(str(EMBEDDED), "cpu").codec
     wavs, latents = draw_crops(codec, s.n_crops, s.crop_frames, np.random.default_rng(s.seed))
-    highs = julius.SplitBands(config.sample_rate, cutoffs=[CODEC_BELOW_HZ])(wavs)[1]
+    highs = julius.SplitBands(config.sample_rate, cutoffs=[CROSSOVER_HZ])(wavs)[1]
     model, schedule = build_band(config)
     if path.exists():
         model.load_state_dict(torch.load(path, weights_only=False)["model_state"])
     clean = torch.cat([schedule.sample_processor.project_sample(some) for some in highs.split(100)])
     optimiser = torch.optim.AdamW(model.parameters(), s.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
-    unet, average, losses, step = UNet(model), Average(model, s.ema_decay), list[float](), 0
+    average, losses, step = Average(model, s.ema_decay), list[float](), 0
     started = reported = time.monotonic()
     while (elapsed := time.monotonic() - started) < s.minutes * 60:
         for group in optimiser.param_groups:
@@ -135,7 +134,8 @@ def train(s: DiffusionSettings, path: Path) -> None:
         picked = torch.randint(len(clean), (s.batch,))
         steps = torch.tensor(STEPS)[torch.randint(len(STEPS), (s.batch,))]
         noise = torch.randn_like(clean[picked])
-        loss = mse_loss(unet(noised(schedule, clean[picked], steps, noise), steps, latents[picked]), noise)
+        estimate = model(add_noise(schedule, clean[picked], steps, noise), steps, condition=latents[picked]).sample
+        loss = mse_loss(estimate, noise)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -152,7 +152,7 @@ def train(s: DiffusionSettings, path: Path) -> None:
 
 
 def package_of(config: DictConfig, state: dict[str, Tensor], schedule: NoiseSchedule) -> dict[str, Any]:
-    """A band as audiocraft's loader reads it, in fp16; what no decoding asks for is zero, and packs to nothing."""
+    """A band in the format of audiocraft's loader, in fp16; embeddings of unused steps are zeroed, to compress well."""
     unused = torch.ones(config.schedule.num_steps, dtype=torch.bool)
     unused[list(STEPS)] = False
     halved = {name: value.half() for name, value in state.items()}
@@ -163,21 +163,21 @@ def package_of(config: DictConfig, state: dict[str, Tensor], schedule: NoiseSche
 
 
 def export(work: Path, out: Path) -> None:
-    """The trained band of ``work`` → a file in audiocraft's format, beside the codec that it is of."""
-    package: dict[Any, Any] = {"sample_rate": synth.SAMPLE_RATE, "n_bands": 1, "codec_below_hz": CODEC_BELOW_HZ}
+    """Write the trained band of ``work`` in audiocraft's format, next to its codec."""
+    package: dict[Any, Any] = {"sample_rate": synth.SAMPLE_RATE, "n_bands": 1, "codec_below_hz": CROSSOVER_HZ}
     torch.save({**package, 0: torch.load(work / WORK_FILE, weights_only=False)}, out / DIFFUSION_FILE)
 
 
 @torch.inference_mode()
 def evaluate(n_clips: int = 40, seconds: int = 4) -> dict[str, float]:
-    """Mean distance in dB, of their spectra, of unseen clips from what codec and diffusion make of their tokens."""
+    """Mean log-spectral distance in dB between unseen clips and their tokens decoded by codec and by diffusion."""
     checkpoint = load(str(EMBEDDED), "cpu")
-    decoder, rng = DiffusionDecoder.load(checkpoint), np.random.default_rng(20_260_102)
+    decoder, rng = MultiBandDecoder.load(checkpoint), np.random.default_rng(20_260_102)
     distances: dict[str, list[float]] = {"codec": [], "diffusion": []}
     for i in range(n_clips):
         clip = torch.from_numpy(draw_crop(rng, seconds * synth.FRAME_RATE))[None, None]
         codes, _ = checkpoint.codec.encode(clip)
-        with drawing_from(torch.Generator().manual_seed(i)):
+        with use_generator(torch.Generator().manual_seed(i)):
             decoded = {"codec": checkpoint.codec.decode(codes, None), "diffusion": decoder.decode(codes, Progress())}
         for name, wav in decoded.items():
             distances[name].append(DB_A_NEPER * float(stft_loss(clip, wav)))
@@ -188,7 +188,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--work", type=Path, default=Path(".train"))
     parser.add_argument("--minutes", type=float, default=DiffusionSettings.minutes)
-    parser.add_argument("--export", action="store_true", help="write it to weights/demo, and evaluate it")
+    parser.add_argument("--export", action="store_true", help="write it to weights/demo and evaluate it")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     if args.export:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import T5EncoderModel, T5Tokenizer
 
-from audiocraft_ext.conditioners import ChromaConditioner
+from audiocraft_ext.conditioning import ChromaConditioner
 from audiocraft_ext.upstream import CompressionModel
 from weights.demo.train import captions, codec, synth
 

@@ -1,7 +1,6 @@
-"""The melody conditioner of Meta's checkpoints, held to audiocraft's own around the same small Demucs."""
+"""The melody conditioner of Meta's checkpoints against audiocraft's own with the same small Demucs."""
 
 import random
-from importlib import import_module
 from typing import Any
 
 import demucs.pretrained
@@ -9,12 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from audiocraft_ext.conditioners import StemConditioner
-from audiocraft_ext.upstream import ChromaStemConditioner
+from audiocraft_ext.conditioning import StemConditioner
+from audiocraft_ext.upstream import ChromaStemConditioner, WavCondition
 from tests.support import tiny_components
 from tests.support.tiny import SAMPLE_RATE
 
-WavCondition: Any = import_module(ChromaStemConditioner.__module__).WavCondition
 SETTINGS: dict[str, Any] = {
     "output_dim": 8,
     "sample_rate": SAMPLE_RATE,
@@ -34,7 +32,7 @@ def clip(seconds: float, channels: int, sample_rate: int = SAMPLE_RATE) -> Any:
 
 @pytest.fixture
 def theirs(monkeypatch: pytest.MonkeyPatch) -> ChromaStemConditioner:
-    """audiocraft's, by its own ``__init__``, whose download is the small Demucs, and whose draw the longest shift."""
+    """audiocraft's, by its own ``__init__``, which downloads the small Demucs and draws the longest shift."""
     monkeypatch.setattr(demucs.pretrained, "get_model", lambda name: tiny_components.demucs().eval())
     monkeypatch.setattr(random, "randint", lambda low, high: high)
     return ChromaStemConditioner(**SETTINGS).eval()
@@ -48,7 +46,7 @@ def ours(of: ChromaStemConditioner) -> StemConditioner:
 
 @pytest.mark.parametrize("seconds", [1, 3.3, 5, 30])
 @pytest.mark.parametrize("channels", [1, 2])
-def test_a_melody_gives_audiocraft_s_own_chroma(theirs: ChromaStemConditioner, channels: int, seconds: float) -> None:
+def test_chroma_equals_audiocraft_s(theirs: ChromaStemConditioner, channels: int, seconds: float) -> None:
     melody = clip(seconds, channels)
     chroma: Tensor = theirs._get_wav_embedding(melody)
     torch.testing.assert_close(ours(theirs)._get_wav_embedding(melody), chroma, rtol=0, atol=0)
@@ -57,29 +55,29 @@ def test_a_melody_gives_audiocraft_s_own_chroma(theirs: ChromaStemConditioner, c
         torch.testing.assert_close(mine, original, rtol=0, atol=0)
 
 
-def test_of_a_long_clip_no_more_is_separated_than_its_window_needs(
+def test_only_the_window_and_its_lookahead_are_separated(
     theirs: ChromaStemConditioner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen, conditioner = [], ours(theirs)
+    separated_s, conditioner = [], ours(theirs)
     separate = conditioner._get_stemmed_wav
 
-    def watched(wav: Tensor, sample_rate: int) -> Tensor:
-        seen.append(wav.shape[-1] / sample_rate)
+    def record(wav: Tensor, sample_rate: int) -> Tensor:
+        separated_s.append(wav.shape[-1] / sample_rate)
         return separate(wav, sample_rate)
 
-    monkeypatch.setattr(conditioner, "_get_stemmed_wav", watched)
+    monkeypatch.setattr(conditioner, "_get_stemmed_wav", record)
     conditioner._get_wav_embedding(clip(300, 1))
-    assert seen == [4 + 1 + 2 * 1]  # the window's seconds, a spectrum's, and two of Demucs' pieces
+    assert separated_s == [4 + 1 + 2 * 1]  # the window, a spectrum and two of Demucs' segments
 
 
-def test_a_clip_at_another_rate_and_no_clip_give_audiocraft_s_own_chroma(theirs: ChromaStemConditioner) -> None:
+def test_chroma_at_another_rate_and_without_a_clip_equals_audiocraft_s(theirs: ChromaStemConditioner) -> None:
     none = WavCondition(torch.zeros(1, 1, 1), torch.tensor([0]), [SAMPLE_RATE], [None], [None])
     for melody in (clip(2, 2, sample_rate=44100), none):
         expected = theirs._get_wav_embedding(melody)
         torch.testing.assert_close(ours(theirs)._get_wav_embedding(melody), expected, rtol=0, atol=0)
 
 
-def test_the_same_clip_gives_the_same_melody_each_time(theirs: ChromaStemConditioner) -> None:
+def test_the_same_clip_always_gives_the_same_melody(theirs: ChromaStemConditioner) -> None:
     conditioner = ours(theirs)
     melody = clip(3, 2)
     first = conditioner._get_stemmed_wav(melody.wav, SAMPLE_RATE)
@@ -87,6 +85,6 @@ def test_the_same_clip_gives_the_same_melody_each_time(theirs: ChromaStemConditi
     assert torch.equal(conditioner._get_stemmed_wav(melody.wav, SAMPLE_RATE), first)
 
 
-def test_demucs_is_none_of_the_conditioner_s_weights(theirs: ChromaStemConditioner) -> None:
+def test_demucs_is_not_in_the_conditioner_s_state_dict(theirs: ChromaStemConditioner) -> None:
     assert ours(theirs).state_dict().keys() == theirs.state_dict().keys()
     assert not any("demucs" in name for name in theirs.state_dict())

@@ -1,6 +1,6 @@
-"""Descript's codec (DAC) in transformers' form, as audiocraft's ``CompressionModel``. Knows no checkpoints.
+"""Descript's codec (DAC), transformers' implementation, as an audiocraft ``CompressionModel``. Knows no checkpoints.
 
-audiocraft has one of its own around the package ``dac``, which brings a training framework along to decode a file.
+audiocraft's own wrapper needs the package ``dac``, which depends on a training framework.
 """
 
 import torch
@@ -11,9 +11,9 @@ from audiocraft_ext.upstream import CompressionModel, DacModel
 
 
 class DacCodec(CompressionModel):
-    """Samples [B, 1, N] ↔ tokens [B, K, T], one frame of all codebooks each ``hop_length`` samples.
+    """Samples [B, 1, N] ↔ tokens [B, K, T], one frame of all codebooks for each ``hop_length`` samples.
 
-    Source: ``audiocraft.models.encodec.DAC``. A clip that ends within a frame is filled up with silence.
+    A partial last frame is padded with silence. Source: ``audiocraft.models.encodec.DAC``.
     """
 
     def __init__(self, model: DacModel) -> None:
@@ -22,7 +22,7 @@ class DacCodec(CompressionModel):
         self._n_codebooks = model.config.n_codebooks
 
     def forward(self, x: Tensor) -> None:
-        raise NotImplementedError("Training is not what this is for.")
+        raise NotImplementedError("Training is not supported.")
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> tuple[Tensor, None]:
@@ -31,13 +31,11 @@ class DacCodec(CompressionModel):
 
     @torch.no_grad()
     def decode(self, codes: Tensor, scale: Tensor | None = None) -> Tensor:
-        samples: Tensor = self.model.decoder(self.decode_latent(codes))
-        return samples
+        return self.model.decoder(self.decode_latent(codes))
 
     def decode_latent(self, codes: Tensor) -> Tensor:
-        """Latents [B, D, T]."""
-        latents: Tensor = self.model.quantizer.from_codes(codes)[0]
-        return latents
+        """Latents [B, D, T] from tokens [B, K, T]."""
+        return self.model.quantizer.from_codes(codes)[0]
 
     @property
     def channels(self) -> int:
@@ -45,23 +43,23 @@ class DacCodec(CompressionModel):
 
     @property
     def sample_rate(self) -> int:
-        return int(self.model.config.sampling_rate)
+        return self.model.config.sampling_rate
 
     @property
     def frame_rate(self) -> float:
-        return self.sample_rate / float(self.model.config.hop_length)
+        return self.sample_rate / self.model.config.hop_length
 
     @property
     def cardinality(self) -> int:
-        return int(self.model.config.codebook_size)
+        return self.model.config.codebook_size
 
     @property
     def num_codebooks(self) -> int:
-        return int(self._n_codebooks)
+        return self._n_codebooks
 
     @property
     def total_codebooks(self) -> int:
-        return int(self.model.config.n_codebooks)
+        return self.model.config.n_codebooks
 
     def set_num_codebooks(self, n: int) -> None:
         self._n_codebooks = n

@@ -1,4 +1,7 @@
-"""audiocraft's text and melody conditioners, built from what is at hand instead of downloads. Knows no checkpoints."""
+"""What audiocraft's conditioners lack: T5 and Demucs passed in instead of downloaded, and chroma without Demucs.
+
+Knows no checkpoints and no requests.
+"""
 
 import math
 from typing import Any
@@ -20,15 +23,15 @@ from audiocraft_ext.upstream import (
 
 
 class TextConditioner(T5Conditioner):
-    """audiocraft's ``T5Conditioner`` around a given tokenizer and encoder, instead of a public T5's name.
+    """audiocraft's ``T5Conditioner`` around a given tokenizer and encoder; it accepts names of public T5s only.
 
-    ``finetune`` is a training that changed the encoder too: its weights are then part of the LM's.
+    With ``finetune`` the encoder was trained too, and its weights are part of the LM's.
     """
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, encoder: T5EncoderModel, output_dim: int, device: str, finetune: bool
     ) -> None:
-        # Not the parent's __init__: that loads by name, from a list of public ones.
+        # Skip the parent's __init__, which loads a public T5 by name.
         BaseConditioner.__init__(self, encoder.config.d_model, output_dim)
         self.device = device
         self.finetune = finetune
@@ -41,17 +44,17 @@ class TextConditioner(T5Conditioner):
             self.t5 = encoder
         else:
             nn.Module.to(encoder, device).eval()
-            self.__dict__["t5"] = encoder  # beside the module, so that it is none of its weights
+            self.__dict__["t5"] = encoder  # not registered: keeps its weights out of the LM's state dict
 
 
 class _Chroma(ChromaStemConditioner):
-    """Chroma [B, T', n_chroma] of a waveform's melody, projected to [B, T', D]; T' is that of `duration` seconds.
+    """Chroma [B, T', n_chroma] of a waveform's melody, projected to [B, T', D]; T' covers ``duration`` seconds.
 
-    A subclass decides how the melody is told from the rest of the mix, and with `reach_s`, how far ahead it listens for
-    that. Further settings go to audiocraft's ``ChromaExtractor``.
+    A subclass extracts the melody from the mix in ``_get_stemmed_wav``. Samples up to ``lookahead_s`` after
+    ``duration`` affect the embedding. Further arguments are ``ChromaExtractor``'s.
     """
 
-    reach_s = 1.0  # a frame's spectrum reaches over less
+    lookahead_s = 1.0  # longer than a spectrum's window
 
     def __init__(
         self,
@@ -64,7 +67,7 @@ class _Chroma(ChromaStemConditioner):
         device: torch.device | str = "cpu",
         **extractor: Any,
     ) -> None:
-        # Not the parent's __init__: that downloads and loads Demucs.
+        # Skip the parent's __init__, which downloads Demucs.
         WaveformConditioner.__init__(self, dim=n_chroma, output_dim=output_dim, device=device)
         self.autocast = TorchAutocast(enabled=device != "cpu", device_type=self.device, dtype=torch.float32)
         self.sample_rate = sample_rate
@@ -79,49 +82,43 @@ class _Chroma(ChromaStemConditioner):
 
     @torch.no_grad()
     def _compute_wav_embedding(self, wav: Tensor, sample_rate: int) -> Tensor:
-        # audiocraft hears all of a clip and then keeps the window's frames: of a long one, minutes of work for nothing.
-        heard: Tensor = super()._compute_wav_embedding(
-            wav[..., : math.ceil((self.duration + self.reach_s) * sample_rate)], sample_rate
-        )
-        return heard
+        # audiocraft embeds the whole clip, minutes of Demucs for a long one, and crops afterwards; crop first.
+        max_samples = math.ceil((self.duration + self.lookahead_s) * sample_rate)
+        return super()._compute_wav_embedding(wav[..., :max_samples], sample_rate)
 
 
 class StemConditioner(_Chroma):
-    """audiocraft's ``chroma_stem``, as in Meta's checkpoints: the melody is what Demucs hears as vocals and others.
+    """audiocraft's ``chroma_stem``, as in Meta's checkpoints: the melody is Demucs' stems "vocals" and "other".
 
-    `demucs` is one of demucs' own models, or a bag of them.
+    ``demucs`` is one of demucs' own models, or a bag of them.
     """
 
     def __init__(self, demucs: Any, *, device: torch.device | str = "cpu", **chroma: Any) -> None:
         super().__init__(device=device, **chroma)
-        self.__dict__["demucs"] = demucs.to(device).eval()  # beside the module, so that it is none of its weights
-        # Pieces overlap: what is heard at the window's end is of pieces that begin before it.
-        self.reach_s += 2 * max(float(model.segment) for model in getattr(demucs, "models", [demucs]))
+        self.__dict__["demucs"] = demucs.to(device).eval()  # not registered: keeps its weights out of the LM's
+        # Demucs' segments overlap: the window's last samples depend on segments that begin before its end.
+        self.lookahead_s += 2 * max(float(model.segment) for model in getattr(demucs, "models", [demucs]))
         sources = list(demucs.sources)
         self.stem_indices = torch.tensor([sources.index("vocals"), sources.index("other")], device=device)
 
     @torch.no_grad()
     def _get_stemmed_wav(self, wav: Tensor, sample_rate: int) -> Tensor:
         """The melody of a mix [B, C, N] in mono at the chroma's sample rate [B, 1, N']."""
-        from demucs.apply import apply_model  # here, since these melodies alone need it
+        from demucs.apply import apply_model  # only these melodies need demucs
         from demucs.audio import convert_audio
 
         demucs = self.demucs
         with self.autocast:
             mix = convert_audio(wav, sample_rate, demucs.samplerate, demucs.audio_channels)
-            # Unasked, demucs shifts the clip by up to half a second, drawn from Python's global generator: the same
-            # request would follow another melody each time. Without it is what its longest shift gives.
+            # By default demucs shifts the clip by a random offset from Python's global generator, so that the same
+            # request would follow another melody each time. No shift equals its longest one.
             stems = apply_model(demucs, mix, shifts=0, device=self.device)
             melody = stems[:, self.stem_indices].sum(1)
-            mono: Tensor = convert_audio(melody, demucs.samplerate, self.sample_rate, 1)
-            return mono
+            return convert_audio(melody, demucs.samplerate, self.sample_rate, 1)
 
 
 class ChromaConditioner(_Chroma):
-    """The melody is what is neither below nor above a band: it costs nothing, and needs no second model.
-
-    `low_hz` and `high_hz` bound the band.
-    """
+    """The melody is the mix between ``low_hz`` and ``high_hz``: no second model, and almost no time."""
 
     def __init__(self, *, low_hz: float = 0.0, high_hz: float = torch.inf, **chroma: Any) -> None:
         super().__init__(**chroma)
@@ -132,5 +129,4 @@ class ChromaConditioner(_Chroma):
     @torch.no_grad()
     def _get_stemmed_wav(self, wav: Tensor, sample_rate: int) -> Tensor:
         """The whole mix [B, C, N] in mono at the chroma's sample rate [B, 1, N']."""
-        mono: Tensor = convert_audio(wav, sample_rate, self.sample_rate, 1)
-        return mono
+        return convert_audio(wav, sample_rate, self.sample_rate, 1)

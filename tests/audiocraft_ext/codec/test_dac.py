@@ -1,4 +1,4 @@
-"""Checkpoints whose codec is Descript's: a small one with random weights, in transformers' form."""
+"""Checkpoints with Descript's codec: a small one with random weights, in transformers' format."""
 
 import json
 import shutil
@@ -11,7 +11,7 @@ import torch
 from audiocraft_ext import checkpoint
 from audiocraft_ext.audio import Clip
 from audiocraft_ext.checkpoint.convert import convert
-from audiocraft_ext.dac import DacCodec
+from audiocraft_ext.codec.dac import DacCodec
 from audiocraft_ext.errors import CheckpointError
 from audiocraft_ext.musicgen import Model
 from audiocraft_ext.progress import Progress
@@ -31,14 +31,14 @@ def random_dac() -> DacModel:
         torch.manual_seed(0)
         model = DacModel(DacConfig(n_codebooks=4, codebook_size=tiny.CARD, sampling_rate=SAMPLE_RATE, **sizes))
         for name, weight in model.named_parameters():
-            if name.endswith("codebook.weight"):  # transformers draws them so small that all tokens sound alike
+            if name.endswith("codebook.weight"):  # transformers initialises them so small that all tokens decode alike
                 weight.data.normal_()
     return model.eval()
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A text checkpoint that names the codec as audiocraft does, with it beside."""
+    """A text checkpoint that names the codec as audiocraft does, with the codec in the same folder."""
     place = tiny.write(tmp_path_factory.mktemp("dac"), "text")
     torch.save({"pretrained": NAME}, place / "compression_state_dict.bin")
     random_dac().save_pretrained(place / NAME)
@@ -51,7 +51,7 @@ def noise(seconds: float) -> Clip:
 
 
 @torch.no_grad()
-def test_tokens_and_samples_are_transformers_own() -> None:
+def test_tokens_and_samples_equal_transformers_own() -> None:
     model, samples = random_dac(), noise(1).samples[None, :, : 80 * HOP]
     codec = DacCodec(model)
     codes, scale = codec.encode(samples)
@@ -62,21 +62,21 @@ def test_tokens_and_samples_are_transformers_own() -> None:
 
 
 @pytest.mark.parametrize("n_samples", [1, HOP - 1, HOP + 1, 5 * HOP])
-def test_a_frame_that_is_not_full_is_filled_up(n_samples: int) -> None:
+def test_a_partial_frame_is_padded(n_samples: int) -> None:
     codes, _ = DacCodec(random_dac()).encode(torch.randn(1, 1, n_samples))
     assert codes.shape == (1, 4, -(-n_samples // HOP))
 
 
-def test_fewer_codebooks_may_be_asked_for() -> None:
+def test_the_number_of_codebooks_can_be_reduced() -> None:
     codec = DacCodec(random_dac())
     codec.set_num_codebooks(2)
     assert (codec.num_codebooks, codec.total_codebooks) == (2, 4)
     assert codec.encode(torch.randn(1, 1, HOP))[0].shape == (1, 2, 1)
 
 
-# 45 s are decoded in pieces, and are longer than the window.
+# 45 s are decoded in chunks, and exceed the window.
 @pytest.mark.parametrize(("duration", "clip"), [(2, None), (3, noise(1.3)), (45, None)])
-def test_its_music_is_exactly_as_long_as_asked(folder: Path, duration: int, clip: Clip | None) -> None:
+def test_a_clip_is_exactly_as_long_as_requested(folder: Path, duration: int, clip: Clip | None) -> None:
     loaded = checkpoint.load(str(folder), "cpu")
     assert isinstance(loaded.codec, DacCodec)
     model = Model(loaded, EngineSettings())
@@ -90,14 +90,14 @@ def test_its_music_is_exactly_as_long_as_asked(folder: Path, duration: int, clip
 
 
 @torch.no_grad()
-def test_it_is_converted_with_the_checkpoint_that_names_it(folder: Path, tmp_path: Path) -> None:
+def test_convert_includes_the_codec_that_a_checkpoint_names(folder: Path, tmp_path: Path) -> None:
     convert(str(folder), tmp_path / "out")
     codes = torch.randint(tiny.CARD, (1, 4, 20), generator=torch.Generator().manual_seed(0))
     original, converted = (checkpoint.load(str(place), "cpu").codec for place in (folder, tmp_path / "out"))
     assert torch.equal(converted.decode(codes, None), original.decode(codes, None))
 
 
-def test_transformers_models_of_other_kinds_are_refused_as_codecs(folder: Path, tmp_path: Path) -> None:
+def test_other_transformers_models_are_refused_as_codecs(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     config = tmp_path / NAME / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"model_type": "mimi"}))

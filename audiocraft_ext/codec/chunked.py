@@ -1,0 +1,69 @@
+"""Decode tokens to samples in overlapping chunks: short clips whole, as audiocraft does, long ones chunk by chunk.
+
+Chunks bound the memory (a small codec needs some 3 GB for 300 s at once) and the delay of a cancellation. Knows no
+codec in particular; ``multiband`` maps its own functions over the same chunks.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from audiocraft_ext.progress import Progress
+from audiocraft_ext.upstream import CompressionModel
+
+# MusicGen's own window stays whole. Padding covers the receptive field of SEANet's convolutions, a few frames; only an
+# LSTM, in codecs with one, sees further back.
+MAX_UNCHUNKED_S = 30
+CHUNK_S = 5
+PADDING_S = 1
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Positions ``core`` of a clip, in frames or samples, and ``padded``, the same with context on both sides."""
+
+    core: slice
+    padded: slice
+
+    def crop(self, output: Tensor, hop: int = 1) -> Tensor:
+        """The core [..., core * hop] of a padded chunk's output [..., padded * hop]."""
+        start = self.core.start - self.padded.start
+        return output[..., scale(slice(start, start + self.core.stop - self.core.start), hop)]
+
+
+def chunks(length: int, rate: int) -> Iterator[Chunk]:
+    """Chunks of nearly equal length, bounded at whole seconds of ``rate`` positions; a short clip is one chunk."""
+    is_whole = length <= MAX_UNCHUNKED_S * rate
+    n_chunks = 1 if is_whole else math.ceil(length / (CHUNK_S * rate))
+    bounds = [round(i * length / n_chunks / rate) * rate for i in range(n_chunks)] + [length]
+    for start, end in pairwise(bounds):
+        yield Chunk(slice(start, end), slice(max(start - PADDING_S * rate, 0), min(end + PADDING_S * rate, length)))
+
+
+def map_chunks(function: Callable[[slice], Tensor], length: int, rate: int, hop: int = 1) -> Tensor:
+    """Concatenate ``function``'s outputs [..., N] over the chunks; each position that it is given makes ``hop``."""
+    return torch.cat([chunk.crop(function(chunk.padded), hop) for chunk in chunks(length, rate)], dim=-1)
+
+
+def scale(positions: slice, hop: int) -> slice:
+    """Samples of a slice of frames, ``hop`` samples a frame."""
+    return slice(positions.start * hop, positions.stop * hop)
+
+
+def hop_length(codec: CompressionModel) -> int:
+    """Samples a frame."""
+    return round(codec.sample_rate / codec.frame_rate)
+
+
+def decode(codec: CompressionModel, tokens: Tensor, progress: Progress) -> Tensor:
+    """Samples [B, C, N] from tokens [B, K, T]; raises ``Cancelled`` before the next chunk after ``progress.stop()``."""
+
+    def decode_chunk(frames: slice) -> Tensor:
+        progress.check()
+        return codec.decode(tokens[..., frames], None)
+
+    return map_chunks(decode_chunk, tokens.shape[-1], round(codec.frame_rate), hop_length(codec))
