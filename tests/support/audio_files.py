@@ -8,7 +8,7 @@ import soundfile
 import torch
 from torch import Tensor
 
-from audiocraft_ext.audio import ffmpeg_path
+from audiocraft_ext.audio.ffmpeg import ffmpeg_path
 
 RATE = 44_100
 

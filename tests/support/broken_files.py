@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from random import Random
 
-from audiocraft_ext.audio import ffmpeg_path
+from audiocraft_ext.audio.ffmpeg import ffmpeg_path
 
 _ENCODERS: dict[str, list[str]] = {
     "s16.wav": ["-c:a", "pcm_s16le", "-f", "wav"],
