@@ -242,7 +242,9 @@ class Predictor(BasePredictor):
         As mp3, which needs ffmpeg.
         """
         try:
-            os.unlink(await self._in_thread(Request(prompt="", duration=1, output_format="mp3"), None, SilentProgress()))
+            os.unlink(
+                await self._in_thread(Request(prompt="", duration=1, output_format="mp3"), None, SilentProgress())
+            )
             self.is_failing = False
         except Exception as error:
             log.error("Predictions fail: %s", error)

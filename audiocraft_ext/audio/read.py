@@ -149,7 +149,9 @@ def _codec_of_wav(head: bytes) -> list[str]:
     at = head.find(b"fmt ", 12)
     if head[:4] != b"RIFF" or head[8:12] != b"WAVE" or not 0 < at <= len(head) - 34:
         return []
-    tag, container_bits, valid_bits = struct.unpack_from("<H", head, at + 8) + struct.unpack_from("<H2xH", head, at + 22)
+    tag, container_bits, valid_bits = struct.unpack_from("<H", head, at + 8) + struct.unpack_from(
+        "<H2xH", head, at + 22
+    )
     [subformat] = struct.unpack_from("<H", head, at + 32)
     is_padded = tag == _EXTENSIBLE and subformat == _PCM and 0 < valid_bits < container_bits
     return ["-c:a", f"pcm_s{container_bits}le"] if is_padded and container_bits in (16, 24, 32) else []

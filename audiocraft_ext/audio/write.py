@@ -9,7 +9,7 @@ import io
 import json
 import os
 import struct
-import tempfile
+import traceback
 import uuid
 import warnings
 from collections.abc import Mapping
@@ -26,7 +26,6 @@ from audiocraft_ext.request import OutputFormat
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # it looks for ffmpeg on PATH, and needs none there
     from pydub import AudioSegment
-    from pydub.exceptions import CouldntEncodeError
 
 _MP3_TIMEOUT_S = 600.0
 _MAX_TITLE_CHARACTERS = 100
@@ -45,7 +44,7 @@ def write(
 
     The samples of a wav are those of audiocraft's `audio_write`, bit for bit. An mp3 below 32 kHz has 160 kbit/s, the
     format's maximum there. Its title is the beginning of the prompt among `inputs`, if there is one; its comment is all
-    of `inputs` as JSON. Raises `Cancelled`; RuntimeError if ffmpeg fails; OSError if the disk is full.
+    of `inputs` as JSON. Raises `Cancelled`; pydub's CouldntEncodeError if ffmpeg fails; OSError if the disk is full.
     """
     title = str(inputs.get("prompt") or "").strip()[:_MAX_TITLE_CHARACTERS]
     comment = json.dumps(dict(inputs), ensure_ascii=False, separators=(",", ":"))
@@ -87,24 +86,26 @@ def _mp3(samples: np.ndarray, sample_rate: int, title: str, comment: str, progre
     # 32 bits: with 16, LAME's decisions, and so the decoded samples, differ from those of `audio_write` by 50 dB more.
     segment = _segment(samples, sample_rate, 4)
     segment.converter = ffmpeg_path()  # of this object, not of pydub
-    _check_room(2 * len(segment.raw_data))
     with kill_on_cancel(child_killer(), progress, _MP3_TIMEOUT_S):
         try:
             mp3 = segment.export(io.BytesIO(), format="mp3", bitrate="320k", parameters=["-id3v2_version", "0"])
-        except CouldntEncodeError as error:
+        except Exception as error:
+            _remove_temporary_files(error)
             progress.check()
-            raise RuntimeError("ffmpeg could not write the mp3.") from error
+            raise
     frames = _id3_frame(b"TIT2", title, b"") if title else b""
     frames += _id3_frame(b"COMM", comment, b"eng\xff\xfe\0\0")  # its language, and no description: the comment itself
     size = bytes(len(frames) >> shift & 0x7F for shift in (21, 14, 7, 0))
     return b"".join((b"ID3\3\0\0", size, frames, mp3.getvalue()))
 
 
-def _check_room(n_bytes: int) -> None:
-    """Raise OSError if temporary files have no room for so much: on a full disk, pydub would leave its own behind."""
-    if hasattr(os, "posix_fallocate"):  # not on macOS
-        with tempfile.TemporaryFile() as file:
-            os.posix_fallocate(file.fileno(), 0, n_bytes)
+def _remove_temporary_files(error: Exception) -> None:
+    """Delete the files that pydub's `export` leaves behind when it fails; its frame still has their names."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_code is AudioSegment.export.__code__:
+            for file in (frame.f_locals.get("data"), frame.f_locals.get("output")):
+                if file is not None:
+                    os.unlink(file.name)
 
 
 def _id3_frame(name: bytes, text: str, prefix: bytes) -> bytes:
