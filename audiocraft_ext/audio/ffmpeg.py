@@ -93,9 +93,9 @@ def kill_on_cancel(kill: Callable[[], None], progress: Progress, timeout_s: floa
 
 
 def child_killer() -> Callable[[], None]:
-    """A function that kills every process this thread starts from now on, called from any thread. Linux only.
+    """A function that kills the processes this thread has started since, callable from any thread. Linux only.
 
-    For a library that starts ffmpeg by itself and waits for it. Elsewhere the function does nothing.
+    For a library that starts ffmpeg itself and waits for it. Elsewhere the function does nothing.
     """
     children = Path(f"/proc/self/task/{threading.get_native_id()}/children")
 
