@@ -45,14 +45,9 @@ def stream_output(
     damaged file contains.
     """
     environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+    null, pipe = subprocess.DEVNULL, subprocess.PIPE
     child = subprocess.Popen(
-        command,
-        stdin=stdin,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=environment,
-        bufsize=0,
-        start_new_session=True,
+        command, bufsize=0, stdin=stdin, stdout=pipe, stderr=null, env=environment, start_new_session=True
     )
     assert child.stdout is not None
     try:
