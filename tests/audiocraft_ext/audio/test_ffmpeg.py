@@ -1,4 +1,4 @@
-"""The ffmpeg that is run, and a child that hangs: killed by a cancel or the time limit, whichever library started it."""
+"""The ffmpeg that is run, and one that hangs: killed by a cancel or at the time limit."""
 
 import sys
 import threading
