@@ -8,7 +8,7 @@ import contextvars
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from tqdm import tqdm
@@ -54,6 +54,8 @@ class Progress:
 
     def __init__(self) -> None:
         self._stopped = threading.Event()
+        self._stop_lock = threading.RLock()
+        self._on_cancel: list[Callable[[], None]] = []
         # cog assigns output to predictions by their context; the engine's thread, which counts frames, has none.
         self._context = contextvars.copy_context()
         self._lines: dict[str, _Line] = {}
@@ -77,8 +79,23 @@ class Progress:
             self._queued_at = None
 
     def stop(self) -> None:
-        """Cancel: the next ``check`` raises."""
-        self._stopped.set()
+        """Cancel: the next ``check`` raises, and the callbacks of ``on_cancel`` are called."""
+        with self._stop_lock:
+            self._stopped.set()
+            for callback in self._on_cancel:
+                callback()
+
+    @contextmanager
+    def on_cancel(self, callback: Callable[[], None]) -> Iterator[None]:
+        """``stop`` calls ``callback``, in the thread that stops, so it must be quick. Raises ``Cancelled``."""
+        with self._stop_lock:
+            self.check()
+            self._on_cancel.append(callback)
+        try:
+            yield
+        finally:
+            with self._stop_lock:
+                self._on_cancel.remove(callback)
 
     def check(self) -> None:
         """Raise ``Cancelled`` if ``stop`` was called."""

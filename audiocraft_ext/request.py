@@ -7,9 +7,9 @@ the end of the clip, are made where it is read.
 import math
 import secrets
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, TypeVar, cast, get_args
+from typing import Any, Literal, TypeVar, cast, get_args
 
 from audiocraft_ext.errors import InputError
 
@@ -57,6 +57,13 @@ class Request:
     classifier_free_guidance: int = 3
     output_format: OutputFormat = "wav"
     seed: int = 0
+
+    def inputs(self) -> dict[str, Any]:
+        """The inputs by their names in the contract, without the audio and those not given: to be sent again."""
+        values = {name: value for name, value in asdict(self).items() if name not in ("input_audio", "window")}
+        if self.input_audio is not None:
+            values |= {"continuation_start": self.window.start_s, "continuation_end": self.window.end_s}
+        return {name: value for name, value in values.items() if value is not None}
 
     @staticmethod
     def validated(

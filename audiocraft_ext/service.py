@@ -13,17 +13,21 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from audiocraft_ext import audio, checkpoint, memory, musicgen
+from audiocraft_ext import checkpoint, memory, musicgen
+from audiocraft_ext.audio.ffmpeg import ffmpeg_path
+from audiocraft_ext.audio.loudness import normalize
+from audiocraft_ext.audio.read import Clip, read
+from audiocraft_ext.audio.upload import download_upload
+from audiocraft_ext.audio.write import write
 from audiocraft_ext.engine.threads import use_cpu_threads
 from audiocraft_ext.errors import InputError
-from audiocraft_ext.fetch import fetch
 from audiocraft_ext.progress import Progress, SilentProgress
 from audiocraft_ext.request import Request, check_window_shorter_than_duration
 from audiocraft_ext.settings import Settings
@@ -63,7 +67,7 @@ class Service:
         start = time.perf_counter()
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         self.max_duration_s = settings.max_duration_s
-        audio.ffmpeg_path()  # every prediction needs it: without it, fail here
+        ffmpeg_path()  # every prediction needs it: without it, fail here
         self._folder = tempfile.TemporaryDirectory(prefix="musicgen-")
         n_cores = torch.get_num_threads()
         # In a thread that ends, and its team of OpenMP threads with it (why: engine.engine).
@@ -107,7 +111,7 @@ class Service:
             return
         path = self._new_path()
         try:
-            await self._in_thread(path, progress, fetch, source, path, progress)
+            await self._in_thread(path, progress, download_upload, source, path, progress)
             yield path
         finally:
             path.unlink(missing_ok=True)
@@ -136,16 +140,17 @@ class Service:
         progress.dequeue()
         clip = self._read_clip(request, progress)
         samples = self.model.generate(request, clip, progress)
-        samples = audio.normalise(samples, self.model.sample_rate, request.normalization_strategy)
-        audio.encode(samples, self.model.sample_rate, path, request.output_format, _tags(request), progress.check)
+        samples = normalize(samples, self.model.sample_rate, request.normalization_strategy)
+        progress.check()
+        write(samples, self.model.sample_rate, path, request.output_format, request.inputs(), progress)
         progress.check()
 
-    def _read_clip(self, request: Request, progress: Progress) -> audio.Clip | None:
+    def _read_clip(self, request: Request, progress: Progress) -> Clip | None:
         """The request's window of its input audio."""
         if request.input_audio is None:
             return None
         window, max_s = request.window, self.model.max_input_s(request)
-        clip = audio.decode(request.input_audio, window.start_s, window.end_s, at_most_s=max_s, check=progress.check)
+        clip = read(request.input_audio, window.start_s, window.end_s, max_s=max_s, progress=progress)
         if request.continuation:
             check_window_shorter_than_duration(clip.duration_s, request.duration)
         return clip
@@ -173,9 +178,10 @@ class Service:
             self.probe = asyncio.get_running_loop().create_task(self._probe(), context=contextvars.Context())
 
     async def _probe(self) -> None:
-        """Generate one second: the prediction that failed may merely have been too large."""
+        """Generate one second, as mp3, which needs ffmpeg: the prediction that failed may merely have been too large."""
         try:
-            (await self.predict(Request(prompt="", duration=1), SilentProgress())).path.unlink()
+            request = Request(prompt="", duration=1, output_format="mp3")
+            (await self.predict(request, SilentProgress())).path.unlink()
             self._is_failing = False
         except Exception as error:
             _log.error("Predictions fail: %s", error)
@@ -204,13 +210,3 @@ class Service:
         # Under load, malloc soon reuses what it has freed.
         if self._n_running == 0:
             memory.trim()
-
-
-def _tags(request: Request) -> dict[str, str]:
-    """The inputs that made the file, without the audio, and with the seed that was used."""
-    inputs = {name: value for name, value in asdict(request).items() if name not in ("input_audio", "window")}
-    if request.input_audio is not None:
-        end_s = request.window.end_s
-        inputs |= {"continuation_start": request.window.start_s, "continuation_end": -1 if end_s is None else end_s}
-    given = {name: str(value) for name, value in inputs.items() if value is not None}
-    return {"title": (request.prompt or "")[:100], **given}

@@ -20,7 +20,7 @@ from typing import Any
 import httpx
 import pytest
 
-from audiocraft_ext.audio import ffmpeg_path
+from audiocraft_ext.audio.ffmpeg import ffmpeg_path
 from predict import Predictor
 from tests.support.client import until_taken
 from tests.support.input_values import data_url
@@ -167,13 +167,13 @@ def test_an_ffmpeg_that_fails_fails_predictions_with_a_sentence_until_it_is_mend
     faulty: Server, faults: Path
 ) -> None:
     with present(faults / "ffmpeg-fails") as fault:
-        assert_told_plainly(faulty, predict(faulty), "The server failed; its log says why")
+        assert_told_plainly(faulty, predict(faulty, output_format="mp3"), "The server failed; its log says why")
         assert_unhealthy_until(faulty, fault.unlink)
 
 
 def test_an_ffmpeg_that_hangs_holds_no_cancelled_prediction_s_slot(faulty: Server, faults: Path) -> None:
     with present(faults / "ffmpeg-hangs"):
-        answers = [in_flight(faulty, f"hanging-{i}") for i in range(4)]
+        answers = [in_flight(faulty, f"hanging-{i}", output_format="mp3") for i in range(4)]
         wait_until(lambda: len(list(faults.glob("hanging-*"))) == 4)
         assert faulty.status() == "BUSY"
         for i in range(4):
@@ -202,7 +202,8 @@ def test_a_full_disk_fails_predictions_with_a_sentence_and_leaves_no_file(faulty
     resource.prlimit(faulty.worker, resource.RLIMIT_FSIZE, (1000, limits[1]))
     audio = data_url(bytes(100_000))
     try:
-        assert_told_plainly(faulty, predict(faulty), "The server failed")
+        for format in ("wav", "mp3"):
+            assert_told_plainly(faulty, predict(faulty, output_format=format), "The server failed")
         assert_told_plainly(faulty, predict(faulty, input_audio=audio), "The server failed")
         assert set(files(faulty)) <= set(kept)
     finally:

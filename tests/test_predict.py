@@ -20,7 +20,7 @@ from audiocraft_ext import musicgen, service
 from audiocraft_ext.errors import Cancelled, CheckpointError, InputError
 from audiocraft_ext.progress import Progress
 from audiocraft_ext.request import Request, Window
-from audiocraft_ext.service import SWITCH_INTERVAL_S, ServerError, _tags
+from audiocraft_ext.service import SWITCH_INTERVAL_S, ServerError
 from audiocraft_ext.settings import EngineSettings
 from predict import Predictor
 from tests.support import tiny
@@ -197,16 +197,6 @@ def test_of_a_long_clip_no_more_is_read_than_can_count(predictor: Predictor, tmp
     assert clip.duration_s == predictor.service.model.max_input_s(request) < 60
     with pytest.raises(InputError, match="more than 2 s"):
         predictor.service._read_clip(dataclasses.replace(request, continuation=True), Progress())
-
-
-def test_a_file_s_tags_say_all_that_made_it_but_where_its_audio_lay() -> None:
-    window = {"continuation_start": 3, "continuation_end": None}
-    request = Request.validated(**{**DEFAULTS, "prompt": "kick", "input_audio": Path("riff.wav"), **window})
-    tags = _tags(request)
-    assert tags.keys() == {"title", *DEFAULTS} - {"input_audio"}
-    assert "prompt" not in _tags(dataclasses.replace(request, prompt=None))
-    assert tags["continuation_start"] == "3"
-    assert tags["continuation_end"] == "-1"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
