@@ -178,7 +178,7 @@ class Service:
             self.probe = asyncio.get_running_loop().create_task(self._probe(), context=contextvars.Context())
 
     async def _probe(self) -> None:
-        """Generate one second, as mp3, which needs ffmpeg: the prediction that failed may merely have been too large."""
+        """Generate one second, as mp3, which needs ffmpeg: the failed prediction may merely have been too large."""
         try:
             request = Request(prompt="", duration=1, output_format="mp3")
             (await self.predict(request, SilentProgress())).path.unlink()
