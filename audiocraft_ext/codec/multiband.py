@@ -79,7 +79,8 @@ class MultiBandDecoder:
         samples = self._low_band(reference)
         for i in range(len(self._models.bands)):
             samples += self._generate(i, latents, torch.randn_like(reference), progress)
-        return match_levels(samples, reference, self._eq_bands).transpose(0, 1)
+        pairs = zip(samples.split(1), reference.split(1), strict=True)
+        return torch.cat([match_levels(*pair, self._eq_bands) for pair in pairs], dim=1)
 
     def _low_band(self, reference: Tensor) -> Tensor:
         """The codec's samples [B, 1, N] below the crossover; zeros without one."""
