@@ -58,14 +58,14 @@ class Predictor(BasePredictor):
     """Any MusicGen checkpoint, served."""
 
     def setup(self, weights: Optional[str] = None) -> None:
-        """Loads the checkpoint: ``weights`` (a path, https URL or hub id), else what ``chosen_weights`` chooses."""
+        """Loads the checkpoint: ``weights`` (a path, https URL or hub id), else what ``default_weights`` chooses."""
         logging.basicConfig(format="%(message)s")
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         start = time.perf_counter()
         switches = Switches.read(MAX_CONCURRENCY)
         self.max_duration_s = switches.max_duration_s
         audio.ffmpeg_path()  # without one no prediction would succeed: fail here
-        chosen = checkpoint.chosen_weights(str(weights) if weights else None)
+        chosen = checkpoint.default_weights(str(weights) if weights else None)
         self.outputs = tempfile.TemporaryDirectory(prefix="musicgen-")
         if hasattr(self, "model"):  # set up again: the former weights go before the next ones come
             self.model.close()

@@ -138,11 +138,11 @@ def load(
 ) -> Model:
     """The model that ``weights`` names, with a second of its music made, so that the first request pays nothing.
 
-    Its transformer is in the first of ``dtypes``, else ``checkpoint.dtypes_on``, that its numbers fit as far as that
-    second shows. Raises ``CheckpointError`` where there is no such model or no music.
+    Its transformer is in the first of ``dtypes``, else ``checkpoint.candidate_dtypes``, that its numbers fit as far as
+    that second shows. Raises ``CheckpointError`` where there is no such model or no music.
     """
-    name = checkpoint.name_of(weights)  # the health check repeats what is printed to whoever asks
-    for dtype in dtypes or checkpoint.dtypes_on(device):
+    name = checkpoint.display_name(weights)  # the health check repeats what is printed to whoever asks
+    for dtype in dtypes or checkpoint.candidate_dtypes(device):
         start = time.perf_counter()
         model = Model(checkpoint.load(weights, device, dtype), settings)
         # Before the music is made, because cog may lose what is written in the last moments of set-up.

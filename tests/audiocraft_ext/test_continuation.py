@@ -7,7 +7,7 @@ from torch import Tensor
 
 from audiocraft_ext import checkpoint
 from audiocraft_ext.audio import Clip, resample
-from audiocraft_ext.checkpoint.source import EMBEDDED
+from audiocraft_ext.checkpoint.locate.source import EMBEDDED
 from audiocraft_ext.language_model import Settings
 from audiocraft_ext.musicgen import Model
 from audiocraft_ext.progress import Progress

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from audiocraft_ext import codec
 from audiocraft_ext.checkpoint import Checkpoint, load
-from audiocraft_ext.checkpoint.parts import DIFFUSION, DIFFUSION_FILE
+from audiocraft_ext.checkpoint.locate.pretrained import DIFFUSION, DIFFUSION_FILE
 from audiocraft_ext.diffusion import N_PASSES, DiffusionDecoder
 from audiocraft_ext.errors import Cancelled, CheckpointError, InputError
 from audiocraft_ext.language_model import Settings

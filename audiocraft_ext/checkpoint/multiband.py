@@ -1,0 +1,79 @@
+"""MultiBand Diffusion's weights, located and read → audiocraft's own modules. Knows nothing of how they decode."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from audiocraft_ext.checkpoint.compatibility import latent_dim
+from audiocraft_ext.checkpoint.locate import source
+from audiocraft_ext.checkpoint.locate.pretrained import (
+    DIFFUSION,
+    DIFFUSION_CODEC,
+    DIFFUSION_FILE,
+    find_diffusion,
+    locate_model,
+)
+from audiocraft_ext.checkpoint.read.formats import load_pickle
+from audiocraft_ext.errors import CheckpointError
+from audiocraft_ext.upstream import CompressionModel, DiffusionUnet, NoiseSchedule, SampleProcessor, builders
+
+
+class BandModules(NamedTuple):
+    """One band's U-Net in eval mode, its noise schedule, and the processor that scaled its signal in training."""
+
+    unet: DiffusionUnet
+    schedule: NoiseSchedule
+    processor: SampleProcessor
+
+
+@dataclass(frozen=True)
+class Diffusion:
+    """The diffusion models of one codec, which itself decodes the band below ``codec_below_hz``, 0 for none.
+
+    That is a key of our own in the package, as in the embedded checkpoint's.
+    """
+
+    bands: list[BandModules]
+    codec_below_hz: float
+
+
+def is_available(codec_name: str | None, folder: Path) -> bool:
+    """Whether a codec has weights: in the checkpoint's ``folder``, in ``weights/``, or Meta's for Meta's codec."""
+    return find_diffusion(folder, source.WEIGHTS_FOLDER) is not None or codec_name == DIFFUSION_CODEC
+
+
+def load_diffusion(codec: CompressionModel, folder: Path) -> Diffusion:
+    """The models on the codec's device, from ``folder``, ``weights/``, or wherever ``locate_model`` finds Meta's.
+
+    Raises ``CheckpointError`` if there are none, or only another codec's.
+    """
+    path = find_diffusion(folder, source.WEIGHTS_FOLDER) or locate_model(DIFFUSION, folder) / DIFFUSION_FILE
+    package = load_pickle(path)
+    _check_codec(codec, package, path)
+    device = next(codec.parameters()).device
+    bands = [_build_band(package[band], package["sample_rate"], device) for band in range(package["n_bands"])]
+    return Diffusion(bands, package.get("codec_below_hz", 0))
+
+
+def _check_codec(codec: CompressionModel, package: dict[Any, Any], path: Path) -> None:
+    """Diffusion is trained for one codec: another's latents are noise to it, or do not fit."""
+    actual = latent_dim(codec), codec.sample_rate
+    for band in range(package["n_bands"]):
+        expected = package[band]["cfg"].diffusion_unet.codec_dim, package["sample_rate"]
+        if expected != actual:
+            raise CheckpointError(
+                f"The diffusion weights {path.name} are for another codec: they expect latents of width {expected[0]} "
+                f"at {expected[1]} Hz, and this checkpoint's have width {actual[0]} at {actual[1]} Hz. Replace the "
+                "file by this codec's, or remove it."
+            )
+
+
+def _build_band(package: dict[str, Any], sample_rate: int, device: torch.device) -> BandModules:
+    unet = builders.get_diffusion_model(package["cfg"])
+    unet.load_state_dict(package["model_state"])
+    processor = builders.get_processor(cfg=package["cfg"].processor, sample_rate=sample_rate)
+    processor.load_state_dict(package["processor_state"])
+    schedule = NoiseSchedule(**package["cfg"].schedule, device=device)
+    return BandModules(unet.to(device).eval(), schedule, processor.to(device))
