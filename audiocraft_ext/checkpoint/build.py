@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError
 from torch import nn
 
+from audiocraft_ext import upstream
 from audiocraft_ext.checkpoint.components import Components, required_conditioners
 from audiocraft_ext.checkpoint.demucs import load_demucs
 from audiocraft_ext.checkpoint.locate.pretrained import DEMUCS, locate_model
@@ -26,34 +27,11 @@ from audiocraft_ext.checkpoint.read.tensors import State
 from audiocraft_ext.conditioners import ChromaConditioner, StemConditioner, TextConditioner
 from audiocraft_ext.dac import DacCodec
 from audiocraft_ext.errors import CheckpointError
-from audiocraft_ext.upstream import (
-    AutoTokenizer,
-    BaseConditioner,
-    CompressionModel,
-    DacConfig,
-    DacModel,
-    EncodecConfig,
-    EncodecModel,
-    HFEncodecCompressionModel,
-    LMModel,
-    PreTrainedTokenizerBase,
-    T5Config,
-    T5EncoderModel,
-    T5Tokenizer,
-    builders,
-    drawing_nothing,
-    transformers_logging,
-)
 
-# Training keys, most of which audiocraft's own loader drops, too: builders would use a cache path of the training
-# machine, follow its evaluation clips instead of the caller's, or reject the others.
-_TRAINING_KEYS = (
-    "conditioners.self_wav.chroma_stem.cache_path",
-    "conditioners.self_wav.chroma_stem.eval_wavs",
-    "conditioners.self_wav.chroma_stem.n_eval_wavs",
-    "conditioners.args.merge_text_conditions_p",
-    "conditioners.args.drop_desc_p",
-)
+# Training keys: with them the builders would use a cache path of the training machine, follow its evaluation clips
+# instead of the caller's, or fail.
+_CHROMA_TRAINING_KEYS = ("cache_path", "eval_wavs", "n_eval_wavs")
+_ARGS_TRAINING_KEYS = ("merge_text_conditions_p", "drop_desc_p")
 _OURS = ("t5", "chroma", "chroma_stem")
 
 
@@ -62,12 +40,12 @@ class CodecKind(NamedTuple):
 
     model: Any
     config: Any
-    codec: Callable[[Any], CompressionModel]
+    codec: Callable[[Any], upstream.CompressionModel]
 
 
 _CODEC_KINDS = {  # by the model type in config.json
-    "encodec": CodecKind(EncodecModel, EncodecConfig, HFEncodecCompressionModel),
-    "dac": CodecKind(DacModel, DacConfig, DacCodec),
+    "encodec": CodecKind(upstream.EncodecModel, upstream.EncodecConfig, upstream.HFEncodecCompressionModel),
+    "dac": CodecKind(upstream.DacModel, upstream.DacConfig, DacCodec),
 }
 
 
@@ -76,14 +54,14 @@ def candidate_dtypes(device: str) -> list[torch.dtype]:
     return [torch.float32] if device == "cpu" else [torch.float16, torch.bfloat16]
 
 
-def build_lm(components: Components, device: str, dtype: torch.dtype | None = None) -> LMModel:
+def build_lm(components: Components, device: str, dtype: torch.dtype | None = None) -> upstream.LMModel:
     """The LM in eval mode, its transformer in ``dtype``, by default the first of ``candidate_dtypes``.
 
     ``lm.cfg`` is the config, as audiocraft's loader sets it. Raises ``CheckpointError``.
     """
     dtype = dtype or candidate_dtypes(device)[0]
     file, text_encoder = components.files.lm, components.files.text_encoder
-    with drawing_nothing(), config_errors("language model"):
+    with upstream.drawing_nothing(), config_errors("language model"):
         lm = _assemble(file.config, components.pretrained, device, dtype, text_encoder)
     # Chroma windows are computed; only some formats store them.
     windows = {key: value for key, value in lm.state_dict().items() if key.endswith(".chroma.spec.window")}
@@ -91,7 +69,7 @@ def build_lm(components: Components, device: str, dtype: torch.dtype | None = No
     return lm.eval()
 
 
-def untrained_lm(config: DictConfig, folder: Path, device: str) -> LMModel:
+def untrained_lm(config: DictConfig, folder: Path, device: str) -> upstream.LMModel:
     """The LM that a solver config describes, initialised by audiocraft; ``folder`` has its pretrained models."""
     pretrained = {name: locate_model(name, folder) for name in required_conditioners(config)}
     return _assemble(config, pretrained, device, torch.float32, None).to(device)
@@ -103,26 +81,25 @@ def _assemble(
     device: str,
     dtype: torch.dtype,
     text_encoder: TransformersFile | None,
-) -> LMModel:
+) -> upstream.LMModel:
     """The LM with its transformer on the CPU in fp32, and its conditioners on ``device``."""
     config = deepcopy(config)
     OmegaConf.set_struct(config, False)
     config.device, config.dtype = device, str(dtype).removeprefix("torch.")
-    for key in _TRAINING_KEYS:
-        _drop(config, key)
     OmegaConf.resolve(config.conditioners)  # before its references to the rest of the config are cut off
     dim, settings = config.transformer_lm.dim, config.conditioners
-    config.conditioners = {"args": settings.pop("args", {})}
+    args = settings.pop("args", {})
+    config.conditioners = {"args": {key: args[key] for key in args if key not in _ARGS_TRAINING_KEYS}}
     ours = {name: settings.pop(name) for name in list(settings) if settings[name].model in _OURS}
     _check_conditioners(settings)
-    provider = builders.get_conditioner_provider(dim, OmegaConf.merge(config, {"conditioners": settings}))
+    provider = upstream.builders.get_conditioner_provider(dim, OmegaConf.merge(config, {"conditioners": settings}))
     for name, own in ours.items():
         provider.conditioners[name] = _build_conditioner(own, config, pretrained, device, text_encoder).to(device)
     if "self_wav" in provider.conditioners:
         # As MusicGen.get_pretrained does: without it the melody's prefix is another one.
         provider.conditioners["self_wav"].match_len_on_eval = True
         provider.conditioners["self_wav"]._use_masking = False
-    lm = builders.get_lm_model(OmegaConf.merge(config, {"device": "cpu", "dtype": "float32"}))
+    lm = upstream.builders.get_lm_model(OmegaConf.merge(config, {"device": "cpu", "dtype": "float32"}))
     lm.condition_provider = provider
     lm.cfg = config
     return lm
@@ -130,7 +107,7 @@ def _assemble(
 
 def build_codec(
     file: CodecFile | TransformersFile | PretrainedCodec, pretrained: Mapping[str, Path], device: str
-) -> CompressionModel:
+) -> upstream.CompressionModel:
     """The mono codec in eval mode, fp32; raises ``CheckpointError``."""
     match file:
         case PretrainedCodec(name):
@@ -142,9 +119,9 @@ def build_codec(
         case TransformersFile():
             kind = codec_kind(file.config.get("model_type", "encodec"))
             return _wrap_codec(kind, "codec", device, config=kind.config(**file.config), state_dict=file.state)
-    with warnings.catch_warnings(), drawing_nothing(), config_errors("codec"):
+    with warnings.catch_warnings(), upstream.drawing_nothing(), config_errors("codec"):
         warnings.simplefilter("ignore", FutureWarning)  # torch's, about the weight_norm in SEANet
-        codec = builders.get_compression_model(OmegaConf.merge(file.config, {"device": device}))
+        codec = upstream.builders.get_compression_model(OmegaConf.merge(file.config, {"device": device}))
     _load_weights(codec, file.state, device, "codec")
     return codec.eval()
 
@@ -157,7 +134,7 @@ def codec_kind(model_type: str, what: str = "codec") -> CodecKind:
     return _CODEC_KINDS[model_type]
 
 
-def _wrap_codec(kind: CodecKind, what: str, device: str, *folder: Path, **options: Any) -> CompressionModel:
+def _wrap_codec(kind: CodecKind, what: str, device: str, *folder: Path, **options: Any) -> upstream.CompressionModel:
     return kind.codec(_from_pretrained(kind.model, what, *folder, **options)).to(device).eval()
 
 
@@ -170,14 +147,6 @@ def _read_exported_codec(name: str, folder: Path) -> CodecFile:
             "'best_state' and 'xp.cfg'."
         )
     return CodecFile(read_config(package["xp.cfg"]), package["best_state"])
-
-
-def _drop(config: DictConfig, key: str) -> None:
-    *parents, last = key.split(".")
-    node: Any = config
-    for parent in parents:
-        node = node.get(parent) or {}
-    node.pop(last, None)
 
 
 def _check_conditioners(conditioners: DictConfig) -> None:
@@ -195,26 +164,27 @@ def _build_conditioner(
     pretrained: Mapping[str, Path],
     device: str,
     text_encoder: TransformersFile | None,
-) -> BaseConditioner:
+) -> upstream.BaseConditioner:
     dim, duration = config.transformer_lm.dim, config.dataset.segment_duration
     match settings.model:
         case "chroma":
             return ChromaConditioner(output_dim=dim, duration=duration, device=device, **settings.chroma)
         case "chroma_stem":
-            demucs = load_demucs(pretrained[DEMUCS])
-            return StemConditioner(demucs, output_dim=dim, duration=duration, device=device, **settings.chroma_stem)
+            demucs, stem = load_demucs(pretrained[DEMUCS]), settings.chroma_stem
+            stem = {key: stem[key] for key in stem if key not in _CHROMA_TRAINING_KEYS}
+            return StemConditioner(demucs, output_dim=dim, duration=duration, device=device, **stem)
     if text_encoder is not None:
-        t5_config, state = T5Config(**text_encoder.config), text_encoder.state
-        encoder = _from_pretrained(T5EncoderModel, "text encoder", config=t5_config, state_dict=state)
-        tokenizer = _load_tokenizer(AutoTokenizer, text_encoder.folder)
+        t5_config, state = upstream.T5Config(**text_encoder.config), text_encoder.state
+        encoder = _from_pretrained(upstream.T5EncoderModel, "text encoder", config=t5_config, state_dict=state)
+        tokenizer = _load_tokenizer(upstream.AutoTokenizer, text_encoder.folder)
     else:
         folder = pretrained[settings.t5.name]
-        encoder = _from_pretrained(T5EncoderModel, f"text encoder {settings.t5.name}", folder)
-        tokenizer = _load_tokenizer(T5Tokenizer, folder)
+        encoder = _from_pretrained(upstream.T5EncoderModel, f"text encoder {settings.t5.name}", folder)
+        tokenizer = _load_tokenizer(upstream.T5Tokenizer, folder)
     return TextConditioner(tokenizer, encoder, dim, device, finetune=settings.t5.get("finetune", False))
 
 
-def _load_tokenizer(kind: Any, folder: Path) -> PreTrainedTokenizerBase:
+def _load_tokenizer(kind: Any, folder: Path) -> upstream.PreTrainedTokenizerBase:
     try:
         return kind.from_pretrained(folder, trust_remote_code=False)
     except (KeyboardInterrupt, SystemExit):
@@ -225,9 +195,9 @@ def _load_tokenizer(kind: Any, folder: Path) -> PreTrainedTokenizerBase:
 
 def _from_pretrained(kind: Any, what: str, folder: Path | None = None, **options: Any) -> Any:
     """A transformers model in fp32, from a folder or ``state_dict``; it must have all weights."""
-    transformers_logging.disable_progress_bar()
+    upstream.transformers_logging.disable_progress_bar()
     try:
-        with drawing_nothing():
+        with upstream.drawing_nothing():
             model, report = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True, **options)
     except (OSError, ValueError, RuntimeError, UnpicklingError, SafetensorError) as error:
         raise CheckpointError(f"The {what} cannot be loaded: {error!s:.300}") from error

@@ -16,15 +16,8 @@ from huggingface_hub import hf_hub_download, metadata_load
 from audiocraft_ext.checkpoint.build import build_codec
 from audiocraft_ext.checkpoint.compatibility import public_name
 from audiocraft_ext.checkpoint.components import Components, resolve
-from audiocraft_ext.checkpoint.locate import hub, source
+from audiocraft_ext.checkpoint.locate import hub, pretrained, source
 from audiocraft_ext.checkpoint.locate.download import redact_url
-from audiocraft_ext.checkpoint.locate.pretrained import (
-    DIFFUSION,
-    DIFFUSION_CODEC,
-    DIFFUSION_FILE,
-    locate_model,
-    model_files,
-)
 from audiocraft_ext.checkpoint.read.formats import CheckpointFiles, TransformersFile, is_adapter, root_of
 from audiocraft_ext.errors import CheckpointError
 
@@ -88,10 +81,10 @@ def _wanted(weights: str, with_diffusion: bool) -> dict[str, Path]:
     beside = components.files.folder
     files = {file.relative_to(beside).as_posix(): file for file in _own_files(components.files)}
     models = dict(components.pretrained)
-    if with_diffusion and DIFFUSION_FILE not in files and _has_metas_codec(components):
-        models[DIFFUSION] = locate_model(DIFFUSION, beside)
+    if with_diffusion and hub.DIFFUSION_FILE not in files and _has_metas_codec(components):
+        models[pretrained.DIFFUSION] = pretrained.locate_model(pretrained.DIFFUSION, beside)
     for name, folder in models.items():
-        files |= {f"{name}/{file.name}": file for file in model_files(folder)}
+        files |= {f"{name}/{file.name}": file for file in pretrained.model_files(folder)}
     files.pop(source.MANIFEST, None)
     return files
 
@@ -99,7 +92,7 @@ def _wanted(weights: str, with_diffusion: bool) -> dict[str, Path]:
 def _has_metas_codec(components: Components) -> bool:
     """Whether MultiBand Diffusion is trained for the codec."""
     codec = build_codec(components.files.codec, components.pretrained, "cpu")
-    return public_name(components.codec_name, codec) == DIFFUSION_CODEC
+    return public_name(components.codec_name, codec) == pretrained.DIFFUSION_CODEC
 
 
 def _own_files(files: CheckpointFiles) -> Iterable[Path]:

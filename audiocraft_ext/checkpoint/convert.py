@@ -1,7 +1,7 @@
 """A checkpoint in any supported format → one folder with everything it needs, in the format that loads fastest.
 
-audiocraft's LM and codec become safetensors in our own form (``read/tensors.py``); transformers' T5, EnCodec and DAC keep
-theirs, reduced to the weights in use.
+audiocraft's LM and codec become safetensors in our own form (``read/tensors.py``); transformers' T5, EnCodec and DAC
+keep theirs, reduced to the weights in use.
 """
 
 import re

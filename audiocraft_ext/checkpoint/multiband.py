@@ -7,14 +7,7 @@ from typing import Any, NamedTuple
 import torch
 
 from audiocraft_ext.checkpoint.compatibility import latent_dim
-from audiocraft_ext.checkpoint.locate import source
-from audiocraft_ext.checkpoint.locate.pretrained import (
-    DIFFUSION,
-    DIFFUSION_CODEC,
-    DIFFUSION_FILE,
-    find_diffusion,
-    locate_model,
-)
+from audiocraft_ext.checkpoint.locate import pretrained, source
 from audiocraft_ext.checkpoint.read.formats import load_pickle
 from audiocraft_ext.errors import CheckpointError
 from audiocraft_ext.upstream import CompressionModel, DiffusionUnet, NoiseSchedule, SampleProcessor, builders
@@ -41,7 +34,9 @@ class Diffusion:
 
 def is_available(codec_name: str | None, folder: Path) -> bool:
     """Whether a codec has weights: in the checkpoint's ``folder``, in ``weights/``, or Meta's for Meta's codec."""
-    return find_diffusion(folder, source.WEIGHTS_FOLDER) is not None or codec_name == DIFFUSION_CODEC
+    return (
+        pretrained.find_diffusion(folder, source.WEIGHTS_FOLDER) is not None or codec_name == pretrained.DIFFUSION_CODEC
+    )
 
 
 def load_diffusion(codec: CompressionModel, folder: Path) -> Diffusion:
@@ -49,7 +44,8 @@ def load_diffusion(codec: CompressionModel, folder: Path) -> Diffusion:
 
     Raises ``CheckpointError`` if there are none, or only another codec's.
     """
-    path = find_diffusion(folder, source.WEIGHTS_FOLDER) or locate_model(DIFFUSION, folder) / DIFFUSION_FILE
+    path = pretrained.find_diffusion(folder, source.WEIGHTS_FOLDER)
+    path = path or pretrained.locate_model(pretrained.DIFFUSION, folder) / pretrained.DIFFUSION_FILE
     package = load_pickle(path)
     _check_codec(codec, package, path)
     device = next(codec.parameters()).device

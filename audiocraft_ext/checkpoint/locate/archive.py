@@ -24,6 +24,7 @@ from audiocraft_ext.errors import CheckpointError
 MAX_BYTES = 64 << 30  # the largest checkpoints, 3.3 B parameters with an optimizer, have 52 GB
 MAX_MEMBERS = 10_000
 _MAX_READ_BYTES = 16 << 20  # tarfile reads files in smaller chunks, but headers whole
+_MACOS = (".", "__MACOSX")  # what macOS adds to archives
 _COMPRESSIONS: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 # What the libraries raise for damaged, encrypted or malformed content, and for members outside the folder.
 _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError)
@@ -64,7 +65,9 @@ def unpack(path: Path, cache: Path) -> Path:
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
             _unpack_atomically(path, folder)
-    while len(inside := _visible(folder)) == 1 and inside[0].is_dir():
+    while len(inside := [path for path in folder.iterdir() if not path.name.startswith(_MACOS)]) == 1:
+        if not inside[0].is_dir():
+            break
         folder = inside[0]
     return folder
 
@@ -146,8 +149,3 @@ def _is_torch_file(path: Path) -> bool:
     """``torch.save`` writes a zip with one folder that contains a ``data.pkl``."""
     with zipfile.ZipFile(path) as archive:
         return any(re.fullmatch(r"[^/]+/data\.pkl", name) for name in archive.namelist())
-
-
-def _visible(folder: Path) -> list[Path]:
-    """The folder's content without what macOS adds to archives."""
-    return [path for path in folder.iterdir() if not path.name.startswith((".", "__MACOSX"))]

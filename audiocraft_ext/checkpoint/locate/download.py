@@ -8,7 +8,6 @@ A signed URL is a secret: no message, log line or exception cause contains more 
 """
 
 import hashlib
-import ipaddress
 import logging
 import os
 import re
@@ -27,6 +26,7 @@ from audiocraft_ext.errors import CheckpointError
 log = logging.getLogger(__name__)
 
 _TIMEOUT = httpx2.Timeout(60, connect=10)
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _BACKOFF_S = (0.5, 1.0, 2.0)  # before each retry in a row that makes no progress
 
 
@@ -100,8 +100,9 @@ def _download_once(client: httpx2.Client, url: str, sha256: str | None, folder: 
     n_bytes = part.stat().st_size if begun else 0
     ranges = {"Range": f"bytes={n_bytes}-", "If-Range": begun} if n_bytes else {}
     with _get(client, url, ranges) as response:
-        version = _version(response) or (begun if response.status_code != 200 else "")
-        content_range = response.headers.get("Content-Range", "")
+        # Without either header the file is downloaded again each time, and never resumed; a 206 may omit them.
+        version = response.headers.get("ETag") or response.headers.get("Last-Modified")
+        version = version or (begun if response.status_code != 200 else "")
         final = folder / (sha256 or _digest(version)) / _file_name(url)
         if version and final.exists():
             os.utime(final.parent)  # now the newest
@@ -109,8 +110,8 @@ def _download_once(client: httpx2.Client, url: str, sha256: str | None, folder: 
         if response.status_code == 200:
             part.unlink(missing_ok=True)
             part_version.write_text(version)
-        elif version != begun or not content_range.startswith((f"bytes {n_bytes}-", f"bytes */{n_bytes}")):
-            part.unlink()
+        elif version != begun or not re.match(rf"bytes ({n_bytes}-|\*/{n_bytes}$)", response.headers["Content-Range"]):
+            part.unlink(missing_ok=True)
             raise _TransientError("its content changed during the download")
         if response.status_code != 416:  # which is what a complete part gets
             _receive(response, part)
@@ -133,7 +134,7 @@ def _get(client: httpx2.Client, url: str, headers: dict[str, str]) -> Iterator[h
 
 
 def _check_transport(request: httpx2.Request) -> None:
-    if request.url.scheme != "https" and not (request.url.scheme == "http" and _is_loopback(request.url.host)):
+    if request.url.scheme != "https" and not (request.url.scheme == "http" and request.url.host in _LOOPBACK):
         raise CheckpointError(
             f"{redact_url(str(request.url))} is refused: only https:// URLs are downloaded, since anything else can be "
             "tampered with in transit (http:// is allowed on localhost)."
@@ -144,14 +145,12 @@ def _check_status(response: httpx2.Response) -> None:
     place, status = redact_url(str(response.url)), response.status_code
     if status in (408, 429) or status >= 500:
         raise _TransientError(f"the server answers {status}")
-    if status not in ((200, 206, 416) if "Range" in response.request.headers else (200,)):
-        hint = {401: " The link may have expired: get a new one.", 404: " Check the address."}
-        hint |= {403: hint[401], 410: hint[404]}
-        raise CheckpointError(f"{place} cannot be downloaded: the server answers {status}.{hint.get(status, '')}")
+    if status not in (200, 206, 416) or (status != 200 and "Content-Range" not in response.headers):
+        hint = "the link may have expired" if status in (401, 403) else "check the address"
+        raise CheckpointError(f"{place} cannot be downloaded: the server answers {status}; {hint}.")
     if response.headers.get("Content-Type", "").startswith("text/html"):
         raise CheckpointError(
-            f"{place} is a web page, not a checkpoint: use the URL of the file itself, or owner/name for a repository "
-            "on the Hugging Face hub."
+            f"{place} is a web page: give the URL of the file, or owner/name for the Hugging Face hub."
         )
 
 
@@ -175,11 +174,6 @@ def _verify(part: Path, sha256: str | None, url: str) -> None:
             f"{redact_url(url)} has the SHA-256 {actual}, not {sha256}; the download was deleted. If the file was "
             "changed on purpose, update the checksum."
         )
-
-
-def _version(response: httpx2.Response) -> str:
-    """The ETag, else the date; "" without either: such a file is downloaded again each time, and never resumed."""
-    return response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
 
 
 def _split_checksum(url: str) -> tuple[str, str | None]:
@@ -208,10 +202,3 @@ def _file_name(url: str) -> str:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -164,9 +164,9 @@ def test_a_version_served_again_becomes_the_newest(server: Server, tmp_path: Pat
 @pytest.mark.parametrize(
     ("file", "problem"),
     [
-        (File(b"", status=404), "answers 404. Check the address"),
+        (File(b"", status=404), "answers 404; check the address"),
         (File(b"", status=401), "answers 401"),
-        (File(b"", status=403), "answers 403. .* get a new one"),
+        (File(b"", status=403), "answers 403; the link may have expired"),
         (File(b"", status=416), "answers 416"),
         (File(b"", status=418), "answers 418"),
         (File(b"", status=503), "answers 503"),
