@@ -282,10 +282,10 @@ def load(
     """The model that ``weights`` (a path, https URL or hub id) names, on ``device``, ready for its first request.
 
     With ``smoke_test`` it has generated one second, and a transformer whose logits are not finite is loaded again in
-    the next of ``dtypes``, by default ``checkpoint.dtypes_on(device)``. Raises ``CheckpointError``.
+    the next of ``dtypes``, by default ``checkpoint.candidate_dtypes(device)``. Raises ``CheckpointError``.
     """
-    name = checkpoint.name_of(weights)  # health checks repeat to any caller what is printed during set-up
-    for dtype in dtypes or checkpoint.dtypes_on(device):
+    name = checkpoint.display_name(weights)  # health checks repeat to any caller what is printed during set-up
+    for dtype in dtypes or checkpoint.candidate_dtypes(device):
         start = time.perf_counter()
         model = Model(checkpoint.load(weights, device, dtype), settings)
         # Before the smoke test: cog may lose what is printed in the last moments of set-up.

@@ -63,7 +63,7 @@ class Service:
     """A loaded model, and the predictions that run on it."""
 
     def __init__(self, weights: str | None, settings: Settings, max_concurrency: int) -> None:
-        """Load ``weights``, a path, https URL or hub id; None is ``checkpoint.chosen_weights``'s choice."""
+        """Load ``weights``, a path, https URL or hub id; None is ``checkpoint.default_weights``'s choice."""
         start = time.perf_counter()
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         self.max_duration_s = settings.max_duration_s
@@ -72,7 +72,7 @@ class Service:
         n_cores = torch.get_num_threads()
         # In a thread that ends, and its team of OpenMP threads with it (why: engine.engine).
         with ThreadPoolExecutor(1, "loader", use_cpu_threads, (n_cores,)) as loader:
-            chosen = checkpoint.chosen_weights(weights)
+            chosen = checkpoint.default_weights(weights)
             loading = loader.submit(musicgen.load, chosen, settings.device, settings.engine, settings.smoke_test)
             self.model: musicgen.Model = loading.result()
         n_threads = 1 if settings.device == "cpu" and self.model.engine is not None else n_cores

@@ -25,8 +25,8 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from audiocraft_ext import checkpoint
-from audiocraft_ext.checkpoint.parts import DIFFUSION_FILE
-from audiocraft_ext.checkpoint.source import EMBEDDED
+from audiocraft_ext.checkpoint.locate.pretrained import DIFFUSION_FILE
+from audiocraft_ext.checkpoint.locate.source import EMBEDDED
 from audiocraft_ext.codec import chunked
 from audiocraft_ext.codec.multiband import Band, DiffusionModels, MultiBandDecoder
 from audiocraft_ext.progress import Progress

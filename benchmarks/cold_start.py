@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 from omegaconf import OmegaConf
 
-from audiocraft_ext.checkpoint import infer
-from audiocraft_ext.checkpoint.source import EMBEDDED
+from audiocraft_ext.checkpoint.locate.source import EMBEDDED
+from audiocraft_ext.checkpoint.read import infer
 from benchmarks.engine import SIZES
 
 ROOT = Path(__file__).parents[1]
@@ -70,7 +70,7 @@ def write_export(folder: Path, size: str) -> None:
     for norm in norms:
         shapes |= {f"{norm}.bias": (width,)} | ({} if "proj" in norm else {f"{norm}.weight": (width,)})
     state = {name: torch.randn(shape).mul_(0.02).half() for name, shape in shapes.items()}
-    config = OmegaConf.to_yaml(infer.config_of(state, n_heads))
+    config = OmegaConf.to_yaml(infer.infer_config(state, n_heads))
     torch.save({"best_state": state, "xp.cfg": config, "version": "1.3.0", "exported": True}, folder / "state_dict.bin")
 
 

@@ -29,7 +29,7 @@ from transformers import EncodecConfig, MusicgenConfig, MusicgenForConditionalGe
 from transformers.models.musicgen.configuration_musicgen import MusicgenDecoderConfig
 
 from audiocraft_ext import checkpoint, memory, upstream
-from audiocraft_ext.checkpoint.source import EMBEDDED
+from audiocraft_ext.checkpoint.locate.source import EMBEDDED
 from audiocraft_ext.musicgen import Model, RequestMusicGen
 from audiocraft_ext.progress import Progress
 from audiocraft_ext.request import Request

@@ -16,7 +16,7 @@ import pytest
 import soundfile
 import torch
 
-from audiocraft_ext.checkpoint.parts import DIFFUSION_FILE
+from audiocraft_ext.checkpoint.locate.pretrained import DIFFUSION_FILE
 from tests.support import tiny, tiny_components
 from tests.support.client import file_in, until_taken
 from tests.support.input_values import data_url

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from audiocraft_ext import checkpoint, musicgen
 from audiocraft_ext.audio.read import Clip
-from audiocraft_ext.checkpoint.source import EMBEDDED
+from audiocraft_ext.checkpoint.locate.source import EMBEDDED
 from audiocraft_ext.codec.multiband import MultiBandDecoder
 from audiocraft_ext.engine.decoder import Decoder
 from audiocraft_ext.engine.engine import Engine

@@ -1,6 +1,7 @@
-"""A file, folder, URL or hub id → the LM and codec in it, and at need their diffusion weights.
+"""A weights string → a loaded checkpoint: its components are located, then read, then built.
 
-The rest of the house takes what is here and nothing below it; scripts ``gather`` and ``convert`` too.
+``locate/`` finds the bytes, ``read/`` knows what they are, ``build.py`` makes audiocraft's modules of them. The rest of
+the package imports this module alone, and the scripts ``bundle`` and ``convert``.
 """
 
 from dataclasses import dataclass
@@ -8,22 +9,23 @@ from pathlib import Path
 
 import torch
 
-from audiocraft_ext.checkpoint import build, diffusion_weights, fit, formats, source
-from audiocraft_ext.checkpoint.build import dtypes_on
-from audiocraft_ext.checkpoint.chosen import chosen_weights
-from audiocraft_ext.checkpoint.source import name_of
+from audiocraft_ext.checkpoint import multiband
+from audiocraft_ext.checkpoint.build import build_codec, build_lm, candidate_dtypes
+from audiocraft_ext.checkpoint.compatibility import check_codec_fits, public_name
+from audiocraft_ext.checkpoint.components import resolve
+from audiocraft_ext.checkpoint.locate.source import default_weights, display_name, locate
 from audiocraft_ext.codec.multiband import DiffusionModels
 from audiocraft_ext.upstream import CompressionModel, LMModel
 
-__all__ = ["Checkpoint", "chosen_weights", "dtypes_on", "load", "name_of"]
+__all__ = ["Checkpoint", "candidate_dtypes", "default_weights", "display_name", "load"]
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """A loaded MusicGen checkpoint.
 
-    ``codec`` is the one that the checkpoint names, mono even for a stereo LM (audiocraft's ``MusicGen`` wraps it);
-    ``codec_name`` is its public name, None for one that is nobody else's; ``folder`` is where the files lie.
+    ``codec`` is mono even for a stereo LM (audiocraft's ``MusicGen`` wraps it); ``codec_name`` is its public name, None
+    without one; ``folder`` contains the checkpoint's files.
     """
 
     lm: LMModel
@@ -38,24 +40,21 @@ class Checkpoint:
 
     @property
     def has_diffusion(self) -> bool:
-        """Whether diffusion weights exist for the codec: beside it, or Meta's for Meta's codec."""
-        return diffusion_weights.are_available(self.codec_name, self.folder)
+        """Whether the codec has diffusion weights: local ones, or Meta's for Meta's codec."""
+        return multiband.is_available(self.codec_name, self.folder)
 
     def load_diffusion(self) -> DiffusionModels:
-        """The codec's diffusion models, on its device, read anew at each call; raises ``CheckpointError``."""
-        return diffusion_weights.load(self.codec, self.folder)
+        """The codec's diffusion models on its device, read from disk at each call; raises ``CheckpointError``."""
+        return multiband.load_diffusion(self.codec, self.folder)
 
 
 def load(weights: str, device: str, dtype: torch.dtype | None = None) -> Checkpoint:
     """The checkpoint that ``weights`` names (path, https URL or hub id), on ``device``.
 
-    ``dtype`` is that of its transformer; None is the first of ``dtypes_on(device)``.
-    Raises ``CheckpointError`` with one sentence that says what is missing.
+    ``dtype`` is the transformer's, by default the first of ``candidate_dtypes(device)``. Raises ``CheckpointError``.
     """
-    path = source.fetch(weights)
-    folder = path if path.is_dir() else path.parent
-    contents = formats.read(path)
-    codec = build.build_codec(contents.codec, folder, device)
-    fit.refuse_misfits(codec, contents.lm.config)
-    lm = build.build_lm(contents.lm, folder, device, contents.text_encoder, dtype)
-    return Checkpoint(lm, codec, fit.public_name(contents.codec.pretrained, codec), folder)
+    components = resolve(locate(weights))
+    codec = build_codec(components.files.codec, components.pretrained, device)
+    check_codec_fits(codec, components.files.lm.config)
+    lm = build_lm(components, device, dtype)
+    return Checkpoint(lm, codec, public_name(components.codec_name, codec), components.files.folder)

@@ -1,7 +1,7 @@
-"""A checkpoint in any form that is read → one folder with all that it needs, in the form that loads fastest, offline.
+"""A checkpoint in any supported format → one folder with everything it needs, in the format that loads fastest.
 
-The language model and a codec of its own become safetensors in our form (``tensors.py``); what is Hugging Face's, a T5
-or an EnCodec, stays in its own, without what is not needed of it.
+audiocraft's LM and codec become safetensors in our own form (``read/tensors.py``); transformers' T5, EnCodec and DAC
+keep theirs, reduced to the weights in use.
 """
 
 import re
@@ -15,11 +15,12 @@ from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError
 from torch import Tensor
 
-from audiocraft_ext.checkpoint import formats, parts, source, tensors
 from audiocraft_ext.checkpoint.build import codec_kind
-from audiocraft_ext.checkpoint.formats import CodecFile, Contents, TransformersFile
-from audiocraft_ext.checkpoint.tensors import State
-from audiocraft_ext.engine.linear import is_of_int8
+from audiocraft_ext.checkpoint.components import Components, resolve
+from audiocraft_ext.checkpoint.locate.pretrained import DEMUCS, DIFFUSION_FILE, find_diffusion, model_files
+from audiocraft_ext.checkpoint.locate.source import locate, model_type
+from audiocraft_ext.checkpoint.read import tensors
+from audiocraft_ext.checkpoint.read.formats import CodecFile, LanguageModelFile, TransformersFile
 from audiocraft_ext.errors import CheckpointError
 from audiocraft_ext.upstream import T5Config, T5EncoderModel, transformers_logging
 
@@ -28,112 +29,97 @@ Dtype = Literal["float32", "float16", "bfloat16", "int8"]
 LM_FILE = "language_model.safetensors"
 CODEC_FILE = "codec.safetensors"
 CODEC_FOLDER = "codec"
-# What the engine multiplies by in int8. All else, a fiftieth of MusicGen small, keeps its type, as in the engine.
+# The matrices that the engine multiplies in int8. All else, a fiftieth of MusicGen small, keeps its dtype.
 _MATRIX = re.compile(r"(transformer\.layers|linears)\..*weight")
 _TOKENIZER_FILES = ("tokenizer*", "spiece.model", "special_tokens_map.json", "added_tokens.json")
 
 
 def convert(weights: str, out: Path, dtype: Dtype | None = None) -> None:
-    """Writes the checkpoint that ``weights`` names (path, https URL or hub id) to the new folder ``out``.
+    """Write the checkpoint that ``weights`` names (path, https URL or hub id) to the new folder ``out``.
 
-    ``dtype`` is that of the language model, None the one that it has; codec and text encoder keep theirs. In int8 are
-    the matrices that the engine multiplies by, as it makes them for ``MUSICGEN_QUANTIZE=int8``: it gives the tokens
-    that it gives with the original.
+    ``dtype`` is the language model's, by default unchanged; codec and text encoder keep theirs. int8 quantises the
+    matrices as the engine does for ``MUSICGEN_QUANTIZE=int8``, and gives the tokens that it gives with the original.
 
-    The folder appears whole or not at all. Raises ``CheckpointError`` in a sentence, also for a full disk.
+    The folder appears whole or not at all. Raises ``CheckpointError``, also for a full disk.
     """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise CheckpointError(f"{out} exists and is no empty folder: name a new one, or delete it.")
-    path = source.fetch(weights)
-    contents = formats.read(path)
+        raise CheckpointError(f"{out} exists and is not an empty folder: name a new one, or delete it.")
+    components = resolve(locate(weights))
     out = out.absolute()
     scratch = out.with_name(f"{out.name}.part")
     try:
-        shutil.rmtree(scratch, ignore_errors=True)  # a killed process left it
+        shutil.rmtree(scratch, ignore_errors=True)  # left by a killed process
         scratch.mkdir(parents=True)
-        _write(contents, path if path.is_dir() else path.parent, scratch, dtype)
+        _write(components, scratch, dtype)
         scratch.rename(out)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{out} cannot be written: {error}. Free some room, or name another place.") from error
+        raise CheckpointError(f"{out} cannot be written: {error}. Free some space, or choose another place.") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _write(contents: Contents, folder: Path, out: Path, dtype: Dtype | None) -> None:
-    """Everything in ``contents``, and what its config names, found from its ``folder`` on."""
+def _write(components: Components, out: Path, dtype: Dtype | None) -> None:
     transformers_logging.disable_progress_bar()
-    config = deepcopy(contents.lm.config)
+    files = components.files
+    config = deepcopy(files.lm.config)
     OmegaConf.set_struct(config, False)
-    _write_codec(contents.codec, config, folder, out)
-    for conditioner in config.conditioners.values():
-        if conditioner.get("model") == "t5":
-            _write_text_encoder(contents.text_encoder, conditioner.t5.name, folder, out)
-        elif conditioner.get("model") == "chroma_stem":
-            _copy(parts.folder_of(parts.DEMUCS, folder), out / parts.DEMUCS)
-    if diffusion := parts.local_diffusion(folder):
-        shutil.copy(diffusion, out / parts.DIFFUSION_FILE)
-    state = contents.lm.state
-    if dtype is None and _was_int8(state):
-        dtype = "int8"
-    if dtype not in (None, "int8"):
-        state = _cast(state, getattr(torch, str(dtype)))
-    tensors.write(out / LM_FILE, state, OmegaConf.to_yaml(config), is_matrix if dtype == "int8" else None)
+    if isinstance(files.codec, CodecFile):
+        tensors.write(out / CODEC_FILE, files.codec.state, OmegaConf.to_yaml(files.codec.config))
+    elif isinstance(files.codec, TransformersFile):
+        kind = codec_kind(files.codec.config.get("model_type", "encodec"))
+        _keep_dtype(kind.model, kind.config, files.codec).save_pretrained(out / CODEC_FOLDER)
+    else:
+        config.compression_model_checkpoint = f"//pretrained/{files.codec.name}"
+    for name, folder in components.pretrained.items():
+        _write_pretrained(name, folder, name == components.codec_name, out / name)
+    if files.text_encoder is not None:
+        encoder = _keep_dtype(T5EncoderModel, T5Config, files.text_encoder)
+        _write_text_encoder(encoder, files.text_encoder.folder, out / _text_encoder_name(config))
+    if diffusion := find_diffusion(files.folder):
+        shutil.copy(diffusion, out / DIFFUSION_FILE)
+    _write_lm(files.lm, config, out / LM_FILE, dtype)
     for file in filter(Path.is_file, out.rglob("*")):
-        file.chmod(0o644)  # safetensors makes files that their owner alone can read
+        file.chmod(0o644)  # safetensors makes files readable by their owner alone
 
 
-def _cast(state: State, dtype: torch.dtype) -> State:
-    return {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
-
-
-def _was_int8(state: State) -> bool:
-    """Whether no matrix loses anything in int8: it has been there before."""
-    matrices = (value for name, value in state.items() if is_matrix(name, value))
-    return all(is_of_int8(matrix.float()) for matrix in matrices)
+def _write_lm(lm: LanguageModelFile, config: DictConfig, file: Path, dtype: Dtype | None) -> None:
+    state, to_int8 = lm.state, dtype == "int8" or (dtype is None and lm.is_int8)
+    if dtype not in (None, "int8"):
+        float_dtype = getattr(torch, str(dtype))
+        state = {name: value.to(float_dtype) if value.is_floating_point() else value for name, value in state.items()}
+    tensors.write(file, state, OmegaConf.to_yaml(config), is_matrix if to_int8 else None)
 
 
 def is_matrix(name: str, value: Tensor) -> bool:
-    """Whether a language model's weight is one that is stored in int8."""
+    """Whether a language model's weight is quantised in int8."""
     return _MATRIX.fullmatch(name) is not None and value.dim() == 2
 
 
-def _write_codec(codec: CodecFile | TransformersFile, config: DictConfig, folder: Path, out: Path) -> None:
-    """The codec, and its name in the language model's ``config`` if it is a public one."""
-    if isinstance(codec, TransformersFile):
-        kind = codec_kind(codec.config.get("model_type", "encodec"))
-        _in_own_type(kind.model, kind.config, codec).save_pretrained(out / CODEC_FOLDER)
-    elif codec.pretrained is None:
-        assert codec.state is not None
-        tensors.write(out / CODEC_FILE, codec.state, OmegaConf.to_yaml(codec.config))
+def _write_pretrained(name: str, folder: Path, is_codec: bool, out: Path) -> None:
+    """A model that the config names, under its name: transformers' without unused weights, others as they are."""
+    kind = model_type(folder)
+    if is_codec and kind:
+        codec_kind(kind, f"codec {name}").model.from_pretrained(folder, dtype="auto").save_pretrained(out)
+    elif is_codec or name == DEMUCS:
+        out.mkdir(parents=True)
+        for file in model_files(folder):
+            shutil.copy(file, out)
     else:
-        place = parts.folder_of(codec.pretrained, folder)
-        if model_type := formats.model_type_of(place):
-            kind = codec_kind(model_type, f"codec {codec.pretrained}")
-            kind.model.from_pretrained(place, dtype="auto").save_pretrained(out / codec.pretrained)
-        else:  # an audiocraft export
-            _copy(place, out / codec.pretrained)
-        config.compression_model_checkpoint = f"//pretrained/{codec.pretrained}"
+        _write_text_encoder(T5EncoderModel.from_pretrained(folder, dtype="auto"), folder, out)
 
 
-def _write_text_encoder(file: TransformersFile | None, name: str, folder: Path, out: Path) -> None:
-    """The T5 under its name, without the decoder that public ones have."""
-    place = parts.folder_of(name, folder) if file is None else file.folder
-    if file is None:
-        encoder = T5EncoderModel.from_pretrained(place, dtype="auto")
-    else:
-        encoder = _in_own_type(T5EncoderModel, T5Config, file)
-    encoder.save_pretrained(out / name)
+def _text_encoder_name(config: DictConfig) -> str:
+    return next(conditioner.t5.name for conditioner in config.conditioners.values() if conditioner.get("model") == "t5")
+
+
+def _write_text_encoder(encoder: Any, tokenizer_folder: Path, out: Path) -> None:
+    encoder.save_pretrained(out)
     for pattern in _TOKENIZER_FILES:
-        for tokenizer in place.glob(pattern):
-            shutil.copy(tokenizer, out / name)
+        for tokenizer in tokenizer_folder.glob(pattern):
+            shutil.copy(tokenizer, out)
 
 
-def _in_own_type(model: Any, config: Any, file: TransformersFile) -> Any:
+def _keep_dtype(model: Any, config: Any, file: TransformersFile) -> Any:
+    """The model in the dtype of its file, which ``from_pretrained`` would convert."""
     dtype = next(value.dtype for value in file.state.values() if value.is_floating_point())
     return model.from_pretrained(None, config=config(**file.config), state_dict=file.state, dtype=dtype)
-
-
-def _copy(part: Path, out: Path) -> None:
-    out.mkdir(parents=True)
-    for file in parts.files_in(part):
-        shutil.copy(file, out)

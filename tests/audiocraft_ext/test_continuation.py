@@ -8,7 +8,7 @@ from torch import Tensor
 from audiocraft_ext import checkpoint
 from audiocraft_ext.audio.read import Clip
 from audiocraft_ext.audio.resample import resample
-from audiocraft_ext.checkpoint.source import EMBEDDED
+from audiocraft_ext.checkpoint.locate.source import EMBEDDED
 from audiocraft_ext.musicgen import Model
 from audiocraft_ext.progress import Progress
 from audiocraft_ext.request import Request

@@ -13,7 +13,8 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from torch import Tensor
 
-from audiocraft_ext.checkpoint import build, tensors
+from audiocraft_ext.checkpoint import build
+from audiocraft_ext.checkpoint.read import tensors
 from audiocraft_ext.upstream import EncodecModel, T5EncoderModel
 from tests.support import tiny, tiny_components
 from tests.support.tiny_components import CODEC

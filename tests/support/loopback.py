@@ -60,14 +60,14 @@ class FileHandler(BaseHTTPRequestHandler):
         self.server.asked.append((self.path, dict(self.headers)))
         files = self.server.files
         file = files.get(self.path.partition("?")[0]) or files.get("*") or File(b"not here", status=404)
-        start = self._start(file)
-        self.send_response(206 if start else file.status)
+        start, end = self._start(file), len(file.content)
+        self.send_response(file.status if not start else 206 if start < end else 416)
         if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(file.content) - 1}/{len(file.content)}")
+            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{end}" if start < end else f"bytes */{end}")
         for name, value in {"ETag": file.etag, **file.headers}.items():
             if value:
                 self.send_header(name, value)
-        self.send_header("Content-Length", str(len(file.content) - start))
+        self.send_header("Content-Length", str(end - start))
         self.end_headers()
         if self.command == "GET":
             self._send(file, start)

@@ -12,7 +12,7 @@ import torch
 from omegaconf import OmegaConf
 
 from audiocraft_ext.checkpoint import build
-from audiocraft_ext.checkpoint.source import EMBEDDED
+from audiocraft_ext.checkpoint.locate.source import EMBEDDED
 from audiocraft_ext.upstream import builders
 
 Kind = Literal["text", "melody", "stereo", "melody stereo", "rotary"]

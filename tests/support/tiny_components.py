@@ -17,7 +17,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from audiocraft_ext.checkpoint import build
-from audiocraft_ext.checkpoint.parts import DEMUCS, DEMUCS_BAG, DIFFUSION, DIFFUSION_CODEC, DIFFUSION_FILE
+from audiocraft_ext.checkpoint.locate.pretrained import DEMUCS, DEMUCS_BAG, DIFFUSION, DIFFUSION_CODEC, DIFFUSION_FILE
 from audiocraft_ext.upstream import EncodecConfig, EncodecModel, T5Config, T5EncoderModel, builders
 from tests.support import tiny
 

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import T5Config, T5EncoderModel
 
 from audiocraft_ext.checkpoint import Checkpoint, load
-from audiocraft_ext.checkpoint.source import EMBEDDED
+from audiocraft_ext.checkpoint.locate.source import EMBEDDED
 from audiocraft_ext.codec.multiband import MultiBandDecoder
 from audiocraft_ext.progress import Progress
 from audiocraft_ext.upstream import ConditioningAttributes

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from audiocraft_ext import checkpoint
 from audiocraft_ext.checkpoint import build
-from audiocraft_ext.checkpoint.formats import CodecFile
-from audiocraft_ext.checkpoint.parts import DEMUCS
+from audiocraft_ext.checkpoint.locate.pretrained import DEMUCS
+from audiocraft_ext.checkpoint.read.formats import PretrainedCodec
 from audiocraft_ext.conditioning import StemConditioner
 from audiocraft_ext.errors import CheckpointError
 from audiocraft_ext.upstream import EncodecModel
@@ -56,7 +56,7 @@ def rewrite_config(folder: Path, change: dict[str, Any]) -> None:
     torch.save({**package, "xp.cfg": OmegaConf.to_yaml(config)}, folder / "state_dict.bin")
 
 
-def test_a_melody_checkpoint_is_set_as_audiocraft_s_get_pretrained_sets_it(folder: Path) -> None:
+def test_melody_flags_are_those_of_get_pretrained(folder: Path) -> None:
     """Its config says otherwise, as the trainer left it."""
     loaded = checkpoint.load(str(folder), "cpu")
     melody = loaded.lm.condition_provider.conditioners["self_wav"]
@@ -65,7 +65,7 @@ def test_a_melody_checkpoint_is_set_as_audiocraft_s_get_pretrained_sets_it(folde
     assert melody._use_masking is False
 
 
-def test_a_melody_checkpoint_follows_audiocraft_s_chroma_of_stems(folder: Path) -> None:
+def test_a_melody_checkpoint_has_the_stem_conditioner(folder: Path) -> None:
     melody = checkpoint.load(str(folder), "cpu").lm.condition_provider.conditioners["self_wav"]
     assert isinstance(melody, StemConditioner)
     assert melody.eval_wavs is None, "the trainer's evaluation clips would be followed instead of the caller's"
@@ -92,37 +92,37 @@ def test_a_public_codec_may_be_an_audiocraft_export(folder: Path, tmp_path: Path
     assert torch.equal(public.decode(codes(), None), own.decode(codes(), None))
 
 
-def test_an_export_that_only_names_another_codec_is_none(tmp_path: Path) -> None:
+def test_an_export_that_only_names_another_codec_is_refused(tmp_path: Path) -> None:
     (tmp_path / "someone" / "codec").mkdir(parents=True)
     torch.save({"pretrained": "someone/codec"}, tmp_path / "someone" / "codec" / "compression_state_dict.bin")
-    with pytest.raises(CheckpointError, match=r"someone/codec is no codec: .* holds 'pretrained'"):
-        build.build_codec(CodecFile("someone/codec", None, None), tmp_path, "cpu")
+    with pytest.raises(CheckpointError, match=r"someone/codec is incomplete: .* has 'pretrained'"):
+        build.build_codec(PretrainedCodec("someone/codec"), {"someone/codec": tmp_path / "someone" / "codec"}, "cpu")
 
 
 @pytest.mark.parametrize(
     ("part", "what"), [(tiny_components.CODEC, "codec"), (tiny_components.TEXT_ENCODER, "text encoder")]
 )
-def test_a_part_without_all_its_weights_is_refused(folder: Path, part: str, what: str) -> None:
+def test_a_component_with_missing_weights_is_refused(folder: Path, part: str, what: str) -> None:
     lost = drop_a_weight(folder / part / "model.safetensors")
     with pytest.raises(CheckpointError, match=f"The {what} {part} lacks weights: {lost}"):
         checkpoint.load(str(folder), "cpu")
 
 
-def test_a_part_whose_weights_do_not_fit_its_config_is_refused(folder: Path) -> None:
+def test_a_component_that_does_not_fit_its_config_is_refused(folder: Path) -> None:
     config = folder / tiny_components.CODEC / "config.json"
     config.write_text(config.read_text().replace('"num_filters": 4', '"num_filters": 8'))
     with pytest.raises(CheckpointError, match="codec facebook/encodec_32khz cannot be loaded"):
         checkpoint.load(str(folder), "cpu")
 
 
-def test_a_part_whose_file_is_cut_is_refused(folder: Path) -> None:
+def test_a_truncated_component_is_refused(folder: Path) -> None:
     file = folder / tiny_components.CODEC / "model.safetensors"
     file.write_bytes(file.read_bytes()[:5000])
     with pytest.raises(CheckpointError, match="codec facebook/encodec_32khz cannot be loaded"):
         checkpoint.load(str(folder), "cpu")
 
 
-def test_a_part_s_pickle_runs_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_component_s_pickle_runs_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     (folder / tiny_components.TEXT_ENCODER / "model.safetensors").unlink()
     torch.save({"shared.weight": Payload()}, folder / tiny_components.TEXT_ENCODER / "pytorch_model.bin")
@@ -140,30 +140,28 @@ def test_a_part_s_pickle_runs_nothing(folder: Path, monkeypatch: pytest.MonkeyPa
     ],
     ids=lambda conditioner: conditioner["model"],
 )
-def test_a_condition_that_audiocraft_cannot_build_is_refused_by_its_kind(
-    folder: Path, conditioner: dict[str, Any]
-) -> None:
+def test_an_unsupported_conditioner_is_refused_by_its_kind(folder: Path, conditioner: dict[str, Any]) -> None:
     rewrite_config(folder, {"conditioners": {"self_wav": conditioner}})
     with pytest.raises(CheckpointError, match=f"'self_wav' is of the kind '{conditioner['model']}'.* MusicGen-Style"):
         checkpoint.load(str(folder), "cpu")
 
 
-def test_a_hugging_face_melody_checkpoint_loads_with_its_own_parts_and_demucs(folder: Path, tmp_path: Path) -> None:
+def test_a_hugging_face_melody_checkpoint_loads(folder: Path, tmp_path: Path) -> None:
     place = tiny_components.write_huggingface(tmp_path / "huggingface", tiny_components.huggingface("melody"))
     shutil.copytree(folder / DEMUCS, place / DEMUCS)
     assert checkpoint.load(str(place), "cpu").follows_melody
 
 
-def test_weights_are_given_in_half_precision_by_name_and_whole_numbers_stay() -> None:
+def test_only_the_transformer_s_floats_become_half_precision() -> None:
     module = torch.nn.ModuleDict({"transformer": torch.nn.Linear(2, 3), "out": torch.nn.BatchNorm1d(3)})
     state = {name: value.clone() for name, value in module.state_dict().items()}
-    build._give(module, state, "cpu", "model", torch.float16)
+    build._load_weights(module, state, "cpu", "model", torch.float16)
     assert {value.dtype for value in module["transformer"].state_dict().values()} == {torch.float16}
     assert module["out"].weight.dtype == torch.float32
     assert module["out"].num_batches_tracked.dtype == torch.int64
 
 
-def test_what_is_built_to_be_given_weights_moves_no_generator(tmp_path: Path) -> None:
+def test_loading_leaves_the_global_generator_alone(tmp_path: Path) -> None:
     folder = tiny.write(tmp_path, "text")
     before = torch.get_rng_state()
     checkpoint.load(str(folder), "cpu")
@@ -174,12 +172,12 @@ def test_what_is_built_to_be_given_weights_moves_no_generator(tmp_path: Path) ->
     ("change", "told"),
     [
         ({"out_norm.weight": None}, r"config: out_norm\.weight missing\.$"),
-        ({"extra": torch.zeros(1)}, r"config: extra left over\.$"),
-        ({"emb.1.weight": None, "extra": torch.zeros(1)}, r"config: emb\.1\.weight missing; extra left over\.$"),
+        ({"extra": torch.zeros(1)}, r"config: extra unexpected\.$"),
+        ({"emb.1.weight": None, "extra": torch.zeros(1)}, r"config: emb\.1\.weight missing; extra unexpected\.$"),
         ({"out_norm.weight": torch.zeros(3)}, r"config: size mismatch for out_norm\.weight: .*\[3\].*\[128\]\)\.$"),
     ],
 )
-def test_weights_that_do_not_fit_their_config_are_named_in_a_sentence(
+def test_weights_that_do_not_fit_their_config_are_named(
     tmp_path: Path, change: dict[str, Tensor | None], told: str
 ) -> None:
     folder = tiny.write(tmp_path, "text")

@@ -32,13 +32,13 @@ def test_half_precision_weights_load_as_float32_on_the_cpu(package: dict[str, An
     assert {value.dtype for value in checkpoint.load(str(rewrapped), "cpu").lm.state_dict().values()} == {torch.float32}
 
 
-def test_a_prefix_that_a_wrapper_put_before_every_name_is_taken_off(package: dict[str, Any], rewrapped: Path) -> None:
+def test_a_wrapper_s_prefix_is_stripped(package: dict[str, Any], rewrapped: Path) -> None:
     state = {f"module.lm.{name}": value for name, value in package["best_state"].items()}
     torch.save({"model": state}, rewrapped / "lm.pt")
     assert_same_weights(rewrapped, package)
 
 
-def test_training_keys_of_the_trainer_s_machine_are_dropped(package: dict[str, Any], rewrapped: Path) -> None:
+def test_training_keys_are_dropped(package: dict[str, Any], rewrapped: Path) -> None:
     config = OmegaConf.create(package["xp.cfg"])
     config.conditioners.args = {"merge_text_conditions_p": 0.25, "drop_desc_p": 0.5}
     torch.save({**package, "xp.cfg": OmegaConf.to_yaml(config)}, rewrapped / "lm.bin")
@@ -53,7 +53,7 @@ def test_a_reference_within_the_config_is_followed(package: dict[str, Any], rewr
     assert_same_weights(rewrapped, package)
 
 
-def test_the_rest_of_the_house_imports_nothing_below_the_package() -> None:
+def test_the_rest_of_the_package_imports_only_the_facade() -> None:
     offered = {f"audiocraft_ext.checkpoint.{name}" for name in checkpoint.__all__}
     for path in [*(path for path in FILES if room_of(path) != "checkpoint"), ROOT / "predict.py"]:
         below = {name for name in imports_of(path) if name.startswith("audiocraft_ext.checkpoint.")}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from audiocraft_ext.checkpoint import Checkpoint, load
-from audiocraft_ext.checkpoint.parts import DIFFUSION, DIFFUSION_FILE
+from audiocraft_ext.checkpoint.locate.pretrained import DIFFUSION, DIFFUSION_FILE
 from audiocraft_ext.codec import chunked
 from audiocraft_ext.codec.multiband import N_EQ_BANDS, N_PASSES, MultiBandDecoder, match_levels
 from audiocraft_ext.errors import Cancelled, CheckpointError, InputError

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from audiocraft_ext.checkpoint import load
-from audiocraft_ext.checkpoint.parts import DIFFUSION_FILE
-from audiocraft_ext.checkpoint.source import EMBEDDED
+from audiocraft_ext.checkpoint.locate.pretrained import DIFFUSION_FILE
+from audiocraft_ext.checkpoint.locate.source import EMBEDDED
 from audiocraft_ext.codec.multiband import MultiBandDecoder
 from audiocraft_ext.progress import Progress
 from audiocraft_ext.upstream import CompressionModel, NoiseSchedule, builders, use_generator

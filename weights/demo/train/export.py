@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from audiocraft_ext.checkpoint import tensors
 from audiocraft_ext.checkpoint.convert import LM_FILE, is_matrix
+from audiocraft_ext.checkpoint.read import tensors
 from weights.demo.train.codec import CODEC_CONFIG
 from weights.demo.train.lm_config import LM_CONFIG
 

@@ -1,0 +1,49 @@
+"""Demucs' folder → its model, which removes drums and bass from a melody.
+
+demucs' own loader by name would download, and fall back to pickles; here its safetensors files are already located.
+"""
+
+from pathlib import Path
+
+from omegaconf import OmegaConf
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from audiocraft_ext.checkpoint.locate.pretrained import DEMUCS_BAG, demucs_files
+from audiocraft_ext.errors import CheckpointError
+
+# A file names the class to instantiate: only these are allowed.
+_CLASSES = ("demucs.htdemucs.HTDemucs", "demucs.hdemucs.HDemucs", "demucs.demucs.Demucs")
+
+
+def load_demucs(folder: Path) -> nn.Module:
+    """Demucs in eval mode on the CPU, with ``sources``, ``samplerate`` and ``audio_channels``.
+
+    Raises ``CheckpointError`` for a file that is not one of demucs' models, or whose weights do not fit.
+    """
+    from demucs.apply import BagOfModels  # lazy: only melodies need it
+    from demucs.hf import load_safetensors_model
+
+    bag = OmegaConf.to_container(OmegaConf.load(folder / DEMUCS_BAG))
+    assert isinstance(bag, dict)
+    models = []
+    for file in demucs_files(folder):
+        _check_class(folder / file)
+        try:
+            models.append(load_safetensors_model(folder / file))
+        except RuntimeError as error:
+            raise CheckpointError(f"The weights in {file} do not fit their Demucs model: {error}") from error
+    return BagOfModels(models, bag.get("weights"), bag.get("segment")).eval()
+
+
+def _check_class(path: Path) -> None:
+    """Check the class that a file names before demucs' loader imports it."""
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise CheckpointError(f"{path.name} is damaged or not a safetensors file: {error}") from error
+    if (name := metadata.get("klass")) not in _CLASSES:
+        raise CheckpointError(f"{path.name} is refused: its class is {name}, and only demucs' own models are loaded.")
+    if "structure" in metadata:
+        raise CheckpointError(f"{path.name} is refused: it is a quantised Demucs, which can name any class.")

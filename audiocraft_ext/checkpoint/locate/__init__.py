@@ -1,0 +1,1 @@
+"""Where a checkpoint's bytes are. Knows nothing of what they mean."""

@@ -1,0 +1,123 @@
+"""The name of a pretrained model that a checkpoint names → its folder. Knows nothing of what loads it.
+
+A codec, a text encoder, Demucs or MultiBand Diffusion is searched for in this order: the checkpoint's folder,
+``weights/``, the Hugging Face cache without network access, the hub. In a local folder, ``owner/name`` is a subfolder.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from audiocraft_ext.checkpoint.locate import hub, source
+from audiocraft_ext.checkpoint.locate.hub import DEMUCS_BAG, DIFFUSION_FILE
+from audiocraft_ext.errors import CheckpointError
+
+DEMUCS = "adefossez/HTDemucs"
+DIFFUSION = "facebook/multiband-diffusion"
+DIFFUSION_CODEC = "facebook/encodec_32khz"
+
+NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+_OWNERS = {"t5-": "google-t5", "dac_": "descript"}
+_TOKENIZERS = ("tokenizer.json", "spiece.model")
+
+
+def locate_model(name: str, beside: Path) -> Path:
+    """The folder of the model ``name``, ``t5-base`` or ``owner/name``; ``beside`` is the checkpoint's own folder.
+
+    Raises ``CheckpointError`` if it is in none of the four places, or incomplete in a local folder.
+    """
+    if found := find_local_model(name, beside):
+        return found
+    hub_id = _hub_id(name)
+    if hub_id is None:
+        raise CheckpointError(
+            f"The checkpoint names the model {name!r}, which is neither in its folder nor in weights/, and not a name "
+            f"on the Hugging Face hub: put its files into {name}/ beside the checkpoint."
+        )
+    # audiocraft and transformers used to cache it under its name without an owner.
+    return _cached(name) or _cached(hub_id) or _fetched(name, hub_id)
+
+
+def find_local_model(name: str, beside: Path) -> Path | None:
+    """The model's folder below the checkpoint's own or ``weights/``, if there is one; raises as ``locate_model``."""
+    if not NAME.fullmatch(name):
+        raise CheckpointError(f"The checkpoint names the model {name!r}, which is not of the form owner/name.")
+    for folder in (beside / name, source.WEIGHTS_FOLDER / name):
+        if folder.is_dir():
+            if missing := ", ".join(_missing(folder)):
+                place = "the checkpoint's folder" if folder == beside / name else f"{source.WEIGHTS_FOLDER.name}/"
+                raise CheckpointError(
+                    f"The model {name} is incomplete in {place}: add {missing}, or remove the folder {name}/ there."
+                )
+            return folder
+    return None
+
+
+def find_diffusion(*folders: Path) -> Path | None:
+    """The diffusion weights in the first of some folders that has any, directly or in a subfolder of their name."""
+    names = (DIFFUSION_FILE, f"{DIFFUSION}/{DIFFUSION_FILE}")
+    return next((path for folder in folders for name in names if (path := folder / name).is_file()), None)
+
+
+def model_files(folder: Path) -> list[Path]:
+    """The files of the one layout that is loaded from a complete model's folder."""
+    layout = hub.detect_layout(folder, hub.MODEL_LAYOUTS)
+    assert layout is not None
+    patterns = [*hub.MODEL_SMALL_FILES, *layout.files]
+    return sorted(file for file in folder.iterdir() if any(file.match(pattern) for pattern in patterns))
+
+
+def demucs_files(folder: Path) -> list[str]:
+    """The files of the models that a bag of Demucs models averages."""
+    return [f"{model}.safetensors" for model in OmegaConf.select(OmegaConf.load(folder / DEMUCS_BAG), "models")]
+
+
+def _hub_id(name: str) -> str | None:
+    """The hub's own name; Meta's configs name T5 and DAC without their owner."""
+    if "/" in name:
+        return name
+    return next((f"{owner}/{name}" for prefix, owner in _OWNERS.items() if name.startswith(prefix)), None)
+
+
+def _missing(folder: Path) -> Iterator[str]:
+    """The files that a model's folder lacks; a cached snapshot may be partial."""
+    layout = hub.detect_layout(folder, hub.MODEL_LAYOUTS)
+    if layout is None:
+        yield "the weights"
+        return
+    needed: list[str] = []
+    if layout.marker.endswith(".index.json"):
+        needed += sorted(set(source.read_json(folder / layout.marker)["weight_map"].values()))
+    if layout.marker == DEMUCS_BAG:
+        needed += demucs_files(folder)
+    if layout.marker.startswith(("model.", "pytorch_model.")):
+        needed.append("config.json")
+    yield from (file for file in needed if not (folder / file).is_file())
+    is_text_encoder = source.model_type(folder) == "t5"
+    if is_text_encoder and not any((folder / file).is_file() for file in _TOKENIZERS):
+        yield _TOKENIZERS[0]
+
+
+def _cached(name: str) -> Path | None:
+    """The snapshot in the Hugging Face cache, if complete."""
+    folder = hub.cached(name)
+    return None if folder is None or any(_missing(folder)) else folder
+
+
+def _fetched(name: str, hub_id: str) -> Path:
+    try:
+        folder = hub.fetch_model(hub_id)
+    except OSError as error:
+        hub.raise_if_disk_full(error, f"for {name}, which the checkpoint names", " with HF_HOME")
+        raise
+    except hub.HubError as error:
+        raise CheckpointError(
+            f"The checkpoint names the model {name}, which is neither in its folder, nor in weights/, nor complete in "
+            f"the Hugging Face cache, and cannot be fetched from the hub: {error}. With network access, "
+            "script/fetch-weights collects everything that a checkpoint needs."
+        ) from error
+    if missing := ", ".join(_missing(folder)):
+        raise CheckpointError(f"The checkpoint names the model {name}, which lacks {missing} on the Hugging Face hub.")
+    return folder

@@ -1,0 +1,59 @@
+"""MultiBand Diffusion's weights, located and read → audiocraft's own modules. Knows nothing of how they decode."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from audiocraft_ext.checkpoint.compatibility import latent_dim
+from audiocraft_ext.checkpoint.locate import pretrained, source
+from audiocraft_ext.checkpoint.read.formats import load_pickle
+from audiocraft_ext.codec.multiband import Band, DiffusionModels
+from audiocraft_ext.errors import CheckpointError
+from audiocraft_ext.upstream import CompressionModel, NoiseSchedule, builders
+
+# A key of our own in the package: the crossover of the embedded checkpoint's models.
+_CROSSOVER_KEY = "codec_below_hz"
+
+
+def is_available(codec_name: str | None, folder: Path) -> bool:
+    """Whether a codec has weights: in the checkpoint's ``folder``, in ``weights/``, or Meta's for Meta's codec."""
+    return (
+        pretrained.find_diffusion(folder, source.WEIGHTS_FOLDER) is not None or codec_name == pretrained.DIFFUSION_CODEC
+    )
+
+
+def load_diffusion(codec: CompressionModel, folder: Path) -> DiffusionModels:
+    """The models on the codec's device, from ``folder``, ``weights/``, or wherever ``locate_model`` finds Meta's.
+
+    Raises ``CheckpointError`` if there are none, or only another codec's.
+    """
+    path = pretrained.find_diffusion(folder, source.WEIGHTS_FOLDER)
+    path = path or pretrained.locate_model(pretrained.DIFFUSION, folder) / pretrained.DIFFUSION_FILE
+    package = load_pickle(path)
+    _check_codec(codec, package, path)
+    device = next(codec.parameters()).device
+    bands = [_build_band(package[band], package["sample_rate"], device) for band in range(package["n_bands"])]
+    return DiffusionModels(bands, package.get(_CROSSOVER_KEY, 0))
+
+
+def _check_codec(codec: CompressionModel, package: dict[Any, Any], path: Path) -> None:
+    """Diffusion is trained for one codec: another's latents are noise to it, or do not fit."""
+    actual = latent_dim(codec), codec.sample_rate
+    for band in range(package["n_bands"]):
+        expected = package[band]["cfg"].diffusion_unet.codec_dim, package["sample_rate"]
+        if expected != actual:
+            raise CheckpointError(
+                f"The diffusion weights {path.name} are for another codec: they expect latents of width {expected[0]} "
+                f"at {expected[1]} Hz, and this checkpoint's have width {actual[0]} at {actual[1]} Hz. Replace the "
+                "file by this codec's, or remove it."
+            )
+
+
+def _build_band(package: dict[str, Any], sample_rate: int, device: torch.device) -> Band:
+    unet = builders.get_diffusion_model(package["cfg"])
+    unet.load_state_dict(package["model_state"])
+    processor = builders.get_processor(cfg=package["cfg"].processor, sample_rate=sample_rate)
+    processor.load_state_dict(package["processor_state"])
+    schedule = NoiseSchedule(**package["cfg"].schedule, device=device)
+    return Band(unet.to(device).eval(), schedule, processor.to(device))

@@ -1,0 +1,111 @@
+"""The shapes of an LM's weights → the solver config that builds it, for checkpoints without one.
+
+Assumed as in Meta's MusicGen: heads of 64, a window of 30 s, EnCodec at 32 kHz, the delay pattern.
+"""
+
+import logging
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from audiocraft_ext.errors import CheckpointError
+
+log = logging.getLogger(__name__)
+
+HEAD_DIM = 64
+_WINDOW_S = 30
+_CODEC = "facebook/encodec_32khz"
+_T5_OF_WIDTH = {512: "t5-small", 768: "t5-base", 1024: "t5-large"}
+_TEXT = "condition_provider.conditioners.description.output_proj.weight"
+_MELODY = "condition_provider.conditioners.self_wav.output_proj.weight"
+_FIRST_LAYER = "transformer.layers.0."
+
+
+def infer_config(state: dict[str, Tensor], num_heads: int | None = None) -> DictConfig:
+    """The config of the LM with these weights, under audiocraft's names; logged unless ``num_heads`` is known.
+
+    Raises ``CheckpointError`` if a weight is missing that determines a size.
+    """
+    try:
+        transformer = _transformer(state)
+        text_dim = state[_TEXT].shape[1]
+    except KeyError as error:
+        raise CheckpointError(
+            f"The checkpoint has no config, and its sizes cannot be inferred: the weight {error} is missing."
+        ) from error
+    conditioners = _conditioners(text_dim, state[_MELODY].shape[1] if _MELODY in state else None)
+    if num_heads is None:
+        _log_inferred(transformer, conditioners)
+    else:
+        transformer["num_heads"] = num_heads
+    n_q, crosses = transformer["n_q"], transformer["cross_attention"]
+    return OmegaConf.create(
+        {
+            "lm_model": "transformer_lm",
+            "compression_model_checkpoint": f"//pretrained/{_CODEC}",
+            "dataset": {"segment_duration": _WINDOW_S},
+            "interleave_stereo_codebooks": {"use": n_q == 8, "per_timestep": False},
+            "codebooks_pattern": {"modeling": "delay", "delay": {"delays": _delays(n_q), "flatten_first": 0}},
+            "classifier_free_guidance": {"training_dropout": 0.2, "inference_coef": 3.0},
+            "attribute_dropout": {},
+            "fuser": {
+                "cross_attention_pos_emb": False,
+                "sum": [],
+                "input_interpolate": [],
+                "cross": ["description"] if crosses else [],
+                "prepend": ["self_wav"] * ("self_wav" in conditioners) + ["description"] * (not crosses),
+            },
+            "conditioners": conditioners,
+            "transformer_lm": transformer,
+        }
+    )
+
+
+def _transformer(state: dict[str, Tensor]) -> dict[str, Any]:
+    """The transformer's part of the config, with heads of ``HEAD_DIM``; ``KeyError`` for a missing weight."""
+    special_and_card, dim = state["emb.0.weight"].shape
+    return {
+        "n_q": sum(key.startswith("emb.") for key in state),
+        "card": special_and_card - 1,
+        "dim": dim,
+        "num_heads": dim // HEAD_DIM,
+        "num_layers": len({key.split(".")[2] for key in state if key.startswith("transformer.layers.")}),
+        "hidden_scale": state[_FIRST_LAYER + "linear1.weight"].shape[0] / dim,
+        "dropout": 0.0,
+        "causal": True,
+        "custom": False,
+        "memory_efficient": True,
+        "bias_proj": "linears.0.bias" in state,
+        "bias_ff": _FIRST_LAYER + "linear1.bias" in state,
+        "bias_attn": _FIRST_LAYER + "self_attn.in_proj_bias" in state,
+        "norm_first": "out_norm.weight" in state,
+        "norm": "layer_norm",
+        "activation": "gelu",
+        "positional_embedding": "sin",
+        "cross_attention": any(".cross_attention." in key for key in state),
+    }
+
+
+def _log_inferred(transformer: dict[str, Any], conditioners: dict[str, dict]) -> None:
+    log.warning(
+        "No config in the checkpoint; from its shapes: %d codebooks of %d, %d layers of %d, %s, text encoder %s. "
+        "Assumed, as in Meta's: %d heads, a window of %d s, codec %s.",
+        *(transformer[size] for size in ("n_q", "card", "num_layers", "dim")),
+        "melody" if "self_wav" in conditioners else "text",
+        *(conditioners["description"]["t5"]["name"], transformer["num_heads"], _WINDOW_S, _CODEC),
+    )
+
+
+def _delays(n_q: int) -> list[int]:
+    """One more frame for each codebook; of the stereo models' eight, left and right share a delay."""
+    return [k // 2 for k in range(n_q)] if n_q == 8 else list(range(n_q))
+
+
+def _conditioners(text_dim: int, n_chroma: int | None) -> dict[str, dict]:
+    t5 = {"name": _T5_OF_WIDTH.get(text_dim, "text_encoder"), "finetune": False, "word_dropout": 0.0}
+    conditioners: dict[str, dict] = {"description": {"model": "t5", "t5": {**t5, "normalize_text": False}}}
+    if n_chroma is not None:
+        chroma = {"sample_rate": 32000, "n_chroma": n_chroma, "radix2_exp": 14, "argmax": True}
+        conditioners["self_wav"] = {"model": "chroma_stem", "chroma_stem": {**chroma, "match_len_on_eval": False}}
+    return conditioners

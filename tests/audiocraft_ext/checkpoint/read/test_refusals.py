@@ -1,0 +1,235 @@
+"""What is no checkpoint, or half of one, or two: refused in a sentence that says what it is, and the way out."""
+
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from safetensors.torch import save_file
+
+from audiocraft_ext import checkpoint
+from audiocraft_ext.checkpoint.read import tensors
+from audiocraft_ext.errors import CheckpointError
+from audiocraft_ext.upstream import builders
+from tests.support import tiny
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        checkpoint.load(str(path), "cpu")
+    return str(caught.value)
+
+
+# ------------------------------------------------------------------------------------------- no language model in it
+
+
+def _text(folder: Path) -> None:
+    (folder / "state_dict.bin").write_text("not a checkpoint")
+
+
+def _json(folder: Path) -> None:
+    (folder / "index.json").write_text('{"conf":{"emb.0.weight": 1}}')
+
+
+def _bare_pickle(folder: Path) -> None:
+    (folder / "model.tar").write_bytes(pickle.dumps([1, 2]))
+
+
+def _no_weights(folder: Path) -> None:
+    torch.save({"xp.cfg": "transformer_lm: {}", "model": {}}, folder / "model.bin")
+
+
+def _optimizer(folder: Path) -> None:
+    torch.save({"optimizer": {"state": {0: {"exp_avg": torch.zeros(3)}}}, "epoch": 3}, folder / "checkpoint.th")
+
+
+def _diffusion(folder: Path) -> None:
+    names = ["model.diffusion_model.input_blocks.0.0.weight", "first_stage_model.decoder.conv_in.bias"]
+    save_file({name: torch.zeros(3) for name in names}, folder / "v1-5.safetensors")
+
+
+def _huggingface_alone(folder: Path) -> None:
+    save_file({"decoder.model.decoder.embed_tokens.0.weight": torch.zeros(3, 3)}, folder / "model.safetensors")
+
+
+def _adapter_alone(folder: Path) -> None:
+    weights = {"base_model.model.decoder.lm_heads.0.lora_A.weight": torch.zeros(4, 8)}
+    save_file(weights, folder / "adapter_model.safetensors")
+
+
+def _codec_alone(folder: Path) -> None:
+    codec = builders.get_compression_model(OmegaConf.create(tiny.CODEC_CONFIG))
+    tiny.export(folder / "compression_state_dict.bin", codec.state_dict(), tiny.CODEC_CONFIG)
+
+
+def _half_an_lm(folder: Path) -> None:
+    torch.save({"transformer.layers.0.norm1.weight": torch.ones(3)}, folder / "lm.pt")
+
+
+NOT_ONE: dict[str, tuple[Callable[[Path], None], str]] = {
+    "an empty folder": (lambda folder: None, "it is an empty folder"),
+    "a text file": (_text, "neither torch nor safetensors files: state_dict.bin"),
+    "json that begins like safetensors": (_json, "neither torch nor safetensors files: index.json"),
+    "a bare pickle": (_bare_pickle, "neither torch nor safetensors files: model.tar"),
+    "a config alone": (_no_weights, "model.bin has no model weights, only xp.cfg, model"),
+    "an optimizer": (_optimizer, "checkpoint.th has no model weights, only optimizer, epoch"),
+    "Stable Diffusion": (
+        _diffusion,
+        "v1-5.safetensors has 2 weights of another kind of model (first_stage_model.decoder",
+    ),
+    "Hugging Face's without its config": (
+        _huggingface_alone,
+        "of a Hugging Face MusicGen, which needs its config.json",
+    ),
+    "an adapter without its config": (_adapter_alone, "is a LoRA adapter: put its adapter_config.json beside"),
+    "a codec": (_codec_alone, "compression_state_dict.bin is a codec: put its language model beside it"),
+    "half of a language model": (_half_an_lm, "lm.pt has the weights of a MusicGen, but lacks emb.0.weight"),
+}
+
+
+@pytest.mark.parametrize(("write", "what"), NOT_ONE.values(), ids=NOT_ONE)
+def test_a_folder_without_a_language_model_is_described(
+    tmp_path: Path, write: Callable[[Path], None], what: str
+) -> None:
+    write(tmp_path)
+    told = refusal(tmp_path)
+    assert told.startswith(f"{tmp_path} has no MusicGen language model: ")
+    assert what in told
+    assert "Supported are audiocraft's export" in told
+    assert "\n" not in told
+
+
+def test_a_codec_without_its_config_is_recognised(tmp_path: Path, export: Path) -> None:
+    state = torch.load(export / "compression_state_dict.bin")["best_state"]
+    torch.save(state, tmp_path / "codec.pt")
+    assert "codec.pt is a codec: put its language model beside it" in refusal(tmp_path)
+
+
+def test_a_magnet_is_refused_despite_equal_weight_names(tmp_path: Path) -> None:
+    config = {**tiny.lm_config("text"), "lm_model": "transformer_lm_magnet"}
+    tiny.export(tmp_path / "state_dict.bin", {"emb.0.weight": torch.zeros(3, 3)}, config)
+    assert "of the kind 'transformer_lm_magnet', not a MusicGen" in refusal(tmp_path)
+
+
+# ---------------------------------------------------------------------------------------- not whole, not one, not safe
+
+
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
+def test_a_truncated_torch_file_is_damaged(export: Path, rewrapped: Path, share: float) -> None:
+    whole = (export / "state_dict.bin").read_bytes()
+    (rewrapped / "lm.bin").write_bytes(whole[: int(share * len(whole))])
+    told = refusal(rewrapped)
+    assert told.startswith("lm.bin is damaged")
+    assert "\n" not in told
+
+
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
+def test_a_truncated_safetensors_file_is_damaged(package: dict[str, Any], rewrapped: Path, share: float) -> None:
+    tensors.write(rewrapped / "lm.safetensors", package["best_state"], package["xp.cfg"])
+    whole = (rewrapped / "lm.safetensors").read_bytes()
+    (rewrapped / "lm.safetensors").write_bytes(whole[: int(share * len(whole))])
+    assert refusal(rewrapped).startswith("lm.safetensors is damaged")
+
+
+def test_a_truncated_config_is_damaged(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "music')
+    assert refusal(tmp_path).startswith("config.json is damaged")
+
+
+def test_two_language_models_or_codecs_in_a_folder_are_named(export: Path, rewrapped: Path) -> None:
+    for name in ("first.bin", "second.bin"):
+        (rewrapped / name).symlink_to(export / "state_dict.bin")
+    assert "has 2 language models, first.bin, second.bin: keep one" in refusal(rewrapped)
+    (rewrapped / "second.bin").unlink()
+    (rewrapped / "other.bin").symlink_to(export / "compression_state_dict.bin")
+    assert "has 2 codecs, codec.bin, other.bin: keep one" in refusal(rewrapped)
+
+
+class _Payload:
+    """What a malicious pickle would call."""
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.system, ("touch executed",)
+
+
+def test_a_malicious_pickle_is_refused_and_runs_nothing(rewrapped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(rewrapped)
+    torch.save({"xp.cfg": _Payload(), "model": {}}, rewrapped / "trained_model.tar")
+    assert "posix.system" in refusal(rewrapped)
+    (rewrapped / "trained_model.tar").write_bytes(pickle.dumps(_Payload()))
+    assert "trained_model.tar" in refusal(rewrapped)
+    assert not (rewrapped / "executed").exists()
+
+
+# --------------------------------------------------------------------------------------- a codec that does not fit it
+
+
+def with_codec(folder: Path, package: dict[str, Any], lm: dict[str, Any] | None = None, **codec: Any) -> Path:
+    """The export in ``folder``, with a codec and a solver config in which something is different."""
+    (folder / "codec.bin").unlink()
+    settings = OmegaConf.create(tiny.CODEC_CONFIG)
+    for key, value in codec.items():
+        OmegaConf.update(settings, key.replace("__", "."), value)
+    state = builders.get_compression_model(settings).state_dict()
+    torch.save({"best_state": state, "xp.cfg": OmegaConf.to_yaml(settings)}, folder / "codec.bin")
+    config = OmegaConf.merge(OmegaConf.create(package["xp.cfg"]), lm or {})
+    torch.save({**package, "xp.cfg": OmegaConf.to_yaml(config)}, folder / "lm.bin")
+    return folder
+
+
+STEREO = {"interleave_stereo_codebooks": {"use": True, "per_timestep": False}}
+MISFITS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "entries": ({}, {"rvq__bins": 32}, "32 entries in a codebook, and the language model expects 64."),
+    "codebooks": ({}, {"rvq__n_q": 3}, "3 codebooks, and the language model has 4."),
+    "codebooks of stereo": (STEREO, {}, "4 codebooks for each of two channels, and the language model has 4."),
+    "a mono setting for stereo": ({}, {"rvq__n_q": 2}, "twice the codec's 2 as for stereo, but its config is mono:"),
+    "more than there are": (
+        {"compression_model_n_q": 8},
+        {},
+        "4 codebooks, and the language model uses 8.",
+    ),
+    "sample rate": (
+        {"sample_rate": 16000},
+        {},
+        "a sample rate of 32000 Hz, and the language model was trained at 16000",
+    ),
+    "channels": (
+        STEREO,
+        {"seanet__channels": 2, "encodec__channels": 2, "rvq__n_q": 2},
+        "2 channels, and the language model interleaves the tokens of two mono codecs.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("lm", "codec", "what"), MISFITS.values(), ids=MISFITS)
+def test_a_codec_that_does_not_fit_is_refused_with_both_sizes(
+    rewrapped: Path, package: dict[str, Any], lm: dict[str, Any], codec: dict[str, Any], what: str
+) -> None:
+    told = refusal(with_codec(rewrapped, package, lm, **codec))
+    assert what in told
+    assert "does not fit" in told or "interleave_stereo_codebooks.use" in told
+
+
+@pytest.mark.parametrize("lm", [{"sample_rate": 32000}, {"sample_rate": "???"}, {"compression_model_n_q": None}])
+def test_a_config_that_repeats_the_codec_s_sizes_fits(
+    rewrapped: Path, package: dict[str, Any], lm: dict[str, Any]
+) -> None:
+    assert checkpoint.load(str(with_codec(rewrapped, package, lm)), "cpu").codec.num_codebooks == 4
+
+
+def test_a_language_model_may_use_some_of_the_codebooks(rewrapped: Path, package: dict[str, Any]) -> None:
+    folder = with_codec(rewrapped, package, {"compression_model_n_q": 4}, rvq__n_q=6)
+    assert checkpoint.load(str(folder), "cpu").codec.total_codebooks == 6
+
+
+def test_a_missing_codec_is_asked_for(rewrapped: Path, package: dict[str, Any]) -> None:
+    (rewrapped / "codec.bin").unlink()
+    config = OmegaConf.merge(OmegaConf.create(package["xp.cfg"]), {"compression_model_checkpoint": "//sig/1234"})
+    torch.save({**package, "xp.cfg": OmegaConf.to_yaml(config)}, rewrapped / "lm.bin")
+    told = refusal(rewrapped / "lm.bin")
+    assert told.startswith("The language model's codec, '//sig/1234', is not a public one")
+    assert "put its compression_state_dict.bin beside the language model, and name the folder of both." in told
