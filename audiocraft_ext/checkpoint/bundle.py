@@ -15,7 +15,7 @@ from huggingface_hub import hf_hub_download, metadata_load
 
 from audiocraft_ext.checkpoint.build import build_codec
 from audiocraft_ext.checkpoint.compatibility import public_name
-from audiocraft_ext.checkpoint.components import Components, resolve
+from audiocraft_ext.checkpoint.components import resolve
 from audiocraft_ext.checkpoint.locate import hub, pretrained, source
 from audiocraft_ext.checkpoint.locate.download import redact_url
 from audiocraft_ext.checkpoint.read.formats import CheckpointFiles, TransformersFile, is_adapter, root_of
@@ -81,18 +81,14 @@ def _wanted(weights: str, with_diffusion: bool) -> dict[str, Path]:
     beside = components.files.folder
     files = {file.relative_to(beside).as_posix(): file for file in _own_files(components.files)}
     models = dict(components.pretrained)
-    if with_diffusion and hub.DIFFUSION_FILE not in files and _has_metas_codec(components):
-        models[pretrained.DIFFUSION] = pretrained.locate_model(pretrained.DIFFUSION, beside)
+    if with_diffusion and hub.DIFFUSION_FILE not in files:
+        codec = build_codec(components.files.codec, components.pretrained, "cpu")
+        if public_name(components.codec_name, codec) == pretrained.DIFFUSION_CODEC:
+            models[pretrained.DIFFUSION] = pretrained.locate_model(pretrained.DIFFUSION, beside)
     for name, folder in models.items():
         files |= {f"{name}/{file.name}": file for file in pretrained.model_files(folder)}
     files.pop(source.MANIFEST, None)
     return files
-
-
-def _has_metas_codec(components: Components) -> bool:
-    """Whether MultiBand Diffusion is trained for the codec."""
-    codec = build_codec(components.files.codec, components.pretrained, "cpu")
-    return public_name(components.codec_name, codec) == pretrained.DIFFUSION_CODEC
 
 
 def _own_files(files: CheckpointFiles) -> Iterable[Path]:

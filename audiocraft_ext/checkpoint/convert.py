@@ -74,7 +74,7 @@ def _write(components: Components, out: Path, dtype: Dtype | None) -> None:
         _write_pretrained(name, folder, name == components.codec_name, out / name)
     if files.text_encoder is not None:
         encoder = _keep_dtype(T5EncoderModel, T5Config, files.text_encoder)
-        _write_text_encoder(encoder, files.text_encoder.folder, out / _text_encoder_name(config))
+        _write_text_encoder(encoder, files.text_encoder.folder, out / config.conditioners.description.t5.name)
     if diffusion := find_diffusion(files.folder):
         shutil.copy(diffusion, out / DIFFUSION_FILE)
     _write_lm(files.lm, config, out / LM_FILE, dtype)
@@ -83,11 +83,11 @@ def _write(components: Components, out: Path, dtype: Dtype | None) -> None:
 
 
 def _write_lm(lm: LanguageModelFile, config: DictConfig, file: Path, dtype: Dtype | None) -> None:
-    state, to_int8 = lm.state, dtype == "int8" or (dtype is None and lm.is_int8)
-    if dtype not in (None, "int8"):
-        float_dtype = getattr(torch, str(dtype))
+    state, in_int8 = lm.state, dtype == "int8" or (dtype is None and lm.is_int8)
+    if dtype is not None and not in_int8:
+        float_dtype = getattr(torch, dtype)
         state = {name: value.to(float_dtype) if value.is_floating_point() else value for name, value in state.items()}
-    tensors.write(file, state, OmegaConf.to_yaml(config), is_matrix if to_int8 else None)
+    tensors.write(file, state, OmegaConf.to_yaml(config), is_matrix if in_int8 else None)
 
 
 def is_matrix(name: str, value: Tensor) -> bool:
@@ -106,10 +106,6 @@ def _write_pretrained(name: str, folder: Path, is_codec: bool, out: Path) -> Non
             shutil.copy(file, out)
     else:
         _write_text_encoder(T5EncoderModel.from_pretrained(folder, dtype="auto"), folder, out)
-
-
-def _text_encoder_name(config: DictConfig) -> str:
-    return next(conditioner.t5.name for conditioner in config.conditioners.values() if conditioner.get("model") == "t5")
 
 
 def _write_text_encoder(encoder: Any, tokenizer_folder: Path, out: Path) -> None:

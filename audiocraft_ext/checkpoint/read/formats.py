@@ -32,8 +32,8 @@ from audiocraft_ext.checkpoint.read.diagnosis import describe_unrecognized
 from audiocraft_ext.checkpoint.read.tensors import State
 from audiocraft_ext.errors import CheckpointError
 
-_CONFIG_CLASSES: list[Any] = [DictConfig, ListConfig, AnyNode, ContainerMetadata, Metadata]
-_CONFIG_CLASSES += [Any, dict, list, int, defaultdict]
+_CONFIG_CLASSES: list[Any] = [DictConfig, ListConfig, AnyNode, ContainerMetadata, Metadata, Any, defaultdict]
+_CONFIG_CLASSES += [dict, list, int]
 _LM_KEY = "emb.0.weight"
 _ADAPTER = "adapter_config.json"
 _SUPPORTED = (
@@ -115,9 +115,6 @@ def is_adapter(folder: Path) -> bool:
     return (folder / _ADAPTER).is_file()
 
 
-# --------------------------------------------------------------------------------------------------- Hugging Face
-
-
 def _is_huggingface(folder: Path) -> bool:
     # Meta's own repositories have both an export and Hugging Face's form; only the export is fetched.
     return model_type(folder) in huggingface.MODEL_TYPES and any(folder.glob("*.safetensors"))
@@ -159,9 +156,6 @@ def _read_huggingface(folder: Path, adapter: Path | None = None) -> CheckpointFi
     return CheckpointFiles(adapter or folder, LanguageModelFile(lm_config, lm_state), *parts)
 
 
-# ------------------------------------------------------------------------------------------------------ audiocraft
-
-
 def _read_audiocraft(path: Path) -> CheckpointFiles:
     models: dict[str, LanguageModelFile] = {}
     codecs: dict[str, CodecFile | PretrainedCodec] = {}
@@ -183,16 +177,13 @@ def _read_audiocraft(path: Path) -> CheckpointFiles:
         if len(found) > 1:
             raise CheckpointError(f"{path} has {len(found)} {what}, {', '.join(found)}: keep one, or name one file.")
     lm = next(iter(models.values()))
-    own_codec = next(iter(codecs.values()), None) or _transformers_codec(entries)
-    return CheckpointFiles(path, lm, own_codec or _codec_named_in(lm.config))
-
-
-def _transformers_codec(entries: list[Path]) -> TransformersFile | None:
-    """The codec in the first folder with transformers' EnCodec or DAC."""
+    if codecs:
+        return CheckpointFiles(path, lm, next(iter(codecs.values())))
     for folder in entries:
         if model_type(folder) in CODEC_TYPES:
-            return TransformersFile(read_json(folder / "config.json"), huggingface.read_weights(folder), folder)
-    return None
+            own = TransformersFile(read_json(folder / "config.json"), huggingface.read_weights(folder), folder)
+            return CheckpointFiles(path, lm, own)
+    return CheckpointFiles(path, lm, _codec_named_in(lm.config))
 
 
 def _recognise(payload: dict[Any, Any]) -> LanguageModelFile | CodecFile | PretrainedCodec | None:
@@ -203,19 +194,15 @@ def _recognise(payload: dict[Any, Any]) -> LanguageModelFile | CodecFile | Pretr
     if state is None:
         return None
     config = read_config(payload["xp.cfg"]) if "xp.cfg" in payload else None
-    if _LM_KEY in state:
-        _check_lm_kind(config)
-        return LanguageModelFile(config or infer.infer_config(state), state, payload.get("is_int8") is True)
-    return CodecFile(config, state) if config is not None and "encodec" in config else None
-
-
-def _check_lm_kind(config: DictConfig | None) -> None:
-    """MAGNeT and JASCO have MusicGen's names for their weights, but generate tokens in other ways."""
+    if _LM_KEY not in state:
+        return CodecFile(config, state) if config is not None and "encodec" in config else None
+    # MAGNeT and JASCO have MusicGen's names for their weights, but generate tokens in other ways.
     kind = "transformer_lm" if config is None else config.get("lm_model", "transformer_lm")
     if kind != "transformer_lm":
         raise CheckpointError(
             f"The language model is of the kind {kind!r}, not a MusicGen: MAGNeT and JASCO are not supported."
         )
+    return LanguageModelFile(config or infer.infer_config(state), state, payload.get("is_int8") is True)
 
 
 def _load(file: Path) -> dict[Any, Any]:
