@@ -22,10 +22,14 @@ import cog
 import torch
 from cog import BasePredictor, File, Input, Path
 
-from audiocraft_ext import audio, checkpoint, memory, musicgen
+from audiocraft_ext import checkpoint, memory, musicgen
+from audiocraft_ext.audio.ffmpeg import ffmpeg_path
+from audiocraft_ext.audio.loudness import normalize
+from audiocraft_ext.audio.read import Clip, read
+from audiocraft_ext.audio.upload import download_upload
+from audiocraft_ext.audio.write import write
 from audiocraft_ext.engine.threads import use_cpu_threads
 from audiocraft_ext.errors import InputError
-from audiocraft_ext.fetch import fetch
 from audiocraft_ext.progress import Progress, SilentProgress
 from audiocraft_ext.request import Request, refuse_window_as_long_as_duration
 from audiocraft_ext.switches import Switches
@@ -64,7 +68,7 @@ class Predictor(BasePredictor):
         start = time.perf_counter()
         switches = Switches.read(MAX_CONCURRENCY)
         self.max_duration_s = switches.max_duration_s
-        audio.ffmpeg_path()  # without one no prediction would succeed: fail here
+        ffmpeg_path()  # without one no prediction would succeed: fail here
         chosen = checkpoint.chosen_weights(str(weights) if weights else None)
         self.outputs = tempfile.TemporaryDirectory(prefix="musicgen-")
         if hasattr(self, "model"):  # set up again: the former weights go before the next ones come
@@ -233,9 +237,14 @@ class Predictor(BasePredictor):
             self.trial = asyncio.get_running_loop().create_task(self._try(), context=contextvars.Context())
 
     async def _try(self) -> None:
-        """Makes a second of music to find out whether predictions fail: the last one may have been too large."""
+        """Makes a second of music to find out whether predictions fail: the last one may have been too large.
+
+        As mp3, which needs ffmpeg.
+        """
         try:
-            os.unlink(await self._in_thread(Request(prompt="", duration=1), None, SilentProgress()))
+            os.unlink(
+                await self._in_thread(Request(prompt="", duration=1, output_format="mp3"), None, SilentProgress())
+            )
             self.is_failing = False
         except Exception as error:
             log.error("Predictions fail: %s", error)
@@ -266,26 +275,26 @@ class Predictor(BasePredictor):
         progress.begin()
         clip = self._clip(request, source, progress)
         samples = self.model.generate(request, clip, progress)
-        samples = audio.normalise(samples, self.model.sample_rate, request.normalization_strategy)
+        samples = normalize(samples, self.model.sample_rate, request.normalization_strategy)
         progress.check()
         path = self._new_path(f".{request.output_format}")
         try:
-            audio.encode(samples, self.model.sample_rate, path, request.output_format, _tags(request), progress.check)
+            write(samples, self.model.sample_rate, path, request.output_format, _inputs(request), progress)
             progress.check()
         except BaseException:
             path.unlink(missing_ok=True)
             raise
         return str(path)
 
-    def _clip(self, request: Request, source: Any, progress: Progress) -> audio.Clip | None:
+    def _clip(self, request: Request, source: Any, progress: Progress) -> Clip | None:
         """The request's window of input audio; fetched first, where ``source`` is what cog makes of a URL."""
         if request.input_audio is None:
             return None
         try:
             if source is not None:
-                fetch(source, request.input_audio, progress)
-            start_s, end_s, at_most_s = request.window.start_s, request.window.end_s, self.model.heard_s(request)
-            clip = audio.decode(request.input_audio, start_s, end_s, at_most_s=at_most_s, check=progress.check)
+                download_upload(source, request.input_audio, progress)
+            start_s, end_s, max_s = request.window.start_s, request.window.end_s, self.model.heard_s(request)
+            clip = read(request.input_audio, start_s, end_s, max_s=max_s, progress=progress)
         finally:
             if source is not None:
                 request.input_audio.unlink(missing_ok=True)
@@ -300,11 +309,9 @@ def _discard(work: asyncio.Future[str]) -> None:
         os.unlink(work.result())
 
 
-def _tags(request: Request) -> dict[str, str]:
-    """What made the file, for whoever holds it later: all inputs but the audio, and the seed that was used."""
+def _inputs(request: Request) -> dict[str, Any]:
+    """All inputs but the audio, under their names in the contract, with the seed used: ready to be sent again."""
     inputs = {name: value for name, value in asdict(request).items() if name not in ("input_audio", "window")}
     if request.input_audio is not None:
-        end_s = request.window.end_s
-        inputs |= {"continuation_start": request.window.start_s, "continuation_end": -1 if end_s is None else end_s}
-    given = {name: str(value) for name, value in inputs.items() if value is not None}
-    return {"title": (request.prompt or "")[:100], **given}
+        inputs |= {"continuation_start": request.window.start_s, "continuation_end": request.window.end_s}
+    return {name: value for name, value in inputs.items() if value is not None}

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from audiocraft_ext import checkpoint, codec, language_model, memory
-from audiocraft_ext.audio import Clip, resample
+from audiocraft_ext.audio.read import Clip
+from audiocraft_ext.audio.resample import resample
 from audiocraft_ext.checkpoint import Checkpoint
 from audiocraft_ext.diffusion import DiffusionDecoder
 from audiocraft_ext.engine.engine import NotFiniteError

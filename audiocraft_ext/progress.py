@@ -8,7 +8,7 @@ import contextvars
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from tqdm import tqdm
@@ -54,6 +54,8 @@ class Progress:
 
     def __init__(self) -> None:
         self._stopped = threading.Event()
+        self._stop_lock = threading.Lock()
+        self._on_cancel: list[Callable[[], None]] = []
         # cog tells predictions' logs apart by their context, and the engine's thread, which counts frames, has none.
         self._context = contextvars.copy_context()
         self._lines: dict[str, _Line] = {}
@@ -71,8 +73,23 @@ class Progress:
         self.queue_s += time.monotonic() - self._asked_at
 
     def stop(self) -> None:
-        """Makes the next ``check`` raise."""
-        self._stopped.set()
+        """Make the next ``check`` raise, and call what ``on_cancel`` registered."""
+        with self._stop_lock:
+            self._stopped.set()
+            for callback in self._on_cancel:
+                callback()
+
+    @contextmanager
+    def on_cancel(self, callback: Callable[[], None]) -> Iterator[None]:
+        """Within, ``stop`` calls ``callback`` in its own thread, so it must be quick. Raises ``Cancelled``."""
+        with self._stop_lock:
+            self.check()
+            self._on_cancel.append(callback)
+        try:
+            yield
+        finally:
+            with self._stop_lock:
+                self._on_cancel.remove(callback)
 
     def check(self) -> None:
         """Raises ``Cancelled`` once ``stop`` was called."""

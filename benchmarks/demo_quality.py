@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from audiocraft_ext.audio import Clip
+from audiocraft_ext.audio.read import Clip
 from audiocraft_ext.checkpoint import Checkpoint, load
 from audiocraft_ext.language_model import Settings
 from audiocraft_ext.musicgen import Model

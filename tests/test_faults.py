@@ -20,7 +20,7 @@ from typing import Any
 import httpx
 import pytest
 
-from audiocraft_ext.audio import ffmpeg_path
+from audiocraft_ext.audio.ffmpeg import ffmpeg_path
 from predict import Predictor
 from tests.support.client import until_taken
 from tests.support.input_values import data_url

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from audiocraft_ext import checkpoint, musicgen
-from audiocraft_ext.audio import Clip
+from audiocraft_ext.audio.read import Clip
 from audiocraft_ext.checkpoint.source import EMBEDDED
 from audiocraft_ext.diffusion import DiffusionDecoder
 from audiocraft_ext.engine.decoder import Decoder

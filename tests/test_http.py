@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from audiocraft_ext.audio import ffmpeg_path
+from audiocraft_ext.audio.ffmpeg import ffmpeg_path
 from benchmarks.hardening.load import seconds_until_free
 from tests.support.client import file_in, until_taken
 from tests.support.input_values import data_url

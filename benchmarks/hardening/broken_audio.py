@@ -2,8 +2,8 @@
 
     python -m benchmarks.hardening.broken_audio [--n 700] [--seed 0]
 
-``--n`` damaged files come on top of 600 that name another file and a URL, which nobody may open. Each is read as far as
-it can be or refused in a sentence, within the limit; else this fails. Linux only.
+``--n`` damaged files, and 600 that name another file and a URL, which no reader may open. Each must be read as far as
+possible or refused in a sentence, within the time limit. Linux only.
 """
 
 import argparse
@@ -19,13 +19,13 @@ from itertools import chain
 from pathlib import Path
 from random import Random
 
-from audiocraft_ext.audio import decode
+from audiocraft_ext.audio.read import read
 from audiocraft_ext.errors import InputError
-from tests.support.access_monitor import Witness
+from tests.support.access_monitor import AccessMonitor
 from tests.support.broken_files import BrokenFile, damaged
 from tests.support.client import LIMIT_S, SECRETS, Attempt, send_all
 from tests.support.input_values import MEDIA_TYPES, data_url
-from tests.support.malicious_files import traps
+from tests.support.malicious_files import malicious_files
 from tests.support.server import running
 
 SHOWN = 10
@@ -35,10 +35,10 @@ LARGEST_SENT_BYTES = 1_000_000
 
 @dataclass
 class Decoded:
-    """What came of each file: ``read``, ``refused``, or an offence, a line each."""
+    """The outcome of each file: ``read``, ``refused``, or a failure, a line each."""
 
     outcomes: dict[str, Counter[str]] = field(default_factory=dict)
-    offences: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
     slowest_s: float = 0.0
 
     def add(self, file: BrokenFile, outcome: str, took_s: float) -> None:
@@ -46,12 +46,12 @@ class Decoded:
         if took_s > LIMIT_S:
             outcome = f"{took_s:.0f} s: {outcome}"
         known = outcome in ("read", "refused")
-        self.outcomes.setdefault(file.kind, Counter())[outcome if known else "offence"] += 1
+        self.outcomes.setdefault(file.kind, Counter())[outcome if known else "failure"] += 1
         if not known:
-            self.offences.append(f"{file.kind}: {file.name}, {file.data[:40]!r}...: {outcome}")
+            self.failures.append(f"{file.kind}: {file.name}, {file.data[:40]!r}...: {outcome}")
 
     def table(self) -> str:
-        columns = ("read", "refused", "offence")
+        columns = ("read", "refused", "failure")
         lines = [f"{'':26}{'files':>7}" + "".join(f"{column:>9}" for column in columns)]
         for kind, counter in [*sorted(self.outcomes.items()), ("all", sum(self.outcomes.values(), Counter()))]:
             lines.append(f"{kind:26}{counter.total():7}" + "".join(f"{counter[column]:9}" for column in columns))
@@ -82,11 +82,11 @@ def decode_all(files: Iterable[BrokenFile], folder: Path, n_threads: int = 2) ->
 
 def _outcome(path: Path) -> str:
     try:
-        clip = decode(path)
+        clip = read(path)
     except InputError as error:
-        told = str(error)
-        leaks = any(secret in told for secret in (*SECRETS, path.name, "ffmpeg"))
-        return f"told too much: {told}" if leaks or error.field != "input_audio" else "refused"
+        message = str(error)
+        leaks = any(secret in message for secret in (*SECRETS, path.name, "ffmpeg"))
+        return f"the message leaks: {message}" if leaks or error.field != "input_audio" else "refused"
     except Exception as error:
         return repr(error)
     n_channels, n_samples = clip.samples.shape
@@ -112,10 +112,10 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=700)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name, Witness(Path(name)) as witness:
+    with tempfile.TemporaryDirectory() as name, AccessMonitor(Path(name)) as monitor:
         folder, start = Path(name, "files"), time.monotonic()
         folder.mkdir()
-        files = list(chain(damaged(args.n, args.seed), traps(witness.bait)))
+        files = list(chain(damaged(args.n, args.seed), malicious_files(monitor.canary)))
         decoded = decode_all(files, folder)
         took_s = time.monotonic() - start
         largest_mb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
@@ -128,12 +128,12 @@ def main() -> None:
             worker = server.worker
             tally = send_all(str(server.client.base_url), requests_with(small, args.seed))
             n_deaths = int(server.status() != "READY" or server.worker != worker)
-        n_opened, n_connected = witness.look()
+        n_opened, n_connected = monitor.counts()
     print(tally.table())
-    print(f"worker deaths {n_deaths}; the sentinel was opened {n_opened} times, its URL {n_connected} times")
-    for offence in (decoded.offences + tally.offences)[:SHOWN]:
-        print(offence)
-    raise SystemExit(1 if decoded.offences or tally.offences or n_deaths or n_opened or n_connected else 0)
+    print(f"worker deaths {n_deaths}; the canary was opened {n_opened} times, its URL {n_connected} times")
+    for failure in (decoded.failures + tally.offences)[:SHOWN]:
+        print(failure)
+    raise SystemExit(1 if decoded.failures or tally.offences or n_deaths or n_opened or n_connected else 0)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from audiocraft_ext import checkpoint
-from audiocraft_ext.audio import Clip, resample
+from audiocraft_ext.audio.read import Clip
+from audiocraft_ext.audio.resample import resample
 from audiocraft_ext.checkpoint.source import EMBEDDED
 from audiocraft_ext.language_model import Settings
 from audiocraft_ext.musicgen import Model

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from audiocraft_ext import checkpoint
-from audiocraft_ext.audio import Clip
+from audiocraft_ext.audio.read import Clip
 from audiocraft_ext.checkpoint.convert import convert
 from audiocraft_ext.dac import DacCodec
 from audiocraft_ext.errors import CheckpointError

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from audiocraft_ext import checkpoint
-from audiocraft_ext.audio import Clip
+from audiocraft_ext.audio.read import Clip
 from audiocraft_ext.language_model import Settings
 from audiocraft_ext.musicgen import Model, _Generation
 from audiocraft_ext.progress import Progress

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from audiocraft_ext import memory
-from audiocraft_ext.audio import Clip
+from audiocraft_ext.audio.read import Clip
 from audiocraft_ext.checkpoint import Checkpoint
 from audiocraft_ext.errors import Cancelled, InputError
 from audiocraft_ext.language_model import EngineLanguageModel, EngineName, Settings

@@ -1,4 +1,4 @@
-"""Sounds and files of them, and how alike two sounds are: what the tests of reading and of writing share."""
+"""Sounds, files of them, and similarity measures, for tests of reading and of writing."""
 
 import functools
 import subprocess
@@ -8,7 +8,7 @@ import soundfile
 import torch
 from torch import Tensor
 
-from audiocraft_ext.audio import ffmpeg_path
+from audiocraft_ext.audio.ffmpeg import ffmpeg_path
 
 RATE = 44_100
 
@@ -37,7 +37,7 @@ def snr_db(got: Tensor, expected: Tensor) -> float:
     return float(10 * torch.log10(expected.square().mean() / (got - expected).square().mean().clamp(min=1e-20)))
 
 
-def likeness(got: Tensor, expected: Tensor) -> float:
+def correlation(got: Tensor, expected: Tensor) -> float:
     """Largest normalised cross-correlation of two signals [C, N] over all shifts, the worse channel's."""
     size = got.shape[-1] + expected.shape[-1]
     product = torch.fft.rfft(got, size) * torch.fft.rfft(expected, size).conj()

@@ -1,6 +1,6 @@
-"""Audio files that are broken, or are something else, from a seed. Knows nothing of who reads them.
+"""Audio files that are broken, or are something else, from a seed. Knows no reader.
 
-A few are read all the same: what a file that was cut off still holds, or the mp3 in front of a script.
+A few are readable: what is left of a truncated file, or the mp3 in front of a script.
 """
 
 import gzip
@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from random import Random
 
-from audiocraft_ext.audio import ffmpeg_path
+from audiocraft_ext.audio.ffmpeg import ffmpeg_path
 
 _ENCODERS: dict[str, list[str]] = {
     "s16.wav": ["-c:a", "pcm_s16le", "-f", "wav"],
@@ -63,25 +63,25 @@ class BrokenFile:
 
 @cache
 def sources() -> dict[str, bytes]:
-    """A short sound in every format that is read, and with a cover in those that have one; the same on every call."""
+    """A short sound in every supported format, and with a cover in those that have one; the same on every call."""
 
-    def made(*arguments: str) -> bytes:
-        with tempfile.TemporaryDirectory() as folder:  # mp4 needs a file that can be gone back in
+    def encode(*arguments: str) -> bytes:
+        with tempfile.TemporaryDirectory() as folder:  # mp4 needs a seekable file
             path = Path(folder, "out")
             command = [ffmpeg_path(), "-nostdin", "-v", "error", *_SOUND, *arguments, "-bitexact", str(path)]
             subprocess.run(command, check=True, timeout=60)
             return path.read_bytes()
 
-    files = {name: made(*arguments) for name, arguments in _ENCODERS.items()}
+    files = {name: encode(*arguments) for name, arguments in _ENCODERS.items()}
     for name, format in _COVERED.items():
-        files[name] = made(*_COVER, "-disposition:v", "attached_pic", "-f", format)
+        files[name] = encode(*_COVER, "-disposition:v", "attached_pic", "-f", format)
     return files
 
 
 def wav(
     data: bytes = bytes(4000), rate: int = 8000, channels: int = 1, bits: int = 16, tag: int = 1, claim: int = -1
 ) -> bytes:
-    """A wav with any numbers in its header; ``claim`` is the length that it says its data has, -1 the true one."""
+    """A wav with any numbers in its header; ``claim`` is the length of data in its header, -1 the true one."""
     block = channels * bits // 8
     header = struct.pack("<HHIIHH", tag, channels, rate, rate * block % 2**32, block % 2**16, bits)
     length = struct.pack("<I", len(data) if claim < 0 else claim)
@@ -109,7 +109,7 @@ def bits_flipped(random: Random) -> bytes:
 
 
 def numbers_replaced(random: Random) -> bytes:
-    """Lengths, counts and rates that no file has, wherever they happen to fall."""
+    """Lengths, counts and rates that no file has, at random places."""
     data = bytearray(random.choice(list(sources().values())))
     for _ in range(random.choice((1, 1, 3))):
         at = random.randrange(4, min(len(data) - 8, random.choice((100, 1000))))
@@ -144,13 +144,13 @@ def absurd_header(random: Random) -> bytes:
 
 
 def hardly_any_sound(random: Random) -> bytes:
-    """A few samples, at any rate that is taken."""
+    """A few samples, at any supported rate."""
     n = random.choice((1, 1, 2, 3, 5, 10, 50, 200, 700))
     return wav(random.randbytes(2 * n), random.choice((1000, 3000, 8000, 31_999, 32_000, 44_100, 192_000, 768_000)))
 
 
 def claims_hours(random: Random) -> bytes:
-    """A length in the header that the file does not have, in formats that say it."""
+    """A false length in the header, in formats that have one."""
     flac = bytearray(sources()["a.flac"])
     flac[21:26] = bytes([flac[21] | 0x0F, 0xFF, 0xFF, 0xFF, 0xFF])  # STREAMINFO: 2^36 - 1 samples
     aiff = sources()["s16.aiff"]

@@ -1,6 +1,6 @@
-"""Files that name another file or a URL: playlists, scripts, polyglots, references in tags. Knows nothing of readers.
+"""Files that name another file or a URL: playlists, scripts, polyglots, references in tags. Knows no reader.
 
-Each is a template with ``{path}`` and ``{url}``, behind or before things that look like audio.
+Each is a template with ``{path}`` and ``{url}``, alone or in a disguise.
 """
 
 import gzip
@@ -15,8 +15,8 @@ from tests.support.broken_files import BrokenFile, sources, wav
 
 
 @dataclass(frozen=True)
-class Bait:
-    """What a file may name, and nobody may open: a file on this machine, and a URL on it."""
+class Canary:
+    """A file and a URL on this machine that malicious files name and no reader may open."""
 
     path: Path
     url: str
@@ -85,7 +85,7 @@ def _box(name: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data) + 8) + name + data
 
 
-# A script as it is, and where it is taken for audio, or audio for it.
+# A script alone, inside audio, and beside audio.
 DISGUISES: dict[str, Callable[[bytes], bytes]] = {
     "alone": lambda text: text,
     "UTF-8 mark": lambda text: b"\xef\xbb\xbf" + text,
@@ -109,7 +109,7 @@ DISGUISES: dict[str, Callable[[bytes], bytes]] = {
 
 
 def _with_data_elsewhere(reference: bytes) -> bytes:
-    """An m4a whose samples lie where the reference says (ISO/IEC 14496-12, 8.7.2)."""
+    """An m4a whose samples are where the reference points (ISO/IEC 14496-12, 8.7.2)."""
     m4a = sources()["aac.m4a"]
     old, new = (_box(b"dref", struct.pack(">II", 0, 1) + entry) for entry in (_box(b"url ", b"\0\0\0\1"), reference))
     data = bytearray(m4a.replace(old, new))
@@ -120,9 +120,9 @@ def _with_data_elsewhere(reference: bytes) -> bytes:
     return bytes(data)
 
 
-def _links(bait: Bait) -> dict[str, bytes]:
+def _links(canary: Canary) -> dict[str, bytes]:
     """Audio whose own format lets it refer to something else."""
-    url, path = bait.url.encode(), str(bait.path).encode()
+    url, path = canary.url.encode(), str(canary.path).encode()
     mp3, flac = sources()["bare.mp3"], sources()["a.flac"]
     picture = struct.pack(">II", 3, 3) + b"-->" + bytes(4 * 5) + struct.pack(">I", len(url)) + url
     picture_block = b"\x06" + len(picture).to_bytes(3, "big") + picture
@@ -142,11 +142,11 @@ def _links(bait: Bait) -> dict[str, bytes]:
     }
 
 
-def traps(bait: Bait) -> Iterator[BrokenFile]:
+def malicious_files(canary: Canary) -> Iterator[BrokenFile]:
     """Every script in every disguise, and every link."""
     for script, template in SCRIPTS.items():
-        text = template.format(path=bait.path, url=bait.url).encode()
-        for disguise, wrapped in DISGUISES.items():
-            yield BrokenFile(f"trap {disguise}", f"{script}.mp3", wrapped(text))
-    for name, data in _links(bait).items():
+        text = template.format(path=canary.path, url=canary.url).encode()
+        for disguise, wrap in DISGUISES.items():
+            yield BrokenFile(f"script {disguise}", f"{script}.mp3", wrap(text))
+    for name, data in _links(canary).items():
         yield BrokenFile("link in audio", name, data)

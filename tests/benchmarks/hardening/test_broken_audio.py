@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from audiocraft_ext.audio import ffmpeg_path
+from audiocraft_ext.audio.ffmpeg import ffmpeg_path
 from benchmarks.hardening.broken_audio import decode_all, requests_with
 from tests.support.access_monitor import Witness
 from tests.support.broken_files import KINDS, damaged

@@ -1,4 +1,4 @@
-"""URLs that fail, never end or dawdle, read as cog opens them."""
+"""Uploads by URL that fail, never end or are slow, opened as cog opens them."""
 
 import threading
 import time
@@ -9,10 +9,10 @@ from pathlib import Path
 import cog
 import pytest
 
-from audiocraft_ext import fetch as fetching
-from audiocraft_ext.audio import Limits
+from audiocraft_ext.audio import upload
+from audiocraft_ext.audio.read import ReadLimits
+from audiocraft_ext.audio.upload import download_upload
 from audiocraft_ext.errors import Cancelled, InputError
-from audiocraft_ext.fetch import fetch
 from audiocraft_ext.progress import Progress
 
 
@@ -32,7 +32,7 @@ class Handler(BaseHTTPRequestHandler):
             while self.path in ("/endless", "/slow"):
                 self.wfile.write(bytes(10_000 if self.path == "/endless" else 1))
                 time.sleep(0 if self.path == "/endless" else 0.05)
-        except OSError:  # the reader has had enough
+        except OSError:  # the reader has left
             pass
 
     def log_message(self, *args: object) -> None:
@@ -47,9 +47,9 @@ def url() -> Iterator[str]:
         http.shutdown()
 
 
-def test_a_file_is_fetched_whole_from_a_url_and_from_a_data_url(url: str, tmp_path: Path) -> None:
+def test_a_url_and_a_data_url_are_downloaded_whole(url: str, tmp_path: Path) -> None:
     for source, content in ((f"{url}/good", bytes(100)), ("data:audio/wav;base64,UklGRg==", b"RIFF")):
-        fetch(cog.File.validate(source), tmp_path / "got", Progress())
+        download_upload(cog.File.validate(source), tmp_path / "got", Progress())
         assert (tmp_path / "got").read_bytes() == content
 
 
@@ -62,25 +62,27 @@ def test_a_file_is_fetched_whole_from_a_url_and_from_a_data_url(url: str, tmp_pa
         ("/slow", "took longer than 0.3 s"),
     ],
 )
-def test_a_url_that_gives_no_file_is_refused_by_name(
+def test_a_failing_url_is_refused_by_name(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, problem: str
 ) -> None:
-    monkeypatch.setattr(fetching, "TIMEOUT_S", 0.3)
+    monkeypatch.setattr(upload, "TIMEOUT_S", 0.3)
     start = time.monotonic()
     with pytest.raises(InputError, match=f"^input_audio: .*{problem}"):
-        fetch(cog.File.validate(url + path), tmp_path / "got", Progress(), limits=Limits(file_bytes=100_000))
+        download_upload(
+            cog.File.validate(url + path), tmp_path / "got", Progress(), limits=ReadLimits(file_bytes=100_000)
+        )
     assert time.monotonic() - start < 2
 
 
-def test_a_host_that_does_not_answer_is_refused_by_name(tmp_path: Path) -> None:
+def test_an_unreachable_host_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be fetched"):
-        fetch(cog.File.validate("http://127.0.0.1:1/x.wav"), tmp_path / "got", Progress())
+        download_upload(cog.File.validate("http://127.0.0.1:1/x.wav"), tmp_path / "got", Progress())
 
 
-def test_a_cancel_ends_a_slow_fetch_at_its_next_piece(url: str, tmp_path: Path) -> None:
+def test_a_cancel_ends_a_slow_download_at_its_next_chunk(url: str, tmp_path: Path) -> None:
     progress = Progress()
     threading.Timer(0.3, progress.stop).start()
     start = time.monotonic()
     with pytest.raises(Cancelled):
-        fetch(cog.File.validate(f"{url}/slow"), tmp_path / "got", progress)
+        download_upload(cog.File.validate(f"{url}/slow"), tmp_path / "got", progress)
     assert time.monotonic() - start < 2

@@ -1,6 +1,6 @@
-"""What an opened URL holds, to a file: no more of it, and for no longer, than an input may have.
+"""Download an upload to a file, within limits of size and time. Knows nothing of audio or of URLs.
 
-Knows nothing of URLs themselves: it reads what has been opened, or opens itself at the first read, as cog's files do.
+It reads an open file, or one that opens itself at the first read, as cog's URL files do.
 """
 
 import time
@@ -11,7 +11,7 @@ from typing import Any
 import requests
 import urllib3
 
-from audiocraft_ext.decode import FIELD, Limits
+from audiocraft_ext.audio.read import FIELD, ReadLimits
 from audiocraft_ext.errors import InputError
 from audiocraft_ext.progress import Progress
 
@@ -19,11 +19,11 @@ TIMEOUT_S = 120.0
 _CHUNK_BYTES = 1 << 16
 
 
-def fetch(source: Any, path: Path, progress: Progress, *, limits: Limits = Limits()) -> None:
-    """Writes all that ``source`` holds to ``path``, and closes it.
+def download_upload(source: Any, path: Path, progress: Progress, *, limits: ReadLimits = ReadLimits()) -> None:
+    """Write all of the file-like ``source`` to ``path``, and close it.
 
-    Raises ``InputError`` that names ``input_audio`` where it cannot be read, is too large or too slow, ``Cancelled`` at
-    the next piece after ``progress.stop()``.
+    Raises ``InputError`` that names ``input_audio`` if it cannot be read, is too large or too slow; ``Cancelled`` at
+    the next chunk after ``progress.stop()``.
     """
     deadline, n_bytes = time.monotonic() + TIMEOUT_S, 0
     try:

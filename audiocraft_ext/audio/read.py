@@ -1,0 +1,227 @@
+"""Read a window of any audio file, untrusted, as samples. Knows neither the model nor where the file came from.
+
+The file is never parsed by native code in this process. ffmpeg reads it in a child, which
+
+- has one open file, as its standard input, and may open local files only;
+- detects the container by content, and refuses all that are not on a short list before a demuxer reads a header:
+  playlists, scripts, images. The list has no container that refers to other files but mov, whose references are off;
+- may use a short list of audio decoders;
+- is limited in time, memory and output, and cannot write to any file.
+
+It returns floats, so a source above full scale keeps its peaks.
+"""
+
+import logging
+import math
+import os
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from audiocraft_ext.audio.ffmpeg import ffmpeg_path, stream_output
+from audiocraft_ext.errors import InputError
+from audiocraft_ext.progress import Progress
+
+log = logging.getLogger(__name__)
+
+FIELD = "input_audio"
+_SUPPORTED = "Send a wav, mp3, flac, ogg, opus, m4a, mp4, aac, aiff or webm file."
+_NOT_AUDIO = "the file is not audio that can be decoded (its content counts, not its name)."
+_CONTAINERS = "wav,w64,aiff,flac,ogg,mov,matroska,mp3,aac"
+_DECODERS = (
+    "pcm_alaw,pcm_mulaw,pcm_u8,pcm_s8,pcm_s16le,pcm_s16be,pcm_s24le,pcm_s24be,pcm_s32le,pcm_s32be,pcm_s64le,pcm_s64be,"
+    "pcm_f32le,pcm_f32be,pcm_f64le,pcm_f64be,adpcm_ms,adpcm_ima_wav,adpcm_ima_qt,"
+    "mp3,mp3float,mp2,mp2float,flac,alac,vorbis,opus,speex,aac,ac3,eac3"
+)
+_ZIP = b"PK"  # the mp3 demuxer would find an mp3 stored in one
+_MAX_TAGS = 16  # two are seen in use
+_MAX_PADDING_BYTES = 1 << 20
+_MIN_PADDING_BYTES = 16  # an mp4 begins with up to seven zeros of its own
+_WAV_HEAD_BYTES = 4096
+_EXTENSIBLE, _PCM = 0xFFFE, 1
+
+
+@dataclass(frozen=True)
+class ReadLimits:
+    """The cost limits of one file; over any of these it is refused with an `InputError` that names the limit."""
+
+    file_bytes: int = 200_000_000
+    clip_s: float = 30 * 60  # decoded from the start of the file; nothing past the end of the window is decoded
+    window_bytes: int = 512 << 20  # of float32 samples: 23 minutes of stereo at 48 kHz
+    wall_s: float = 60.0
+    memory_bytes: int = 1 << 30  # the child's address space; 256 MB is enough for the common formats
+    largest_sample: float = 100.0  # full scale is 1; beyond 40 dB above it, these are integers stored as floats
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Decoded audio: samples [C, N] float32, C 1 or 2, full scale ±1 (a float source may exceed it)."""
+
+    samples: Tensor
+    sample_rate: int
+
+    @property
+    def duration_s(self) -> float:
+        return self.samples.shape[-1] / self.sample_rate
+
+
+def read(
+    path: Path,
+    start_s: float = 0.0,
+    end_s: float | None = None,
+    *,
+    max_s: float = math.inf,
+    progress: Progress = Progress(),
+    limits: ReadLimits = ReadLimits(),
+) -> Clip:
+    """The window [start_s, end_s) of any audio file, exact to the sample, at the file's own sample rate.
+
+    More than two channels are mixed down to stereo. `end_s` None is the end of the clip; one past it is clamped, and
+    logged. Of a window longer than `max_s`, that much is read. A truncated file is read as far as it goes. Raises
+    `Cancelled`; `InputError` that names `input_audio`, `continuation_start` if the window begins past the end of the
+    clip, `continuation_end` if it ends by its start.
+    """
+    if not (path.is_file() and os.access(path, os.R_OK)):  # a pipe or a device would block, or never end
+        raise InputError(FIELD, "the file cannot be read.", "Send it again.")
+    # Opened once: the bytes examined here are the bytes decoded, whatever happens to the name meanwhile.
+    with path.open("rb", buffering=0) as file:
+        n_bytes = os.fstat(file.fileno()).st_size
+        if n_bytes == 0:
+            raise InputError(FIELD, "the file is empty.", _SUPPORTED)
+        if n_bytes > limits.file_bytes:
+            problem = f"the file has {n_bytes / 1e6:.1f} MB; the limit is {limits.file_bytes / 1e6:g} MB."
+            raise InputError(FIELD, problem, "Cut it, or send it as mp3.")
+        if os.pread(file.fileno(), len(_ZIP), 0) == _ZIP:
+            raise InputError(FIELD, _NOT_AUDIO, _SUPPORTED)
+        command, memory_bytes = _command(file, limits), limits.memory_bytes
+        output = stream_output(command, file, progress, timeout_s=limits.wall_s, memory_bytes=memory_bytes)
+        try:
+            with closing(output) as chunks:
+                sample_rate, n_channels, data = _au_stream(chunks)
+                return _window(data, sample_rate, n_channels, start_s, end_s, max_s, limits)
+        except TimeoutError:
+            problem = f"decoding took longer than {limits.wall_s:g} s."
+        except subprocess.CalledProcessError:
+            problem = "decoding took too much memory or time."
+        raise InputError(FIELD, problem, "Send a plain wav or mp3.")
+
+
+def _command(file: BinaryIO, limits: ReadLimits) -> list[str]:
+    """ffmpeg, from an open file on its standard input to an AU stream of big-endian float32 on its standard output."""
+    offset = _audio_offset(file.fileno())
+    command = [ffmpeg_path(), "-nostdin", "-v", "quiet", "-max_alloc", str(limits.memory_bytes // 4), "-threads", "1"]
+    command += ["-protocol_whitelist", "file", "-format_whitelist", _CONTAINERS, "-codec_whitelist", _DECODERS]
+    command += ["-skip_initial_bytes", str(offset), *_codec_of_wav(os.pread(file.fileno(), _WAV_HEAD_BYTES, offset))]
+    command += ["-i", "file:/dev/fd/0", "-map", "0:a:0", "-map_metadata", "-1", "-vn", "-sn", "-dn"]
+    command += ["-af", "aresample=rematrix_maxval=1,aformat=sample_fmts=flt:channel_layouts=mono|stereo|downmix|FL|FR"]
+    return [*command, "-c:a", "pcm_f32be", "-f", "au", "pipe:1"]
+
+
+def _audio_offset(file: int) -> int:
+    """Bytes before the container: ID3v2 tags, which ffmpeg expects before mp3 and aac only, and padding by zeros.
+
+    ffmpeg reads an mp3 behind padding, but not its length without the encoder's delay.
+    """
+    offset = 0
+    for _ in range(_MAX_TAGS):
+        head = os.pread(file, 10, offset)
+        if len(head) < 10 or head[:3] != b"ID3":
+            break
+        size = sum((byte & 0x7F) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
+        offset += 10 + size + (10 if head[5] & 0x10 else 0)
+    padded = os.pread(file, _MAX_PADDING_BYTES, offset)
+    n_zeros = len(padded) - len(padded.lstrip(b"\0"))
+    return offset + (n_zeros if n_zeros >= _MIN_PADDING_BYTES else 0)
+
+
+def _codec_of_wav(head: bytes) -> list[str]:
+    """Input options for an extensible wav with fewer valid bits than its container has, which ffmpeg takes for both."""
+    at = head.find(b"fmt ", 12)
+    if head[:4] != b"RIFF" or head[8:12] != b"WAVE" or not 0 < at <= len(head) - 34:
+        return []
+    tag, container_bits, valid_bits = struct.unpack_from("<H", head, at + 8) + struct.unpack_from(
+        "<H2xH", head, at + 22
+    )
+    [subformat] = struct.unpack_from("<H", head, at + 32)
+    is_padded = tag == _EXTENSIBLE and subformat == _PCM and 0 < valid_bits < container_bits
+    return ["-c:a", f"pcm_s{container_bits}le"] if is_padded and container_bits in (16, 24, 32) else []
+
+
+def _au_stream(chunks: Iterator[bytes]) -> tuple[int, int, Iterator[bytes]]:
+    """Sample rate, channels and data of an AU stream: magic, data offset, size, encoding, rate, channels, a comment."""
+    head = bytearray()
+    while len(head) < 24 or len(head) < struct.unpack_from(">I", head, 4)[0]:
+        chunk = next(chunks, b"")
+        if not chunk:
+            raise InputError(FIELD, _NOT_AUDIO, _SUPPORTED)
+        head += chunk
+    data_offset, _, _, sample_rate, n_channels = struct.unpack_from(">5I", head, 4)
+    if not 1_000 <= sample_rate <= 768_000:
+        raise InputError(FIELD, f"the sample rate, {sample_rate} Hz, is not between 1 and 768 kHz.", "Resample it.")
+    return sample_rate, n_channels, chain([bytes(head[data_offset:])], chunks)
+
+
+def _window(
+    data: Iterator[bytes],
+    sample_rate: int,
+    n_channels: int,
+    start_s: float,
+    end_s: float | None,
+    max_s: float,
+    limits: ReadLimits,
+) -> Clip:
+    """Cut [start_s, end_s) out of big-endian float32 frames as they arrive; reading stops at the end of the window."""
+    frame_bytes = 4 * n_channels
+    first = round(start_s * sample_rate) * frame_bytes
+    # A start may be beyond sys.maxsize itself: the end is past it all the same.
+    last = first + sys.maxsize if end_s is None else round(end_s * sample_rate) * frame_bytes
+    if max_s < math.inf:
+        last = min(last, first + math.ceil(max_s * sample_rate) * frame_bytes)
+    if last <= first:
+        problem = f"the window from {start_s:g} to {end_s:g} s contains no sample."
+        raise InputError("continuation_end", problem, "Choose one after continuation_start.")
+    window = bytearray()
+    seen = 0
+    for chunk in data:
+        window += chunk[max(0, first - seen) : max(0, last - seen)]
+        seen += len(chunk)
+        if seen >= last:
+            break
+        if seen > limits.clip_s * sample_rate * frame_bytes:
+            problem = f"the clip is longer than {limits.clip_s / 60:g} minutes."
+            raise InputError(FIELD, problem, "Cut it, or choose an earlier continuation_end.")
+        if len(window) > limits.window_bytes:
+            problem = f"the window contains more than {limits.window_bytes / 1e6:g} MB of samples."
+            raise InputError(FIELD, problem, "Choose a shorter one with continuation_start and continuation_end.")
+    clip_s = seen / frame_bytes / sample_rate
+    if not seen:
+        raise InputError(FIELD, _NOT_AUDIO, _SUPPORTED)
+    if first >= seen:
+        problem = f"{start_s:g} s is not before the end of the clip, which lasts {clip_s:.2f} s."
+        raise InputError("continuation_start", problem, "Choose an earlier start.")
+    if end_s is not None and seen < last:
+        log.warning("continuation_end, %g s, is past the end of the clip: using its end, %.2f s.", end_s, clip_s)
+    return Clip(_samples(window, n_channels, limits), sample_rate)
+
+
+def _samples(window: bytearray, n_channels: int, limits: ReadLimits) -> Tensor:
+    """Whole frames of big-endian float32 as samples [C, N]."""
+    n_frames = len(window) // (4 * n_channels)
+    frames = np.frombuffer(window, ">f4", count=n_frames * n_channels).reshape(n_frames, n_channels)
+    samples = torch.from_numpy(np.ascontiguousarray(frames.T, dtype=np.float32))
+    # One NaN would spread over all that a codec or a filter makes of the clip, and a zero in its place would be a click
+    # in music that is broken anyway: refuse it. The comparison is false for NaN and infinity too.
+    if not samples.abs().max().item() <= limits.largest_sample:
+        problem = "the file has samples that are not numbers, or are far outside ±1, the full scale of float audio."
+        raise InputError(FIELD, problem, "Export it again, as 16- or 24-bit wav.")
+    return samples
