@@ -22,7 +22,7 @@ import pytest
 
 from audiocraft_ext.audio.ffmpeg import ffmpeg_path
 from predict import Predictor
-from tests.support.client import until_taken
+from tests.support.client import retry_on_409
 from tests.support.input_values import data_url
 from tests.support.server import COG_FOLDER, ROOT, Server, running
 
@@ -80,7 +80,7 @@ def faulty(faults: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 def predict(server: Server, name: str = "", **inputs: Any) -> dict[str, Any]:
     body = {"input": {"prompt": "kick", "duration": 1, "seed": 1, **inputs}}
     url = f"/predictions/{name}" if name else "/predictions"
-    response = until_taken(lambda: server.client.request("PUT" if name else "POST", url, json=body))
+    response = retry_on_409(lambda: server.client.request("PUT" if name else "POST", url, json=body))
     assert response.status_code == 200, response.text
     answer: dict[str, Any] = response.json()
     return answer

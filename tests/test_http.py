@@ -19,8 +19,7 @@ import pytest
 import soundfile
 
 from audiocraft_ext.audio.ffmpeg import ffmpeg_path
-from benchmarks.hardening.load import seconds_until_free
-from tests.support.client import file_in, until_taken
+from tests.support.client import file_in, retry_on_409, seconds_until_free
 from tests.support.input_values import data_url
 
 SAMPLE_RATE = 32000
@@ -31,7 +30,7 @@ CLIENT_PATTERN = re.compile(r"^\s*(\d+)%\s*\|.+?\|\s*(\d+)\/(\d+)")
 
 def predict(server: httpx.Client, **inputs: Any) -> dict[str, Any]:
     """The answer to a prediction that the edge lets through, once there is a slot."""
-    response = until_taken(lambda: server.post("/predictions", json={"input": inputs}))
+    response = retry_on_409(lambda: server.post("/predictions", json={"input": inputs}))
     assert response.status_code == 200, response.text
     answer: dict[str, Any] = response.json()
     return answer

@@ -11,44 +11,44 @@ import pytest
 
 from audiocraft_ext.audio.ffmpeg import ffmpeg_path
 from benchmarks.hardening.broken_audio import decode_all, requests_with
-from tests.support.access_monitor import Witness
+from tests.support.access_monitor import AccessMonitor
 from tests.support.broken_files import KINDS, damaged
 from tests.support.client import send_all
-from tests.support.malicious_files import traps
+from tests.support.malicious_files import malicious_files
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the witness watches by inotify")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the monitor watches by inotify")
 
 
 @pytest.fixture
-def witness(tmp_path: Path) -> Iterator[Witness]:
-    with Witness(tmp_path) as witness:
-        yield witness
+def monitor(tmp_path: Path) -> Iterator[AccessMonitor]:
+    with AccessMonitor(tmp_path) as monitor:
+        yield monitor
 
 
-def test_a_broken_file_is_read_as_far_as_it_goes_or_refused(tmp_path: Path) -> None:
+def test_a_broken_file_is_read_or_refused(tmp_path: Path) -> None:
     decoded = decode_all(damaged(150, seed=1), tmp_path)
-    assert decoded.offences == []
+    assert decoded.failures == []
     assert sum(counter.total() for counter in decoded.outcomes.values()) == 150
     assert decoded.slowest_s < 10
 
 
-def test_a_file_that_names_another_file_or_a_url_opens_neither(tmp_path: Path, witness: Witness) -> None:
+def test_a_file_or_url_named_in_audio_is_not_opened(tmp_path: Path, monitor: AccessMonitor) -> None:
     (tmp_path / "files").mkdir()
-    decoded = decode_all(islice(traps(witness.bait), 0, None, 7), tmp_path / "files")
-    assert decoded.offences == []
-    assert witness.look() == (0, 0)
+    decoded = decode_all(islice(malicious_files(monitor.canary), 0, None, 7), tmp_path / "files")
+    assert decoded.failures == []
+    assert monitor.counts() == (0, 0)
 
 
-def test_broken_audio_over_http_is_served_or_refused_and_opens_nothing(server: httpx.Client, witness: Witness) -> None:
-    files = chain(damaged(30, seed=2), islice(traps(witness.bait), 0, None, 31))
+def test_broken_audio_over_http_is_served_or_refused(server: httpx.Client, monitor: AccessMonitor) -> None:
+    files = chain(damaged(30, seed=2), islice(malicious_files(monitor.canary), 0, None, 31))
     tally = send_all(str(server.base_url), requests_with((file for file in files if len(file.data) < 10**6), seed=2))
     assert tally.offences == []
-    assert witness.look() == (0, 0)
+    assert monitor.counts() == (0, 0)
     assert server.get("/health-check").json()["status"] == "READY"
 
 
-def test_the_witness_sees_an_ffmpeg_that_is_left_to_itself(tmp_path: Path, witness: Witness) -> None:
-    scripts = {file.name: file.data for file in traps(witness.bait) if file.kind == "trap alone"}
+def test_the_monitor_sees_an_ffmpeg_without_restrictions(tmp_path: Path, monitor: AccessMonitor) -> None:
+    scripts = {file.name: file.data for file in malicious_files(monitor.canary) if file.kind == "script alone"}
     (tmp_path / "song").write_bytes(scripts["concat list.mp3"])
     command = [
         ffmpeg_path(),
@@ -65,11 +65,11 @@ def test_the_witness_sees_an_ffmpeg_that_is_left_to_itself(tmp_path: Path, witne
         "-",
     ]
     subprocess.run(command, check=True)
-    n_opened, n_connected = witness.look()
+    n_opened, n_connected = monitor.counts()
     assert n_opened > 0
     assert n_connected == 0
-    subprocess.run([ffmpeg_path(), "-v", "quiet", "-i", witness.bait.url, "-f", "null", "-"])
-    assert witness.look()[1] > 0
+    subprocess.run([ffmpeg_path(), "-v", "quiet", "-i", monitor.canary.url, "-f", "null", "-"])
+    assert monitor.counts()[1] > 0
 
 
 def test_the_same_seed_makes_the_same_files_of_every_kind() -> None:

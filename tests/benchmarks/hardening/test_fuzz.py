@@ -6,14 +6,14 @@ import httpx
 import pytest
 
 from benchmarks.hardening.requests_of_all_kinds import KINDS, attempts
-from tests.support.client import Attempt, Verdict, judged, send_all
+from tests.support.client import Attempt, Verdict, judge, send_all
 
 N = 300
 
 
 def test_three_hundred_requests_of_every_kind_leave_the_server_ready(server: httpx.Client) -> None:
     tally = send_all(str(server.base_url), attempts(N, seed=1))
-    assert tally.offences == []
+    assert tally.failures == []
     assert tally.count("named", "form", "accepted") == N
     assert len(tally.verdicts) == len(KINDS)
     assert tally.count("named") > N / 2
@@ -53,8 +53,8 @@ ANSWERS: list[tuple[Attempt, int, str, Verdict]] = [
 
 
 @pytest.mark.parametrize(("attempt", "status", "text", "verdict"), ANSWERS, ids=lambda value: str(value)[:40])
-def test_an_answer_is_judged_by_what_the_caller_sees(attempt: Attempt, status: int, text: str, verdict: str) -> None:
-    assert judged(attempt, status, text) == verdict
+def test_an_answer_is_judge_by_what_the_caller_sees(attempt: Attempt, status: int, text: str, verdict: str) -> None:
+    assert judge(attempt, status, text) == verdict
 
 
 def test_a_server_that_is_gone_is_silent_and_the_rest_is_not_waited_for() -> None:
