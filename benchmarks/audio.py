@@ -1,11 +1,11 @@
-"""Tokens → samples beside audiocraft's own: codec and MultiBand Diffusion, in audio-seconds a second and peak memory.
+"""Compare tokens → samples with audiocraft's own: codec and MultiBand Diffusion, speed and peak memory.
 
     python -m benchmarks.audio [--seconds 8 30 120] [--size demo|musicgen]
 
 Random tokens, mono and stereo, each way in a fresh process that has decoded one second before. ``demo`` is the embedded
 checkpoint's codec and diffusion decoder, ``musicgen`` has the sizes of Meta's, with random weights: without a GPU its
-diffusion takes minutes a second. audiocraft has no stereo diffusion: its is left, then right. A line of JSON goes to
-benchmarks/results/audio.jsonl, a table to the screen.
+diffusion takes minutes a second. audiocraft has no stereo diffusion: left and right run one after the other. Appends a
+line of JSON to benchmarks/results/audio.jsonl and prints a table.
 """
 
 import argparse

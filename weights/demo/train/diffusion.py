@@ -1,4 +1,4 @@
-"""Trains the diffusion decoder: the codec's latents → the samples' highs. Knows nothing of text or the LM.
+"""Train the diffusion decoder: the codec's latents → the samples' highs. Knows nothing of text or the LM.
 
     python -m weights.demo.train.diffusion --minutes 60
     python -m weights.demo.train.diffusion --export
@@ -81,7 +81,7 @@ Crops = tuple[Tensor, Tensor]
 def draw_crops(codec: CompressionModel, n: int, n_frames: int, rng: np.random.Generator) -> Crops:
     """Crops [n, 1, N] of random songs, and the latents [n, D, T] that the codec's tokens of them stand for."""
     wavs = torch.from_numpy(np.stack([draw_crop(rng, n_frames) for _ in range(n)]))[:, None]
-    # The codec hears silence beyond a crop's ends, as it does beyond a clip's.
+    # The codec pads a crop's ends with silence, as it does a clip's.
     return wavs, torch.cat([codec.decode_latent(codec.encode(some)[0]) for some in wavs.split(16)])
 
 
@@ -93,7 +93,7 @@ def build_band(config: DictConfig) -> tuple[nn.Module, NoiseSchedule]:
     )
 
 
-def noised(schedule: NoiseSchedule, clean: Tensor, steps: Tensor, noise: Tensor) -> Tensor:
+def add_noise(schedule: NoiseSchedule, clean: Tensor, steps: Tensor, noise: Tensor) -> Tensor:
     """Clips [B, 1, N], already projected, with the noise that they have at their steps [B]."""
     alpha_bar = schedule.get_alpha_bar(steps)
     return alpha_bar.sqrt() * clean + (1 - alpha_bar).sqrt() * noise * schedule.noise_scale
@@ -114,7 +114,7 @@ class Average:
 
 
 def train(s: DiffusionSettings, path: Path) -> None:
-    """Trains for ``s.minutes``, from what is at ``path`` on, and leaves there the band that decoding loads."""
+    """Train for ``s.minutes``, resuming from ``path``, and save there the band that decoding loads."""
     torch.manual_seed(s.seed)
     config = OmegaConf.create(DIFFUSION_CONFIG)
     codec = load(str(EMBEDDED), "cpu").codec
@@ -135,7 +135,7 @@ def train(s: DiffusionSettings, path: Path) -> None:
         picked = torch.randint(len(clean), (s.batch,))
         steps = torch.tensor(STEPS)[torch.randint(len(STEPS), (s.batch,))]
         noise = torch.randn_like(clean[picked])
-        loss = mse_loss(unet(noised(schedule, clean[picked], steps, noise), steps, latents[picked]), noise)
+        loss = mse_loss(unet(add_noise(schedule, clean[picked], steps, noise), steps, latents[picked]), noise)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

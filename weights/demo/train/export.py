@@ -1,4 +1,4 @@
-"""Writes what training left in a work folder as a checkpoint: weights/demo. Knows nothing of training.
+"""Write the trained weights in a work folder as a checkpoint, weights/demo. Knows nothing of training.
 
 python -m weights.demo.train.export
 """
