@@ -99,7 +99,7 @@ def test_a_url_is_input_audio_and_an_mp3_is_written(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_rejected_input_is_answered_with_its_sentence(tmp_path: Path) -> None:
-    command = [SCRIPT, "-i", "prompt=x", "-i", "duration=0"]
+    command = [str(SCRIPT), "-i", "prompt=x", "-i", "duration=0"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith("duration: 0 is outside its range.")
