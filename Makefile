@@ -10,12 +10,14 @@ BIN := .venv/bin
 
 setup: .venv/ready
 
-# uv installs the whole stack in under a minute; audiocraft comes without its dead pins.
+# uv installs the whole stack in under a minute; audiocraft comes without its dead pins. pydub needs audioop, which Python
+# 3.13 dropped; requirements.txt has no markers (script/requirements), so its replacement stands here.
 .venv/ready: requirements.txt tests/requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "python3 3.11 or newer is needed")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv==0.13.9
-	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet -r requirements.txt -r tests/requirements.txt
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet -r requirements.txt -r tests/requirements.txt \
+		"audioop-lts==0.2.2; python_version >= '3.13'"
 	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps audiocraft==1.3.0
 	touch $@
 

@@ -54,7 +54,7 @@ class Progress:
 
     def __init__(self) -> None:
         self._stopped = threading.Event()
-        self._stop_lock = threading.Lock()
+        self._stop_lock = threading.RLock()
         self._on_cancel: list[Callable[[], None]] = []
         # cog tells predictions' logs apart by their context, and the engine's thread, which counts frames, has none.
         self._context = contextvars.copy_context()

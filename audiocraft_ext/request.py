@@ -1,7 +1,7 @@
 """One prediction, validated: the 14 inputs of the model's page as a frozen value. Standard library only.
 
 What an input means and what is refused stands here and in the README's table. What needs the audio itself, like a
-window past the end of the clip, is checked where it is decoded (``decode.py``).
+window past the end of the clip, is checked where it is decoded (``audio/read.py``).
 """
 
 import math

@@ -168,13 +168,13 @@ def test_out_of_memory_at_setup_is_in_the_health_check(faults: Path, tmp_path: P
 
 def test_a_failing_ffmpeg_fails_predictions_with_a_sentence(faulty: Server, faults: Path) -> None:
     with present(faults / "ffmpeg-fails") as fault:
-        assert_one_sentence(faulty, predict(faulty), "The server failed; its log says why")
+        assert_one_sentence(faulty, predict(faulty, output_format="mp3"), "The server failed; its log says why")
         assert_unhealthy_until(faulty, fault.unlink)
 
 
 def test_a_hanging_ffmpeg_does_not_block_a_cancelled_slot(faulty: Server, faults: Path) -> None:
     with present(faults / "ffmpeg-hangs"):
-        answers = [in_flight(faulty, f"hanging-{i}") for i in range(4)]
+        answers = [in_flight(faulty, f"hanging-{i}", output_format="mp3") for i in range(4)]
         wait_until(lambda: len(list(faults.glob("hanging-*"))) == 4)
         assert faulty.status() == "BUSY"
         for i in range(4):
@@ -201,7 +201,8 @@ def test_a_full_disk_fails_predictions_and_leaves_no_file(faulty: Server) -> Non
     resource.prlimit(faulty.worker, resource.RLIMIT_FSIZE, (1000, limits[1]))
     audio = data_url(bytes(100_000))
     try:
-        assert_one_sentence(faulty, predict(faulty), "The server failed")
+        for format in ("wav", "mp3"):
+            assert_one_sentence(faulty, predict(faulty, output_format=format), "The server failed")
         assert_one_sentence(faulty, predict(faulty, input_audio=audio), "The server failed")
         assert set(files(faulty)) <= set(kept)
     finally:

@@ -197,11 +197,10 @@ def test_no_more_of_a_long_clip_is_read_than_is_used(predictor: Predictor, tmp_p
 def test_the_tags_have_all_inputs_but_the_audio_and_null() -> None:
     window = {"continuation_start": 3, "continuation_end": None}
     request = Request.checked(**{**DEFAULTS, "prompt": "kick", "input_audio": Path("riff.wav"), **window})
-    tags = predict._tags(request)
-    assert tags.keys() == {"title", *DEFAULTS} - {"input_audio"}
-    assert "prompt" not in predict._tags(dataclasses.replace(request, prompt=None))
-    assert tags["continuation_start"] == "3"
-    assert tags["continuation_end"] == "-1"
+    inputs = predict._inputs(request)
+    assert inputs.keys() == DEFAULTS.keys() - {"input_audio", "continuation_end"}
+    assert "prompt" not in predict._inputs(dataclasses.replace(request, prompt=None))
+    assert inputs["continuation_start"] == 3
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -106,3 +106,15 @@ def test_who_waits_for_a_lock_can_be_stopped_and_who_held_it_gives_it_back() -> 
         with pytest.raises(Cancelled), progress.holding(lock):
             pass
     assert not lock.locked()
+
+
+def test_a_cancel_calls_what_is_registered_and_nothing_afterwards() -> None:
+    progress, called = Progress(), []
+    with progress.on_cancel(lambda: called.append("ended")):
+        pass
+    with progress.on_cancel(lambda: called.append("first")), progress.on_cancel(lambda: called.append("second")):
+        progress.stop()
+    assert called == ["first", "second"]
+    with pytest.raises(Cancelled), progress.on_cancel(lambda: called.append("too late")):
+        raise AssertionError("the block must not run")
+    assert called == ["first", "second"]
