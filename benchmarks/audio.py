@@ -74,7 +74,7 @@ def models_of(size: str, device: str) -> tuple[CompressionModel, dict[Any, Any]]
 
 
 def decoder_of(model: str, maker: str, size: str, n_channels: int, device: str) -> tuple[Decode, int, int]:
-    """What makes samples of tokens [1, K, T]; with the codebooks K and their entries."""
+    """The function from tokens [1, K, T] to samples, the number of codebooks K, and their size."""
     mono, package = models_of(size, device)
     wrapped = InterleaveStereoCompressionModel(mono) if n_channels == 2 else mono
     n_codebooks = wrapped.num_codebooks

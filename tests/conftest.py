@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="session")
-def _started(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[tuple[httpx.Client, dict[str, Any]]]":
+def _server_and_answer(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[tuple[httpx.Client, dict[str, Any]]]":
     from tests.support.server import running  # here, since machines for the GPU tests have no httpx
 
     with running(tmp_path_factory.mktemp("server")) as started:
@@ -25,12 +25,12 @@ def _started(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[tuple[httpx.
 
 
 @pytest.fixture(scope="session")
-def server(_started: "tuple[httpx.Client, dict[str, Any]]") -> "httpx.Client":
+def server(_server_and_answer: "tuple[httpx.Client, dict[str, Any]]") -> "httpx.Client":
     """A client of ``make serve``'s server with the embedded checkpoint, once it is READY."""
-    return _started[0]
+    return _server_and_answer[0]
 
 
 @pytest.fixture(scope="session")
-def first_answer(_started: "tuple[httpx.Client, dict[str, Any]]") -> dict[str, Any]:
+def first_answer(_server_and_answer: "tuple[httpx.Client, dict[str, Any]]") -> dict[str, Any]:
     """The server's answer to its first prediction, made before all tests."""
-    return _started[1]
+    return _server_and_answer[1]

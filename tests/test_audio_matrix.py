@@ -31,7 +31,9 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Model]]:
+def kind_and_model(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, Model]]:
     """A kind, and a model of it with diffusion weights."""
     folder = tiny.write(tmp_path_factory.mktemp("matrix"), request.param)
     torch.save(tiny_components.diffusion(), folder / DIFFUSION_FILE)
@@ -61,8 +63,8 @@ def generate(model: Model, cell: tuple[str, int, bool]) -> Tensor:
     return model.generate(request, clip, Progress())
 
 
-def test_every_cell_has_its_channels_and_its_exact_length(loaded: tuple[str, Model]) -> None:
-    kind, model = loaded
+def test_every_cell_has_its_channels_and_its_exact_length(kind_and_model: tuple[str, Model]) -> None:
+    kind, model = kind_and_model
     modes = MODES if "melody" in kind else MODES[:2]
     # Long clips by diffusion take half a minute each, and do not depend on the mode: one mode of two kinds.
     by_codec, by_diffusion = product(modes, DURATIONS_S, [False]), product(modes, DURATIONS_S[:1], [True])

@@ -22,7 +22,7 @@ def test_every_requirement_of_the_server_is_pinned() -> None:
 
 
 def test_the_image_s_ffmpeg_is_the_pinned_one() -> None:
-    """What strangers send is parsed by it: no other is installed beside it (``audio.ffmpeg.ffmpeg_path``)."""
+    """It parses every uploaded file: no other is installed beside it (``audio.ffmpeg.ffmpeg_path``)."""
     assert any(line.startswith("imageio-ffmpeg==") for line in PINNED)
     assert not OmegaConf.select(OmegaConf.load(ROOT / "cog.yaml"), "build.system_packages")
 

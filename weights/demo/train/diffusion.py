@@ -31,7 +31,7 @@ from audiocraft_ext.upstream import CompressionModel, NoiseSchedule, builders, d
 from weights.demo.train import synth
 from weights.demo.train.codec import draw_crop, stft_loss
 
-# What audiocraft's `generate_subsampled` walks by default, from noise to sound.
+# The default steps of audiocraft's `generate_subsampled`, from noise to sound.
 STEPS = tuple(range(999, 0, -50))
 DB_A_NEPER = 8.686
 CODEC_BELOW_HZ = 6_000

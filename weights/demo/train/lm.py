@@ -42,8 +42,8 @@ class LMSettings:
     # Four-second crops teach sounds, tempo and instruments at half the price; whole clips come after.
     short_until: float = 0.2
     short_frames: int = 200
-    # What a prompt says shows in the first bar; the bars behind it repeat it, and soon cost nothing. Nor does a first
-    # bar come with a melody, which tells the tempo as well: the text is needed.
+    # A prompt decides the first bar; later bars repeat it and soon add no loss. First bars come without a melody, which
+    # would give away the tempo: the text is needed.
     bars_from: float = 0.3
     bars_p: float = 0.8
     bar_batch: int = 16

@@ -60,7 +60,7 @@ _ARPS = {
 
 @dataclass(frozen=True)
 class Mood:
-    """What a mood changes: which patterns may be drawn, and two timbres."""
+    """A mood's effect: the patterns to draw from, and two timbres."""
 
     kicks: tuple[str, ...]
     hats: tuple[str, ...]
@@ -81,7 +81,7 @@ _MOODS = {
 
 @dataclass(frozen=True)
 class Song:
-    """What a caption can say about a clip."""
+    """The properties of a clip that a caption can mention."""
 
     tempo_bpm: int
     root: int

@@ -38,7 +38,7 @@ class TokenSettings:
 
     n_clips: int = 12_000
     n_captions: int = 3
-    # What a caption says has to show in the first bar: of that there are more, with a caption each and nothing else.
+    # A caption decides the first bar: there are more of these, with a caption each and nothing else.
     n_first_bars: int = 40_000
     first_bar_frames: int = 100
     seed: int = 0
