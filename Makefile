@@ -1,13 +1,12 @@
-# The promises of this project to its users: setup, demo, serve, test, lint, bench, gpu-check.
-# Each but gpu-check works on a fresh machine with python3 (3.11 or newer), git and make; `make setup` is done on the
-# way.
+# The commands of this project. Each but gpu-check works on a fresh machine with python3 (3.11 or newer), git and make, and
+# runs `make setup` if needed.
 
 ADDRESS ?= 127.0.0.1
 PORT ?= 5000
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo serve test lint bench gallery gpu-check requirements
+.PHONY: setup demo serve test test-slow lint bench gallery gpu-check requirements
 
 setup: .venv/ready
 
@@ -28,8 +27,14 @@ demo: .venv/ready
 serve: .venv/ready
 	ADDRESS=$(ADDRESS) PORT=$(PORT) script/serve
 
+# Every part's correctness: under 5 minutes on two cores. One thread per worker: with two the workers' threads would
+# wait for each other.
 test: .venv/ready
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadscope
+
+# Servers under faults, matrices, fuzzing, the tools, the README's commands: one at a time, since some measure time.
+test-slow: .venv/ready
+	$(BIN)/python -m pytest -m slow
 
 lint: .venv/ready
 	$(BIN)/ruff format --check .
@@ -40,21 +45,23 @@ lint: .venv/ready
 	$(BIN)/mypy script/fetch-weights
 	$(BIN)/mypy script/gallery
 	$(BIN)/mypy script/spectrogram
+	$(BIN)/mypy script/check-words
+	$(BIN)/python script/check-words
 
 bench: .venv/ready
 	$(BIN)/python -m benchmarks.engine
 	$(BIN)/python -m benchmarks.audio
 	$(BIN)/python -m benchmarks.demo_quality
 
-# docs/gallery.md and its pictures.
+# docs/gallery.md, its pictures, and the sample docs/demo.mp3.
 gallery: .venv/ready
 	$(BIN)/python script/gallery
 
 requirements: .venv/ready
 	script/requirements
 
-# On a CUDA machine as it is, without the set-up above: such machines bring their own torch. First what is right, then
-# how fast, whatever came out; the tables come last.
+# On a CUDA machine with its own torch, without the set-up above. First correctness, then speed even after a failure, so
+# that the tables come last.
 gpu-check:
 	-$(PYTHON) -m pytest -q tests/test_gpu.py tests/audiocraft_ext/engine/test_cuda_kernels.py
 	$(PYTHON) -m benchmarks.engine --size small --clips 1 4 16

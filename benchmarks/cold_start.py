@@ -1,10 +1,10 @@
-"""A cold start beside audiocraft's own loader: seconds and peak memory, each in a fresh process, on the same weights.
+"""Compare cold starts with audiocraft's own loader: seconds and peak memory, each in a fresh process, same weights.
 
     python -m benchmarks.cold_start --size medium
 
-Random weights as an audiocraft export in fp16, in the page cache, to fp32 on the CPU. Imports are counted in the rows
-that say so, and in no other. The peak is all that was ever resident at once, pages of mapped files included. A line of
-JSON goes to benchmarks/results/cold_start.jsonl, a table to the screen.
+Random weights as an audiocraft export in fp16, in the page cache, to fp32 on the CPU. Only the rows for imports include
+them. The peak is the largest resident set, pages of mapped files included. Appends a line of JSON to
+benchmarks/results/cold_start.jsonl and prints a table.
 """
 
 import argparse
@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "cold_start.jsonl"
 N_TOKENS = 512  # the embedded codec's
 
-# audiocraft comes through our door, which stands in for xformers; its T5 is told of the one beside the weights.
+# audiocraft is imported by upstream.py, with its stand-in for xformers; the T5 beside the weights is registered.
 _AUDIOCRAFT = """
 import os
 from audiocraft_ext.upstream import T5Conditioner
@@ -41,7 +41,7 @@ from audiocraft_ext import checkpoint
 from audiocraft_ext.settings import EngineSettings
 from audiocraft_ext.musicgen import Model
 """
-# Name → what comes before the clock starts, and what is timed.
+# Name → the code before the clock starts, and the timed code.
 WAYS = {
     "audiocraft's load_lm_model": (_AUDIOCRAFT, "kept = load_lm_model('state_dict.bin')"),
     "checkpoint.load": (_OURS, "kept = checkpoint.load(weights, 'cpu')"),
@@ -75,7 +75,7 @@ def write_export(folder: Path, size: str) -> None:
 
 
 def measure(before: str, timed: str, weights: str) -> tuple[float, float]:
-    """Seconds that `timed` takes in a fresh process once `before` has run, and that process's peak memory in GB."""
+    """Seconds of `timed` in a fresh process after `before`, and that process's peak memory in GB."""
     code = f"import sys, time\nweights = sys.argv[1]\n{before}\nstart = time.perf_counter()\n{timed}\n" + (
         "took_s = time.perf_counter() - start\n"
         "peak = next(line for line in open('/proc/self/status') if line.startswith('VmHWM'))\n"

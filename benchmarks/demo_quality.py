@@ -1,4 +1,4 @@
-"""Measures whether the embedded checkpoint does what it is asked, on clips and prompts that its training never saw.
+"""Measure how well the embedded checkpoint follows its inputs, on clips and prompts that its training never saw.
 
     python -m benchmarks.demo_quality
 
@@ -87,21 +87,21 @@ def measure_detectors(checkpoint: Checkpoint) -> tuple[detectors.Detectors, dict
     wavs = torch.cat([through_codec(checkpoint, wavs[:300]), wavs[300:]])
     fitted = detectors.fit([wav[0].numpy() for wav in wavs], songs)
     wavs, songs = unseen_clips(SEED + 2, 150)
-    heard = [wav[0].numpy() for wav in through_codec(checkpoint, wavs)]
+    decoded = [wav[0].numpy() for wav in through_codec(checkpoint, wavs)]
     figures = {
         "detector: tempo": share(
-            [is_tempo(fitted.tempo_bpm(wav), song.tempo_bpm) for wav, song in zip(heard, songs, strict=True)], 0.9
+            [is_tempo(fitted.tempo_bpm(wav), song.tempo_bpm) for wav, song in zip(decoded, songs, strict=True)], 0.9
         ),
         "detector: key": share(
             [
                 detectors.same_key(fitted.key(wav), (song.root, song.mode))
-                for wav, song in zip(heard, songs, strict=True)
+                for wav, song in zip(decoded, songs, strict=True)
                 if is_pitched(song)
             ],
             0.9,
         ),
     }
-    present = [fitted.present(wav) for wav in heard]
+    present = [fitted.present(wav) for wav in decoded]
     for name in synth.INSTRUMENTS:
         right = [(name in found) == (name in song.instruments) for found, song in zip(present, songs, strict=True)]
         figures[f"detector: {name}"] = share(right, 0.9)
@@ -146,7 +146,7 @@ def measure_prompts(model: Model, fitted: detectors.Detectors, n: int, out: Path
         torch.save({"texts": texts, "wavs": wavs}, out / "prompts.pt")
     return {
         "tempo within 4 %": share(tempo, 0.8),
-        "wanted instrument there": share(wanted, 0.8),
+        "wanted instrument present": share(wanted, 0.8),
         "excluded instrument absent": share(excluded, 0.8),
     }
 
@@ -172,7 +172,7 @@ def measure_melody(checkpoint: Checkpoint, model: Model, n: int) -> dict[str, Fi
 
 
 def measure_continuation(model: Model, fitted: detectors.Detectors, n: int) -> dict[str, Figure]:
-    """How often the continued part, heard alone, keeps the tempo and the key of the excerpt."""
+    """How often the continued part alone keeps the tempo and the key of the excerpt."""
     wavs, songs = unseen_clips(SEED + 5, 3 * n)
     chosen = [i for i, song in enumerate(songs) if is_pitched(song) and song.instruments & captions.DRUMS][:n]
     n_prompt = int(PROMPT_S * synth.SAMPLE_RATE)

@@ -1,10 +1,10 @@
-"""Speed of the engine beside audiocraft's own loop and transformers', in one run on the same random weights.
+"""Compare the engine's speed with audiocraft's loop and transformers', in one run on the same random weights.
 
     python -m benchmarks.engine --size small
 
-Each makes the same clip with guidance and top-k sampling; what is timed is a decoding step, from the tenth on. The
-ceiling is the time to read once what a step must read: all weights, and the keys and values so far. A line of JSON goes
-to benchmarks/results/engine.jsonl (or to the folder $OUT), a table to the screen.
+Each generates the same clip with guidance and top-k sampling; decoding steps are timed from the tenth on. The ceiling
+is the time to read all weights, and the keys and values so far, once. Appends a line of JSON to
+benchmarks/results/engine.jsonl (or to the folder $OUT) and prints a table.
 """
 
 import argparse
@@ -48,7 +48,7 @@ SAMPLING: dict[str, Any] = {"use_sampling": True, "temp": 1.0, "top_k": 250, "to
 
 @dataclass(frozen=True)
 class Row:
-    """One way of decoding: milliseconds a step of all clips together, and what they add up to."""
+    """One way of decoding: milliseconds a step of all clips together."""
 
     name: str
     ms: float
@@ -154,8 +154,8 @@ def time_engine(model: Model, n_frames: int, n_clips: int) -> float:
     return mean(step_ms(each) for each in stamps)
 
 
-def apart(work: Callable[..., T], *arguments: Any) -> T:
-    """What `work` gives in a thread of its own: its OpenMP threads end with it and cannot slow down what comes next."""
+def in_own_thread(work: Callable[..., T], *arguments: Any) -> T:
+    """Run `work` in its own thread, so that its OpenMP threads end with it and cannot slow down later work."""
     with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(N_THREADS,)) as pool:
         return pool.submit(work, *arguments).result()
 
@@ -180,27 +180,27 @@ def ceiling_ms(size: str, weight_bytes: float, cache_bytes: float, n_clips: int,
 
 
 def run(size: str, device: str, n_frames: int, clips: list[int]) -> tuple[list[Row], dict[str, Any]]:
-    """All rows of the table, and what the machine is."""
+    """All rows of the table, and a description of the machine."""
     rows: list[Row] = []
 
     def add(row: Row) -> None:
-        """Said at once, since what comes after it may fail."""
+        """Printed at once, since later rows may fail."""
         rows.append(row)
         print(f"{row.name} x{row.n_clips}: {row.ms:.2f} ms", flush=True)
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        apart(write_checkpoint, folder, size)
-        loaded = apart(checkpoint.load, str(folder), device)
+        in_own_thread(write_checkpoint, folder, size)
+        loaded = in_own_thread(checkpoint.load, str(folder), device)
         lm = loaded.lm
-        rate = apart(bandwidth, device)
+        rate = in_own_thread(bandwidth, device)
         full = lm.transformer.layers[0].linear1.weight.itemsize
         ways: list[tuple[str, EngineSettings, float]] = [
             ("engine", EngineSettings(consume=False, n_slots=max(clips)), full),
             ("engine int8", EngineSettings(consume=False, n_slots=max(clips), quantize="int8"), 1),
         ]
         for way, settings, weight_bytes in ways:
-            model = apart(Model, loaded, settings)
+            model = in_own_thread(Model, loaded, settings)
             assert model.engine is not None
             cache_bytes = model.engine.decoder.cache.keys[0][0, :, 0].nbytes / SIZES[size][0]
             time_engine(model, 2 * N_SKIPPED, 1)
@@ -210,17 +210,17 @@ def run(size: str, device: str, n_frames: int, clips: list[int]) -> tuple[list[R
             model.close()
             del model
             memory.collect()
-        add(Row("audiocraft", apart(time_audiocraft, lm, n_frames, device)))
+        add(Row("audiocraft", in_own_thread(time_audiocraft, lm, n_frames, device)))
         del lm, loaded
-        add(Row("transformers", apart(time_transformers, folder, n_frames, device)))
+        add(Row("transformers", in_own_thread(time_transformers, folder, n_frames, device)))
     machine = torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()} CPU"
     return rows, {"device": machine, "threads": N_THREADS, "GB/s": round(rate / 1e9, 1)}
 
 
 def record(rows: list[Row], **about: Any) -> None:
-    """Appends one line of JSON to the results."""
+    """Append one line of JSON to the results."""
     commit = ""
-    with suppress(OSError):  # a machine that is lent for its GPU may have no git
+    with suppress(OSError):  # a GPU machine may have no git
         answer = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
         commit = answer.stdout.strip()
     figures = {f"{row.name} x{row.n_clips}": round(row.ms, 3) for row in rows}
@@ -231,7 +231,7 @@ def record(rows: list[Row], **about: Any) -> None:
 
 
 def show(rows: list[Row]) -> None:
-    """The table; the last columns say how often audiocraft's speed, and the share of the ceiling that is reached."""
+    """Print the table; the last columns are multiples of audiocraft's speed, and shares of the ceiling."""
     base = next(row for row in rows if row.name == "audiocraft")
     heads = f"{'clips':>5} {'ms/step':>8} {'x real time':>11} {'x audiocraft':>12} {'ceiling ms':>10} {'share':>6}"
     print(" " * 15 + heads)

@@ -1,8 +1,8 @@
-"""What a long clip costs beside a short one: time and memory of 30, 60 and 300 seconds, each in a process of its own.
+"""Measure time and memory of clips of 30, 60 and 300 seconds, each in its own process.
 
     python -m benchmarks.long_clips [--weights weights/demo]
 
-A line of JSON goes to benchmarks/results/long_clips.jsonl, a table to the screen.
+Appends a line of JSON to benchmarks/results/long_clips.jsonl and prints a table.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The real server, started once for all tests that speak HTTP to it."""
+"""The real server, started once per worker for all tests over HTTP."""
 
 import os
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 if not torch.cuda.is_available():
-    # Before anything imports Triton: its kernels are then run by its interpreter.
+    # Before the first import of Triton, so that its interpreter runs the kernels.
     os.environ["TRITON_INTERPRET"] = "1"
 
 if TYPE_CHECKING:
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="session")
-def _started(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[tuple[httpx.Client, dict[str, Any]]]":
-    from tests.support.server import running  # here, since machines that run the GPU's tests have no httpx
+def _server_and_answer(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[tuple[httpx.Client, dict[str, Any]]]":
+    from tests.support.server import running  # here, since machines for the GPU tests have no httpx
 
     with running(tmp_path_factory.mktemp("server")) as started:
         first = started.client.post("/predictions", json={"input": {"prompt": "x", "duration": 1}})
@@ -25,12 +25,12 @@ def _started(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[tuple[httpx.
 
 
 @pytest.fixture(scope="session")
-def server(_started: "tuple[httpx.Client, dict[str, Any]]") -> "httpx.Client":
+def server(_server_and_answer: "tuple[httpx.Client, dict[str, Any]]") -> "httpx.Client":
     """A client of ``make serve``'s server with the embedded checkpoint, once it is READY."""
-    return _started[0]
+    return _server_and_answer[0]
 
 
 @pytest.fixture(scope="session")
-def first_answer(_started: "tuple[httpx.Client, dict[str, Any]]") -> dict[str, Any]:
-    """The server's answer to its first prediction, which no test asked for."""
-    return _started[1]
+def first_answer(_server_and_answer: "tuple[httpx.Client, dict[str, Any]]") -> dict[str, Any]:
+    """The server's answer to its first prediction, made before all tests."""
+    return _server_and_answer[1]

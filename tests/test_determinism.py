@@ -1,4 +1,4 @@
-"""The same requests in a new process, with one thread and with two: the same bytes. Knows nothing of neighbours."""
+"""The same requests in a new process, with one thread and with two: the same bytes. Knows no concurrent requests."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 ROOT = Path(__file__).parents[1]
-# Makes each kind of request once, and prints the threads that torch computes with and what came out.
+# Runs each kind of request once, and prints torch's number of threads and the files' sizes and hashes.
 PROCESS = """
 import asyncio, hashlib, json, sys
 from pathlib import Path
@@ -36,8 +36,8 @@ print(json.dumps(made))
 """
 
 
-def made(riff: Path, n_threads: int) -> dict[str, list[int | str]]:
-    """Size and hash of what a new process makes of each kind of request, with this many threads."""
+def files_of(riff: Path, n_threads: int) -> dict[str, list[int | str]]:
+    """Size and hash of each kind of request's file from a new process with this many threads."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(n_threads), "MUSICGEN_SMOKE_TEST": "off"}
     command = [sys.executable, "-c", PROCESS, str(riff)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
@@ -45,6 +45,9 @@ def made(riff: Path, n_threads: int) -> dict[str, list[int | str]]:
     found: dict[str, list[int | str]] = json.loads(done.stdout.splitlines()[-1])
     assert found.pop("threads") == n_threads
     return found
+
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +59,9 @@ def riff(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_a_new_process_makes_the_same_files_with_one_thread_and_with_two(riff: Path) -> None:
-    once = made(riff, 1)
+def test_a_new_process_gives_the_same_files_with_one_and_two_threads(riff: Path) -> None:
+    once = files_of(riff, 1)
     assert all(int(n_bytes) > 2 * 2 * 32000 for n_bytes, _ in once.values())
     assert len({digest for _, digest in once.values()}) == 3
-    assert made(riff, 1) == once
-    assert made(riff, 2) == once
+    assert files_of(riff, 1) == once
+    assert files_of(riff, 2) == once

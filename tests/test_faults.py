@@ -1,7 +1,7 @@
-"""What the server does when what it stands on fails: its worker, its disk, its memory, ffmpeg, its time.
+"""The server under faults of its worker, disk, memory and ffmpeg, and at shutdown.
 
-Faults come from outside, into the real server: a worker that is killed, a limit on the size of its files, an ffmpeg on
-PATH that fails or hangs, and an engine whose step raises what torch raises when CUDA's memory is full.
+Faults are injected into the real server from outside: a killed worker, a limit on the size of its files, an ffmpeg that
+fails or hangs, and an engine whose step raises torch's error for full CUDA memory.
 """
 
 import ctypes
@@ -22,7 +22,7 @@ import pytest
 
 from audiocraft_ext.audio.ffmpeg import ffmpeg_path
 from predict import Predictor
-from tests.support.client import until_taken
+from tests.support.client import retry_on_409
 from tests.support.input_values import data_url
 from tests.support.server import COG_FOLDER, ROOT, Server, running
 
@@ -31,7 +31,7 @@ test ! -e {faults}/ffmpeg-fails || {{ echo "{faults}: broken" >&2; exit 1; }}
 while test -e {faults}/ffmpeg-hangs; do touch {faults}/hanging-$$; sleep 0.1; done
 exec {ffmpeg} "$@"
 """
-# Python runs it at its start; it changes the worker alone. With "minutes-are-short", what is done in a minute is soon.
+# Python runs it at its start; it changes the worker alone. The file "minutes-are-short" shortens KEEP_OUTPUT_S.
 SITE = """
 import pathlib, sys
 if "_run_worker" in sys.orig_argv[-1]:
@@ -49,13 +49,16 @@ if "_run_worker" in sys.orig_argv[-1]:
 """
 
 
-PATIENCE_S = 30  # what is waited for takes a few seconds at most
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are looked at and limited as Linux does")
+PATIENCE_S = 30  # every awaited event takes a few seconds at most
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="inspects and limits processes by Linux's means"),
+]
 
 
 @pytest.fixture(scope="module")
 def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which a file is a fault of the servers that run with ``environment(faults)``."""
+    """A folder whose files switch on faults of servers with ``environment(faults)``."""
     folder = tmp_path_factory.mktemp("faults")
     (folder / "bin").mkdir()
     ffmpeg = folder / "bin" / "ffmpeg"
@@ -71,7 +74,7 @@ def environment(faults: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def faulty(faults: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server that has the faults that are in the folder."""
+    """A server with the faults of the folder."""
     weights = str(ROOT / "weights" / "demo")
     with running(tmp_path_factory.mktemp("faulty"), MUSICGEN_WEIGHTS=weights, **environment(faults)) as server:
         yield server
@@ -80,14 +83,14 @@ def faulty(faults: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 def predict(server: Server, name: str = "", **inputs: Any) -> dict[str, Any]:
     body = {"input": {"prompt": "kick", "duration": 1, "seed": 1, **inputs}}
     url = f"/predictions/{name}" if name else "/predictions"
-    response = until_taken(lambda: server.client.request("PUT" if name else "POST", url, json=body))
+    response = retry_on_409(lambda: server.client.request("PUT" if name else "POST", url, json=body))
     assert response.status_code == 200, response.text
     answer: dict[str, Any] = response.json()
     return answer
 
 
 def in_flight(server: Server, name: str, **inputs: Any) -> Callable[[], dict[str, Any]]:
-    """Starts a prediction in a thread; what is returned waits for its answer."""
+    """Start a prediction in a thread; returns a function that waits for its answer."""
     answers: list[dict[str, Any]] = []
     thread = threading.Thread(target=lambda: answers.append(predict(server, name, **inputs)))
     thread.start()
@@ -101,7 +104,7 @@ def in_flight(server: Server, name: str, **inputs: Any) -> Callable[[], dict[str
 
 @contextmanager
 def present(fault: Path) -> Iterator[Path]:
-    """The fault is there; no longer, at the latest, than the test."""
+    """Switch the fault on, at most until the end of the block."""
     fault.touch()
     try:
         yield fault
@@ -120,41 +123,41 @@ def files(server: Server) -> list[Path]:
     return [path for path in server.scratch.rglob("*") if path.is_file()]
 
 
-def assert_told_plainly(server: Server, answer: dict[str, Any], sentence: str) -> None:
-    """The answer is one sentence and holds nothing of the server's; the log has the rest, under its reference."""
+def assert_one_sentence(server: Server, answer: dict[str, Any], sentence: str) -> None:
+    """The answer is one sentence without server internals; the log has the traceback under its reference."""
     assert answer["status"] == "failed"
     assert sentence in answer["error"]
     for secret in (str(ROOT), str(server.scratch), str(server.scratch.parent), "Traceback", ".py"):
         assert secret not in answer["error"] + answer["logs"]
     reference = answer["error"].split("(")[-1].split(")")[0]
-    # The log may come after the answer.
+    # The log may be written after the answer.
     wait_until(lambda: "Traceback" in server.log.read_text().partition(f"Error {reference}")[2])
 
 
-def assert_unhealthy_until(server: Server, mend: Callable[[], object]) -> None:
-    """The health check tells of a fault that lasts, and of its end without any prediction by a caller."""
+def assert_unhealthy_until(server: Server, repair: Callable[[], object]) -> None:
+    """The health check reports a lasting fault, and its end without a prediction by a caller."""
     server.wait_for("UNHEALTHY", timeout_s=20)
     assert server.status() == "UNHEALTHY"
-    mend()
+    repair()
     server.wait_for("READY", timeout_s=20)
     assert predict(server)["status"] == "succeeded"
 
 
-def test_the_health_check_holds_no_path_and_no_value_of_the_environment(faulty: Server) -> None:
+def test_the_health_check_contains_no_path_and_no_environment_value(faulty: Server) -> None:
     health = faulty.client.get("/health-check").text
     assert "Loaded demo on cpu" in health
     assert not [value for value in (str(ROOT), str(faulty.scratch), os.environ["PATH"]) if value in health]
 
 
-def test_cuda_out_of_memory_fails_predictions_with_a_sentence_until_there_is_some(faulty: Server, faults: Path) -> None:
+def test_cuda_out_of_memory_fails_predictions_with_a_sentence(faulty: Server, faults: Path) -> None:
     before = predict(faulty)
     with present(faults / "out-of-memory") as fault:
-        assert_told_plainly(faulty, predict(faulty), "The server ran out of memory")
+        assert_one_sentence(faulty, predict(faulty), "The server ran out of memory")
         assert_unhealthy_until(faulty, fault.unlink)
     assert predict(faulty)["output"] == before["output"]
 
 
-def test_memory_that_runs_out_at_setup_is_told_by_the_health_check(faults: Path, tmp_path: Path) -> None:
+def test_out_of_memory_at_setup_is_in_the_health_check(faults: Path, tmp_path: Path) -> None:
     scratch = tmp_path / "scratch"
     with present(faults / "out-of-memory"), running(scratch, "SETUP_FAILED", **environment(faults)) as server:
         health = server.client.get("/health-check").json()
@@ -163,15 +166,13 @@ def test_memory_that_runs_out_at_setup_is_told_by_the_health_check(faults: Path,
         assert server.client.post("/predictions", json={"input": {"prompt": "x"}}).status_code == 503
 
 
-def test_an_ffmpeg_that_fails_fails_predictions_with_a_sentence_until_it_is_mended(
-    faulty: Server, faults: Path
-) -> None:
+def test_a_failing_ffmpeg_fails_predictions_with_a_sentence(faulty: Server, faults: Path) -> None:
     with present(faults / "ffmpeg-fails") as fault:
-        assert_told_plainly(faulty, predict(faulty, output_format="mp3"), "The server failed; its log says why")
+        assert_one_sentence(faulty, predict(faulty, output_format="mp3"), "The server failed; its log says why")
         assert_unhealthy_until(faulty, fault.unlink)
 
 
-def test_an_ffmpeg_that_hangs_holds_no_cancelled_prediction_s_slot(faulty: Server, faults: Path) -> None:
+def test_a_hanging_ffmpeg_does_not_block_a_cancelled_slot(faulty: Server, faults: Path) -> None:
     with present(faults / "ffmpeg-hangs"):
         answers = [in_flight(faulty, f"hanging-{i}", output_format="mp3") for i in range(4)]
         wait_until(lambda: len(list(faults.glob("hanging-*"))) == 4)
@@ -184,43 +185,40 @@ def test_an_ffmpeg_that_hangs_holds_no_cancelled_prediction_s_slot(faulty: Serve
     assert predict(faulty)["status"] == "succeeded"
 
 
-def test_the_folders_that_cog_makes_for_a_prediction_are_gone_a_while_after_its_answer(
-    faulty: Server, faults: Path
-) -> None:
+def test_cog_s_folders_of_a_prediction_are_deleted_later(faulty: Server, faults: Path) -> None:
     name = f"kept-{faulty.process.pid}"
     assert predict(faulty, name)["status"] == "succeeded"
-    assert (COG_FOLDER / name / "outputs").is_dir(), "there is nothing to be deleted, or it was at once"
+    assert (COG_FOLDER / name / "outputs").is_dir(), "there is nothing to delete, or it was deleted at once"
     with present(faults / "minutes-are-short"):
         assert predict(faulty, name)["status"] == "succeeded"
         # Before the first prediction's minute is over.
         wait_until(lambda: not (COG_FOLDER / name).exists())
 
 
-def test_a_full_disk_fails_predictions_with_a_sentence_and_leaves_no_file(faulty: Server) -> None:
+def test_a_full_disk_fails_predictions_and_leaves_no_file(faulty: Server) -> None:
     kept = files(faulty)
     limits = resource.prlimit(faulty.worker, resource.RLIMIT_FSIZE)
     resource.prlimit(faulty.worker, resource.RLIMIT_FSIZE, (1000, limits[1]))
     audio = data_url(bytes(100_000))
     try:
         for format in ("wav", "mp3"):
-            assert_told_plainly(faulty, predict(faulty, output_format=format), "The server failed")
-        assert_told_plainly(faulty, predict(faulty, input_audio=audio), "The server failed")
+            assert_one_sentence(faulty, predict(faulty, output_format=format), "The server failed")
+        assert_one_sentence(faulty, predict(faulty, input_audio=audio), "The server failed")
         assert set(files(faulty)) <= set(kept)
     finally:
         assert_unhealthy_until(faulty, lambda: resource.prlimit(faulty.worker, resource.RLIMIT_FSIZE, limits))
 
 
-def test_a_killed_worker_fails_its_predictions_at_once_and_the_health_check_tells(tmp_path: Path) -> None:
+def test_a_killed_worker_fails_its_predictions_and_the_health_check(tmp_path: Path) -> None:
     scratch = tmp_path / "scratch"
     with running(scratch) as server:
         answers = [in_flight(server, f"killed-{i}", duration=60) for i in range(4)]
         server.wait_for("BUSY", timeout_s=PATIENCE_S)
         os.kill(server.worker, signal.SIGKILL)
-        # Nobody is left who could end them.
         assert [answer()["error"] for answer in answers] == ["Worker crashed"] * 4
         assert server.wait_for("UNHEALTHY", timeout_s=PATIENCE_S) == "UNHEALTHY"
         time.sleep(1)
-        assert server.status() == "UNHEALTHY", "for good: who watches the server has to start it anew"
+        assert server.status() == "UNHEALTHY", "only a restart helps"
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(timeout=20) == 0
 
@@ -239,7 +237,7 @@ def test_sigterm_lets_predictions_finish_and_leaves_no_file(tmp_path: Path) -> N
         assert list(scratch.iterdir()) == []
 
 
-def test_a_server_that_is_killed_takes_its_worker_along(tmp_path: Path) -> None:
+def test_a_killed_server_ends_its_worker(tmp_path: Path) -> None:
     scratch = tmp_path / "scratch"
     with running(scratch) as server:
         worker = server.worker
@@ -257,7 +255,7 @@ def _is_running(process: int) -> bool:
 
 @contextmanager
 def bound_by_permissions() -> Iterator[None]:
-    """Root's threads that are started within, and this one, may not write where no other user may (capabilities(7))."""
+    """Within, root obeys file permissions, in this thread and its new ones (capabilities(7))."""
     libc, version_3, override = ctypes.CDLL(None, use_errno=True), 0x20080522, 1 << 1
     header, sets = (ctypes.c_uint32 * 2)(version_3, 0), (ctypes.c_uint32 * 6)()
 
@@ -276,7 +274,7 @@ def bound_by_permissions() -> Iterator[None]:
         call(libc.capset)
 
 
-def test_weights_that_cannot_be_written_to_are_served_and_left_as_they_are(tmp_path: Path) -> None:
+def test_read_only_weights_are_served_and_left_unchanged(tmp_path: Path) -> None:
     weights = tmp_path / "weights"
     shutil.copytree(ROOT / "weights" / "demo", weights, ignore=shutil.ignore_patterns("train"))
     for path in (weights, *weights.rglob("*")):
@@ -289,7 +287,7 @@ def test_weights_that_cannot_be_written_to_are_served_and_left_as_they_are(tmp_p
     assert {path: path.stat().st_mtime_ns for path in (weights, *weights.rglob("*"))} == before
 
 
-def test_setup_fails_where_there_is_no_ffmpeg(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_setup_fails_without_ffmpeg(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     with pytest.raises(RuntimeError, match="There is no ffmpeg"):

@@ -1,63 +1,89 @@
-"""The rules of the house: who may import what, and what importing may do."""
+"""The package's structure: who may import whom, side effects of imports, sizes, and names."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests.support.imports import FILES, PACKAGE, ROOT, imports_of, room_of
 
-# Data flows down: a file may import those that stand before it.
+# Data flows down: a room may import those before it.
 ORDER = [
     "errors",
     "request",
     "progress",
     "memory",
+    "settings",
     "engine",
     "upstream",
     "conditioning",
     "codec",
     "audio",
+    "codec",
     "checkpoint",
+    "lm_weights",
+    "musicgen",
+    "service",
 ]
-ORDER += ["lm_weights", "language_model", "musicgen", "switches"]
+CORE = [ROOT / "predict.py", *FILES]
+TOOLS = [*(ROOT / "weights").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+MAX_CORE_LINES, MAX_TOP_MODULES, MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_TEST_NAME = 6000, 12, 320, 60, 70
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_nothing_imports_what_stands_above_it(path: Path) -> None:
-    room = room_of(path)
-    if room == "__init__":
-        assert imports_of(path) == set()
-        return
-    rooms = {name.split(".")[1] for name in imports_of(path) if name.startswith("audiocraft_ext.")}
-    above = rooms & set(ORDER[ORDER.index(room) + 1 :])
-    assert not above
-    assert rooms <= set(ORDER)
+def top_level(path: Path) -> set[str]:
+    """The packages that the file imports."""
+    return {module.split(".")[0] for module in imports_of(path)}
 
 
-@pytest.mark.parametrize("name", ["errors", "request"])
-def test_requests_and_errors_import_the_standard_library_alone(name: str) -> None:
-    tops = {module.split(".")[0] for module in imports_of(PACKAGE / f"{name}.py")}
-    assert tops <= sys.stdlib_module_names | {"audiocraft_ext"}
+def functions(path: Path) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
+    tree = ast.parse(path.read_text())
+    return [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
 
 
-def test_the_engine_needs_torch_and_compilers_of_kernels_and_nothing_else_of_ours() -> None:
-    for path in (PACKAGE / "engine").glob("*.py"):
-        tops = {module.split(".")[0] for module in imports_of(path)}
-        assert tops <= sys.stdlib_module_names | {"audiocraft_ext", "torch", "triton", "llvmlite"}, path
-        ours = {module for module in imports_of(path) if module.startswith("audiocraft_ext.")}
-        assert all(module.startswith("audiocraft_ext.engine") for module in ours), path
-
-
-def test_only_the_predictor_imports_cog_and_only_the_door_imports_audiocraft_and_transformers() -> None:
+def test_nothing_imports_a_room_above_its_own() -> None:
     for path in FILES:
-        tops = {module.split(".")[0] for module in imports_of(path)}
-        assert "cog" not in tops, path
-        assert not tops & {"audiocraft", "transformers"} or path.name == "upstream.py", path
+        rooms = {name.split(".")[1] for name in imports_of(path) if name.startswith("audiocraft_ext.")}
+        if path == PACKAGE / "__init__.py":
+            assert not rooms
+            continue
+        assert rooms <= set(ORDER), path
+        assert not rooms & set(ORDER[ORDER.index(room_of(path)) + 1 :]), path
 
 
-def test_importing_the_predictor_starts_no_thread_and_loads_nothing_that_is_not_needed() -> None:
+def test_requests_and_errors_import_the_standard_library_alone() -> None:
+    for name in ("errors", "request"):
+        assert top_level(PACKAGE / f"{name}.py") <= sys.stdlib_module_names | {"audiocraft_ext"}, name
+
+
+def test_the_engine_imports_torch_and_compilers_alone() -> None:
+    for path in (PACKAGE / "engine").rglob("*.py"):
+        assert top_level(path) <= sys.stdlib_module_names | {"audiocraft_ext", "torch", "triton", "llvmlite"}, path
+        inside = {module for module in imports_of(path) if module.startswith("audiocraft_ext.")}
+        assert all(module.startswith("audiocraft_ext.engine") for module in inside), path
+
+
+def test_only_backends_of_the_engine_name_a_device() -> None:
+    for path in (PACKAGE / "engine").glob("*.py"):
+        text = path.read_text()
+        assert not [word for word in ("cuda", "cpu", "kernels") if word in text], path
+
+
+def test_only_predict_imports_cog_and_only_upstream_audiocraft() -> None:
+    for path in FILES:
+        assert "cog" not in top_level(path), path
+        assert not top_level(path) & {"audiocraft", "transformers"} or path.name == "upstream.py", path
+
+
+def test_tests_import_no_test_and_nothing_from_benchmarks() -> None:
+    for path in TESTS:
+        modules = imports_of(path)
+        assert not {module for module in modules if module.split(".")[-1].startswith("test_")}, path
+        if not path.is_relative_to(ROOT / "tests" / "benchmarks"):
+            assert "benchmarks" not in top_level(path), path
+
+
+def test_importing_the_predictor_starts_no_thread_and_loads_little() -> None:
     probe = """
 import sys, threading
 import predict
@@ -71,6 +97,23 @@ assert standing == {"xformers", "xformers.ops"}, standing
     assert done.returncode == 0, done.stderr
 
 
-def test_no_file_is_longer_than_it_should_be() -> None:
-    for path in [*FILES, ROOT / "predict.py", *(ROOT / "weights").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]:
-        assert len(path.read_text().splitlines()) <= 320, path
+def test_the_core_is_small() -> None:
+    assert sum(len(path.read_text().splitlines()) for path in CORE) < MAX_CORE_LINES
+    top_modules = {path for path in PACKAGE.glob("*.py") if path.name != "__init__.py"}
+    assert len(top_modules) <= MAX_TOP_MODULES
+
+
+def test_no_file_and_no_function_is_too_long() -> None:
+    for path in [*CORE, *TOOLS]:
+        assert len(path.read_text().splitlines()) <= MAX_FILE_LINES, path
+        for function in functions(path):
+            # The 14 inputs and their descriptions are arguments of `predict`: only its body counts.
+            is_predict = path.name == "predict.py" and function.name == "predict"
+            first = function.body[0].lineno if is_predict else function.lineno
+            assert (function.end_lineno or 0) - first < MAX_FUNCTION_LINES, (path, function.name)
+
+
+def test_a_test_s_name_is_a_short_claim() -> None:
+    for path in TESTS:
+        for function in functions(path):
+            assert len(function.name) <= MAX_TEST_NAME or not function.name.startswith("test_"), (path, function.name)

@@ -1,4 +1,4 @@
-"""The server as its callers see it: every row of the input table, good and bad, over real HTTP."""
+"""The server over real HTTP: every row of the input table, valid and invalid."""
 
 import base64
 import io
@@ -20,19 +20,18 @@ import pytest
 import soundfile
 
 from audiocraft_ext.audio.ffmpeg import ffmpeg_path
-from benchmarks.hardening.load import seconds_until_free
-from tests.support.client import file_in, until_taken
+from tests.support.client import file_in, retry_on_409, seconds_until_free
 from tests.support.input_values import data_url
 
 SAMPLE_RATE = 32000
-# What takes less than a second, also beside other work. Five minutes of music take ten times as long at least.
+# For events within a second, with a margin for other work. Five minutes of music take at least ten times as long.
 SOON_S = 5
 CLIENT_PATTERN = re.compile(r"^\s*(\d+)%\s*\|.+?\|\s*(\d+)\/(\d+)")
 
 
 def predict(server: httpx.Client, **inputs: Any) -> dict[str, Any]:
-    """The answer to a prediction that the edge lets through, once there is a slot."""
-    response = until_taken(lambda: server.post("/predictions", json={"input": inputs}))
+    """The answer to a prediction that the schema accepts, once there is a slot."""
+    response = retry_on_409(lambda: server.post("/predictions", json={"input": inputs}))
     assert response.status_code == 200, response.text
     answer: dict[str, Any] = response.json()
     return answer
@@ -64,7 +63,7 @@ def assert_still_serving(server: httpx.Client) -> None:
     assert server.get("/health-check").json()["status"] == "READY"
 
 
-def test_a_prompt_alone_gives_a_wav_of_the_asked_length_with_its_seed_reported(server: httpx.Client) -> None:
+def test_a_prompt_alone_gives_a_wav_of_its_length_and_seed(server: httpx.Client) -> None:
     answer = predict(server, prompt="dark electro at 120 BPM", duration=3, seed=0)
     assert samples_of(answer).shape == (3 * SAMPLE_RATE, 1)
     assert answer["output"].startswith("data:audio/")
@@ -79,7 +78,7 @@ def test_loading_is_reported_once(server: httpx.Client, first_answer: dict[str, 
     assert "load_s" not in predict(server, prompt="x", duration=1)["metrics"]
 
 
-def test_the_logs_hold_progress_lines_in_the_form_that_clients_parse(server: httpx.Client) -> None:
+def test_the_logs_have_progress_lines_as_clients_parse_them(server: httpx.Client) -> None:
     logs = predict(server, prompt="x", duration=4)["logs"]
     lines = [line for line in logs.split("\n") if CLIENT_PATTERN.match(line)]
     last = CLIENT_PATTERN.match(lines[-1])
@@ -94,7 +93,7 @@ def test_the_same_seed_gives_the_same_file_and_another_seed_another(server: http
     assert first != other
 
 
-def test_multi_band_diffusion_decodes_on_the_first_day_and_repeats(server: httpx.Client) -> None:
+def test_multi_band_diffusion_works_on_the_embedded_checkpoint(server: httpx.Client) -> None:
     inputs = {"prompt": "hats", "duration": 2, "seed": 5}
     plain = predict(server, **inputs)
     first, again = (predict(server, **inputs, multi_band_diffusion=True) for _ in range(2))
@@ -110,7 +109,7 @@ def test_no_seed_draws_one_which_then_repeats_the_file(server: httpx.Client) -> 
     assert samples_of(drawn).tolist() == samples_of(again).tolist()
 
 
-def test_neighbours_do_not_move_a_request_s_music(server: httpx.Client) -> None:
+def test_a_request_s_music_is_the_same_in_company(server: httpx.Client) -> None:
     alone = output_of(predict(server, prompt="arp", duration=2, seed=9))
     beside: dict[int, bytes] = {}
 
@@ -126,7 +125,7 @@ def test_neighbours_do_not_move_a_request_s_music(server: httpx.Client) -> None:
     assert beside[1] == alone
 
 
-def test_a_request_beyond_the_slots_is_told_so_and_harms_none(server: httpx.Client) -> None:
+def test_a_request_beyond_the_slots_gets_409_and_harms_no_other(server: httpx.Client) -> None:
     answers: list[dict[str, Any]] = []
 
     def ask() -> None:
@@ -136,7 +135,7 @@ def test_a_request_beyond_the_slots_is_told_so_and_harms_none(server: httpx.Clie
     for thread in threads:
         thread.start()
     while server.get("/health-check").json()["status"] != "BUSY":
-        assert not answers, "a slot was free until one had its answer"
+        assert not answers, "a slot stayed free until the first answer"
         time.sleep(0.01)
     beyond = server.post("/predictions", json={"input": {"prompt": "x"}})
     assert (beyond.status_code, beyond.json()["error"]) == (409, "At capacity - all prediction slots busy")
@@ -157,7 +156,7 @@ def test_audio_alone_gives_its_melody_a_new_sound(server: httpx.Client) -> None:
     assert samples_of(predict(server, input_audio=tone(3), duration=2)).shape[0] == 2 * SAMPLE_RATE
 
 
-def test_a_continuation_begins_with_its_excerpt_and_lasts_the_whole_duration(server: httpx.Client) -> None:
+def test_a_continuation_begins_with_its_excerpt_and_has_its_duration(server: httpx.Client) -> None:
     answer = predict(server, input_audio=tone(3), duration=5, continuation=True, prompt="arp")
     samples = samples_of(answer)
     assert samples.shape[0] == 5 * SAMPLE_RATE
@@ -214,7 +213,7 @@ def test_a_valid_extreme_is_served(server: httpx.Client, inputs: dict[str, Any])
     assert np.abs(samples).max() <= 1
 
 
-REFUSED: list[tuple[dict[str, Any], str]] = [
+REJECTED: list[tuple[dict[str, Any], str]] = [
     ({}, "prompt"),
     ({"prompt": "x", "duration": 0}, "duration"),
     ({"prompt": "x", "duration": -5}, "duration"),
@@ -240,13 +239,13 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("inputs", "field"), REFUSED, ids=lambda value: str(value)[:60])
-def test_a_bad_input_is_refused_by_its_name(server: httpx.Client, inputs: dict[str, Any], field: str) -> None:
-    refuse(server, inputs, field)
+@pytest.mark.parametrize(("inputs", "field"), REJECTED, ids=lambda value: str(value)[:60])
+def test_a_bad_input_is_rejected_by_its_name(server: httpx.Client, inputs: dict[str, Any], field: str) -> None:
+    assert_rejected(server, inputs, field)
 
 
-def refuse(server: httpx.Client, inputs: dict[str, Any], field: str) -> None:
-    """The edge answers 422 with the field's location, ``predict`` an error that begins with the field's name."""
+def assert_rejected(server: httpx.Client, inputs: dict[str, Any], field: str) -> None:
+    """The schema answers 422 with the field's location, ``predict`` an error that begins with the field's name."""
     response = server.post("/predictions", json={"input": inputs})
     if response.status_code == 422:
         assert response.json()["detail"][0]["loc"][-1] == field
@@ -259,7 +258,7 @@ def refuse(server: httpx.Client, inputs: dict[str, Any], field: str) -> None:
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
-def test_a_number_that_is_none_is_refused_at_the_edge(server: httpx.Client, number: str) -> None:
+def test_nan_and_infinity_are_rejected_by_the_schema(server: httpx.Client, number: str) -> None:
     body = f'{{"input": {{"prompt": "x", "temperature": {number}}}}}'
     response = server.post("/predictions", content=body, headers={"Content-Type": "application/json"})
     assert response.status_code == 400
@@ -277,8 +276,8 @@ WINDOWS: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("window", "field"), WINDOWS, ids=str)
-def test_a_window_that_cannot_be_cut_is_refused(server: httpx.Client, window: dict[str, Any], field: str) -> None:
-    refuse(server, {"input_audio": tone(3), "continuation": True, "duration": 8, **window}, field)
+def test_an_impossible_window_is_rejected(server: httpx.Client, window: dict[str, Any], field: str) -> None:
+    assert_rejected(server, {"input_audio": tone(3), "continuation": True, "duration": 8, **window}, field)
 
 
 def _zip_bomb() -> bytes:
@@ -300,8 +299,8 @@ NOT_AUDIO = {
 
 
 @pytest.mark.parametrize("kind", NOT_AUDIO)
-def test_what_is_not_audio_is_refused_whatever_it_is_called(server: httpx.Client, kind: str) -> None:
-    refuse(server, {"input_audio": data_url(NOT_AUDIO[kind], "audio/mpeg")}, "input_audio")
+def test_files_other_than_audio_are_rejected_under_any_name(server: httpx.Client, kind: str) -> None:
+    assert_rejected(server, {"input_audio": data_url(NOT_AUDIO[kind], "audio/mpeg")}, "input_audio")
     assert server.get("/health-check").json()["status"] == "READY"
 
 
@@ -338,7 +337,7 @@ def test_a_url_that_answers_404_fails_the_prediction_alone(server: httpx.Client,
     assert_still_serving(server)
 
 
-def test_a_cancelled_prediction_stops_long_before_its_music_and_frees_its_slot(server: httpx.Client) -> None:
+def test_a_cancelled_prediction_stops_early_and_frees_its_slot(server: httpx.Client) -> None:
     with httpx.Client(base_url=server.base_url, timeout=60) as waiting:
         answers: list[dict[str, Any]] = []
         thread = threading.Thread(

@@ -1,4 +1,4 @@
-"""The Predictor in this process: what it leaves behind, and its settings."""
+"""The Predictor in this process: its files, memory, threads and settings."""
 
 import asyncio
 import dataclasses
@@ -50,7 +50,7 @@ def files(predictor: Predictor) -> list[Path]:
     return list(predictor.service.folder.iterdir())
 
 
-def test_a_thread_that_computes_in_python_is_made_to_give_others_their_turn(predictor: Predictor) -> None:
+def test_python_threads_are_switched_often(predictor: Predictor) -> None:
     assert sys.getswitchinterval() == pytest.approx(SWITCH_INTERVAL_S)
 
 
@@ -67,9 +67,7 @@ def test_an_output_is_deleted_after_cog_has_read_it(predictor: Predictor, monkey
 
 
 @pytest.mark.parametrize("after_s", [0.0, 0.3, 1.0])
-def test_a_cancelled_prediction_ends_long_before_its_music_and_leaves_no_file(
-    predictor: Predictor, after_s: float
-) -> None:
+def test_a_cancelled_prediction_ends_early_and_leaves_no_file(predictor: Predictor, after_s: float) -> None:
     async def life() -> None:
         task = asyncio.create_task(ask(predictor, duration=300))
         await asyncio.sleep(after_s)
@@ -95,23 +93,23 @@ def test_a_file_from_a_url_is_deleted_after_its_use(predictor: Predictor) -> Non
     assert files(predictor) == []
 
 
-def test_an_unexpected_error_is_one_sentence_for_the_caller_and_a_traceback_in_the_log(
+def test_an_unexpected_error_is_a_sentence_and_a_traceback_in_the_log(
     predictor: Predictor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(*_: object) -> None:
         raise KeyError("/secret/path")
 
     monkeypatch.setattr(predictor.service.model, "generate", broken)
-    with pytest.raises(ServerError) as told:
+    with pytest.raises(ServerError) as raised:
         asyncio.run(ask(predictor))
-    assert str(told.value).startswith("The server failed; see reference ")
-    assert "secret" not in str(told.value)
-    assert str(told.value).split()[5] in caplog.text
+    assert str(raised.value).startswith("The server failed; see reference ")
+    assert "secret" not in str(raised.value)
+    assert str(raised.value).split()[5] in caplog.text
     assert "Traceback" in caplog.text
     assert "/secret/path" in caplog.text
 
 
-def test_the_health_check_fails_while_predictions_do_and_not_for_a_single_failure(
+def test_the_health_check_fails_only_while_predictions_do(
     predictor: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generate = predictor.service.model.generate
@@ -141,7 +139,7 @@ def test_the_health_check_fails_while_predictions_do_and_not_for_a_single_failur
     asyncio.run(life())
 
 
-def test_no_folders_but_a_prediction_s_own_are_deleted_whatever_its_id_and_not_while_another_runs_under_it(
+def test_only_a_prediction_s_own_folders_are_deleted_and_only_when_unused(
     predictor: Predictor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(predict, "COG_FOLDER", tmp_path / "cog")
@@ -162,34 +160,32 @@ def test_as_many_predictions_run_as_cog_reads_in_the_decorator() -> None:
 
 
 class _Ending(Progress):
-    """Is stopped at its n-th look at whether it is."""
+    """Stops itself at its n-th check."""
 
-    def __init__(self, n_looks: int) -> None:
+    def __init__(self, n_checks: int) -> None:
         super().__init__()
-        self.n_looks = n_looks
+        self.n_checks = n_checks
 
     def check(self) -> None:
-        self.n_looks -= 1
-        if self.n_looks == 0:
+        self.n_checks -= 1
+        if self.n_checks == 0:
             self.stop()
         super().check()
 
 
-def test_a_cancelled_prediction_ends_before_it_begins_and_while_its_audio_is_read(
-    predictor: Predictor, tmp_path: Path
-) -> None:
+def test_a_cancel_ends_a_prediction_before_and_while_reading_audio(predictor: Predictor, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", [0.1, -0.1] * 16000, 32000)
     request = Request(input_audio=tmp_path / "a.wav", duration=2, continuation=True)
-    for n_looks in (1, 2):
-        progress = _Ending(n_looks)
+    for n_checks in (1, 2):
+        progress = _Ending(n_checks)
         with pytest.raises(Cancelled):
             predictor.service._predict(request, tmp_path / "out.wav", progress)
-        assert progress.n_looks == 0
+        assert progress.n_checks == 0
         assert progress.n_frames == 0
     assert files(predictor) == []
 
 
-def test_of_a_long_clip_no_more_is_read_than_can_count(predictor: Predictor, tmp_path: Path) -> None:
+def test_no_more_of_a_long_clip_is_read_than_is_used(predictor: Predictor, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.flac", np.zeros(20 * 60 * 8000), 8000)
     request = Request(input_audio=tmp_path / "a.flac", duration=2, window=Window(5, None))
     clip = predictor.service._read_clip(request, Progress())
@@ -200,9 +196,7 @@ def test_of_a_long_clip_no_more_is_read_than_can_count(predictor: Predictor, tmp
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_what_malloc_keeps_of_predictions_is_given_back_when_none_has_come_for_a_while(
-    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_malloc_s_free_memory_is_returned_after_a_pause(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service, "KEEP_OUTPUT_S", 0.2)
 
     async def life() -> None:
@@ -226,7 +220,7 @@ def test_the_longest_duration_is_read_from_the_environment(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(("variable", "value"), [("MUSICGEN_ENGINE", "upstream"), ("MUSICGEN_QUANTIZE", "int8")])
-def test_every_way_of_decoding_is_chosen_by_the_environment(
+def test_the_environment_chooses_engine_and_quantization(
     monkeypatch: pytest.MonkeyPatch, variable: str, value: str
 ) -> None:
     monkeypatch.setenv(variable, value)
@@ -235,7 +229,7 @@ def test_every_way_of_decoding_is_chosen_by_the_environment(
     assert asyncio.run(ask(predictor, seed=1)).stat().st_size > 60_000
 
 
-def test_more_predictions_than_slots_wait_in_line_and_give_what_they_give_alone(predictor: Predictor) -> None:
+def test_queued_predictions_give_the_same_files_as_alone(predictor: Predictor) -> None:
     async def bytes_of(seed: int) -> bytes:
         return bytes((await ask(predictor, seed=seed)).read_bytes())
 
@@ -247,7 +241,7 @@ def test_more_predictions_than_slots_wait_in_line_and_give_what_they_give_alone(
     assert len(set(together)) == 10
 
 
-def test_a_second_setup_serves_its_own_weights_and_ends_the_first_one_s_engine(tmp_path: Path) -> None:
+def test_a_second_setup_serves_its_weights_and_ends_the_first_engine(tmp_path: Path) -> None:
     predictor = Predictor()
     predictor.setup("weights/demo")
     demo = asyncio.run(ask(predictor, seed=1)).read_bytes()
@@ -261,7 +255,7 @@ def test_a_second_setup_serves_its_own_weights_and_ends_the_first_one_s_engine(t
     assert engine_threads() != before
 
 
-def test_a_checkpoint_that_makes_no_music_fails_at_setup_unless_told_not_to_try(
+def test_a_checkpoint_without_music_fails_at_setup_with_the_smoke_test(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tiny.write(tmp_path, "text") / "state_dict.bin"

@@ -1,4 +1,7 @@
-"""The README's ``bash`` and ``python`` snippets, run as written (``console`` ones need Docker or a network)."""
+"""The ``bash`` and ``python`` snippets of README.md and docs/, run as written.
+
+``console`` snippets need Docker or a network and are not run. `git clone` is replaced by a folder of symbolic links.
+"""
 
 import re
 import shutil
@@ -11,15 +14,24 @@ import pytest
 import soundfile
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
-SNIPPETS, PYTHON = (
-    re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE) for language in ("bash", "python")
-)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+README_LINES = 120
+
+
+def snippets(language: str) -> list[str]:
+    """The snippets of all pages in this language, in order."""
+    pattern = re.compile(rf"^```{language}\n(.*?)^```", re.DOTALL | re.MULTILINE)
+    return [snippet for page in PAGES for snippet in pattern.findall(page.read_text())]
+
+
+COMMANDS = [snippet for snippet in snippets("bash") if "curl" not in snippet]
+[CURL] = [snippet for snippet in snippets("bash") if "curl" in snippet]
+[CLIENT] = snippets("python")
 
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """A folder that looks like the repository, so that what the snippets write stays out of it."""
+    """A folder that looks like the repository, so that the snippets' files stay out of it."""
     for entry in ROOT.iterdir():
         if entry.name not in ("demo.wav", "demo.png"):
             (tmp_path / entry.name).symlink_to(entry)
@@ -27,32 +39,41 @@ def clone(tmp_path: Path) -> Path:
 
 
 def run(snippet: str, folder: Path) -> str:
+    snippet = re.sub(r"^git clone .*$", "", snippet, flags=re.MULTILINE)
     done = subprocess.run(["bash", "-euo", "pipefail", "-c", snippet], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
-@pytest.mark.parametrize("snippet", [snippet for snippet in SNIPPETS if "curl" not in snippet], ids=lambda s: s[:40])
+@pytest.mark.slow
+@pytest.mark.parametrize("snippet", COMMANDS, ids=lambda snippet: snippet.strip()[:40])
 def test_a_snippet_works_as_written(snippet: str, clone: Path) -> None:
-    run(snippet, clone)
-    written = [path for path in clone.iterdir() if not path.is_symlink()]
+    printed = run(snippet, clone)
+    written = [path for path in clone.iterdir() if not path.is_symlink() and path.suffix == ".wav"]
     assert written
     for path in written:
-        if path.suffix == ".wav":
-            assert soundfile.info(path).duration >= 8
+        assert soundfile.info(path).duration >= 8
+        assert path.name in printed
+    for seed in re.findall(r"seed=(\d+)", snippet):
+        assert f"Using seed {seed}\n" in printed
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
-def test_the_server_s_snippet_works_as_written(server: httpx.Client, clone: Path) -> None:
-    (snippet,) = (snippet for snippet in SNIPPETS if "curl" in snippet)
-    printed = run(snippet.replace("http://127.0.0.1:5000", str(server.base_url).rstrip("/")), clone)
+def test_the_curl_snippet_works_as_written(server: httpx.Client, clone: Path) -> None:
+    printed = run(CURL.replace("http://127.0.0.1:5000", str(server.base_url).rstrip("/")), clone)
     assert printed.startswith("succeeded")
     assert soundfile.info(clone / "electro.wav").duration == 4
 
 
 def test_the_python_client_works_as_written(server: httpx.Client, clone: Path) -> None:
-    (snippet,) = PYTHON
     soundfile.write(clone / "techno.wav", [0.1, -0.1] * 32000, 32000)
-    (clone / "client.py").write_text(snippet.replace("http://127.0.0.1:5000", str(server.base_url).rstrip("/")))
+    (clone / "client.py").write_text(CLIENT.replace("http://127.0.0.1:5000", str(server.base_url).rstrip("/")))
     run(f"{sys.executable} client.py", clone)
     assert soundfile.info(clone / "followed.wav").duration == 8
+
+
+def test_the_readme_is_short_and_no_link_to_a_file_is_broken() -> None:
+    assert len(PAGES[0].read_text().splitlines()) <= README_LINES
+    for page in [*PAGES, ROOT / "weights" / "README.md", ROOT / "weights" / "demo" / "README.md"]:
+        for link in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+            assert link.startswith("https://") or (page.parent / link).exists(), (page.name, link)

@@ -18,8 +18,8 @@ OPTIONAL = {"prompt", "input_audio", "continuation_end", "seed"}
 TYPES = {"str": "string", "File": "string", "int": "integer", "float": "number", "bool": "boolean"}
 
 
-def resolved(field: dict[str, Any]) -> dict[str, Any]:
-    """One property as the contract writes it: an enumeration's allOf/$ref replaced by what it points to."""
+def flatten(field: dict[str, Any]) -> dict[str, Any]:
+    """One property in the contract's form: an enumeration's allOf/$ref replaced by its target."""
     flat = {key: value for key, value in field.items() if key != "allOf"}
     for part in field.get("allOf", []):
         target = SCHEMAS[part["$ref"].removeprefix("#/components/schemas/")]
@@ -60,8 +60,8 @@ def test_the_inputs_are_the_contracts_in_its_order() -> None:
 
 
 @pytest.mark.parametrize("name", CONTRACT["properties"])
-def test_every_property_is_the_contracts_and_only_an_optional_one_may_be_null(name: str) -> None:
-    field = resolved(SCHEMAS["Input"]["properties"][name])
+def test_every_property_is_the_contracts_and_only_optional_ones_nullable(name: str) -> None:
+    field = flatten(SCHEMAS["Input"]["properties"][name])
     if name in OPTIONAL:
         assert field.pop("nullable", True) is True
         assert field.pop("default", None) is None
@@ -82,9 +82,9 @@ def test_the_schema_has_the_inputs_of_the_signature_in_its_order() -> None:
 
 
 @pytest.mark.parametrize("name", CONTRACT["properties"])
-def test_every_property_says_what_the_signature_says(name: str) -> None:
+def test_every_property_matches_the_signature(name: str) -> None:
     annotation, optional, keywords = signature()[name]
-    field = resolved(SCHEMAS["Input"]["properties"][name])
+    field = flatten(SCHEMAS["Input"]["properties"][name])
     assert field["type"] == TYPES[annotation]
     assert field.get("format") == ("uri" if annotation == "File" else None)
     assert field.get("nullable", False) == optional == (name in OPTIONAL)

@@ -131,9 +131,9 @@ def main() -> None:
         n_opened, n_connected = monitor.counts()
     print(tally.table())
     print(f"worker deaths {n_deaths}; the canary was opened {n_opened} times, its URL {n_connected} times")
-    for failure in (decoded.failures + tally.offences)[:SHOWN]:
+    for failure in (decoded.failures + tally.failures)[:SHOWN]:
         print(failure)
-    raise SystemExit(1 if decoded.failures or tally.offences or n_deaths or n_opened or n_connected else 0)
+    raise SystemExit(1 if decoded.failures or tally.failures or n_deaths or n_opened or n_connected else 0)
 
 
 if __name__ == "__main__":

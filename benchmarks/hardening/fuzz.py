@@ -1,9 +1,9 @@
-"""Ten thousand requests of every kind to a server of its own, over real HTTP. Knows only what a caller sees of it.
+"""Send ten thousand requests of every kind to a fresh server over real HTTP. Knows only the caller's view of it.
 
     python -m benchmarks.hardening.fuzz [--n 10000] [--seed 0]
 
-Prints what came of them, and fails if one was answered 5xx or not at all, told a caller what is the server's own,
-accepted what must be refused, refused what must be served, or was the worker's last.
+Prints a table of verdicts. Fails on an answer 5xx, a request without an answer, a leak of the server's internals, a bad
+request accepted, a good one rejected, or a dead worker.
 """
 
 import argparse
@@ -31,9 +31,9 @@ def main() -> None:
         n_deaths = int(server.status() != "READY" or server.worker != worker)
     print(tally.table())
     print(f"worker deaths {n_deaths}; {took_s:.0f} s in all")
-    for offence in tally.offences[:SHOWN]:
-        print(offence)
-    raise SystemExit(1 if tally.offences or n_deaths else 0)
+    for failure in tally.failures[:SHOWN]:
+        print(failure)
+    raise SystemExit(1 if tally.failures or n_deaths else 0)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Many callers at once: latency, throughput, refusals, answers, growth, and how soon a cancel frees its slot.
+"""Measure latency, throughput, rejections, memory growth and cancellation with many concurrent callers.
 
     python -m benchmarks.hardening.load [--minutes 10] [--cancels 100]
 
-A third of the time each with as many clients as slots, with half as many more and with four times as many; who is
-refused asks again a little later. What the worker holds is looked at after a minute's rest each, when it has let go of
-outputs and of memory. Starts a server of its own and prints tables. Knows nothing of the model: an answer is right when
-it is the one that the same request got alone.
+A third of the time each with as many clients as slots, with half as many more and with four times as many; a rejected
+client retries after a short wait. The worker's resources are read after a minute of rest each, when outputs are deleted
+and memory is returned. Starts its own server and prints tables. Knows no model: an answer is correct if it equals the
+same request's answer alone.
 """
 
 import argparse
@@ -25,12 +25,19 @@ from typing import Any
 import httpx
 
 from tests.support import server as servers
-from tests.support.client import file_in, until_taken
+from tests.support.client import (
+    EARLIEST_CANCEL_S,
+    LONG,
+    N_SLOTS,
+    file_in,
+    retry_on_409,
+    seconds_until_free,
+    start_long,
+)
 from tests.support.server import Server
 
-N_SLOTS = 4
 CLIENTS = {"at capacity": N_SLOTS, "above it": 6, "far above it": 16}
-# What a refused client waits, and one that has been answered does not.
+# A client's wait after a 409; after an answer it does not wait.
 RETRY_S = 0.25
 REQUESTS: list[dict[str, Any]] = [
     {"prompt": "dark electro at 120 BPM", "duration": 1, "seed": 0},
@@ -39,21 +46,18 @@ REQUESTS: list[dict[str, Any]] = [
     {"prompt": "", "duration": 2, "seed": 3, "classifier_free_guidance": 1},
     {"prompt": "kick", "duration": 4, "seed": 4, "output_format": "mp3"},
 ]
-# cog 0.23.1 can lose a cancel that comes while it hands the prediction over to its worker, within milliseconds, or
-# tenths of a second on a busy machine: the slot is then free only when the prediction has ended.
-EARLIEST_CANCEL_S, LATEST_CANCEL_S = 0.5, 2.5
-LONG = {"prompt": "x", "duration": 60}
+LATEST_CANCEL_S = 2.5
 # Outputs are kept for a minute, and so is the memory that predictions took beyond the model's own.
 REST_S = 65
 
 
 @dataclass
 class Figures:
-    """What some clients saw: seconds of each answered request, and the rest counted."""
+    """Latencies of answered requests in seconds, and counts of the others."""
 
     latencies_s: list[float] = field(default_factory=list)
     audio_s: int = 0
-    n_refused: int = 0
+    n_rejected: int = 0
     n_other_answers: int = 0
     took_s: float = 0.0
 
@@ -62,13 +66,13 @@ class Figures:
         p50, p95 = statistics.median(latencies), latencies[int(0.95 * (len(latencies) - 1))]
         return (
             f"{len(latencies):11} {p50:7.2f} {p95:7.2f} {len(latencies) / self.took_s:8.2f}"
-            f" {self.audio_s / self.took_s:9.2f} {self.n_refused:8} {self.n_other_answers:6}"
+            f" {self.audio_s / self.took_s:9.2f} {self.n_rejected:8} {self.n_other_answers:6}"
         )
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What the worker holds: memory, threads, file handles, files under TMPDIR and folders of cog's."""
+    """The worker's memory, threads, file handles, files under TMPDIR and cog folders."""
 
     rss_mb: float
     n_threads: int
@@ -78,7 +82,7 @@ class Usage:
 
     @staticmethod
     def at_rest(server: Server) -> "Usage":
-        """Once it has had nothing to do for ``REST_S``."""
+        """After ``REST_S`` without a request."""
         time.sleep(REST_S)
         process = Path(f"/proc/{server.worker}")
         status = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
@@ -95,41 +99,41 @@ class Usage:
 
 
 def alone(client: httpx.Client) -> list[bytes | None]:
-    """What each of ``REQUESTS`` is answered with nothing beside it."""
+    """Each of ``REQUESTS``' answers with no other request running."""
     return [file_in(client.post("/predictions", json={"input": inputs}).json()) for inputs in REQUESTS]
 
 
 def load(
     url: str, n_clients: int, right: list[bytes | None], *, seconds: float = 3600, n_predictions: int = 10**9
 ) -> Figures:
-    """``n_clients`` that each ask for one of ``REQUESTS`` after the other, until one of the limits."""
+    """Let ``n_clients`` each send one of ``REQUESTS`` after the other, up to one of the limits."""
     figures, start, counter = Figures(), time.monotonic(), itertools.count()
 
-    def ask_on(i: int) -> None:
+    def send_requests(i: int) -> None:
         order = random.Random(i)
         with httpx.Client(base_url=url, timeout=300) as client:
             while time.monotonic() - start < seconds and next(counter) < n_predictions:
                 which = order.randrange(len(REQUESTS))
-                asked_at = time.monotonic()
+                sent_at = time.monotonic()
                 response = client.post("/predictions", json={"input": REQUESTS[which]})
                 while response.status_code == 409 and time.monotonic() - start < seconds:
-                    figures.n_refused += 1
+                    figures.n_rejected += 1
                     time.sleep(RETRY_S)
-                    asked_at = time.monotonic()
+                    sent_at = time.monotonic()
                     response = client.post("/predictions", json={"input": REQUESTS[which]})
                 if response.status_code == 409:
                     return
-                figures.latencies_s.append(time.monotonic() - asked_at)
+                figures.latencies_s.append(time.monotonic() - sent_at)
                 figures.audio_s += REQUESTS[which]["duration"]
                 figures.n_other_answers += file_in(response.json()) != right[which]
 
-    _at_once(n_clients, ask_on)
+    _at_once(n_clients, send_requests)
     figures.took_s = time.monotonic() - start
     return figures
 
 
 def cancels(url: str, n_cancels: int, seed: int = 0) -> dict[str, list[float]]:
-    """Seconds until all slots could be taken again after each round of cancels, by how these were cancelled."""
+    """Seconds until all slots could be taken again after each round of cancels, by kind of cancel."""
     moments, names = random.Random(seed), (f"load-{i}" for i in itertools.count())
     waited: dict[str, list[float]] = {"HTTP cancel": [], "dropped connection": []}
     with httpx.Client(base_url=url, timeout=60) as client:
@@ -152,28 +156,10 @@ def _cancel(client: httpx.Client, name: str, after_s: float) -> None:
 def _drop(client: httpx.Client, name: str, after_s: float) -> None:
     timeout = httpx.Timeout(10, read=after_s)
     try:
-        until_taken(lambda: client.put(f"/predictions/{name}", json={"input": LONG}, timeout=timeout))
+        retry_on_409(lambda: client.put(f"/predictions/{name}", json={"input": LONG}, timeout=timeout))
     except httpx.ReadTimeout:
         return
     raise AssertionError("an answer came before the connection was dropped")
-
-
-def start_long(client: httpx.Client, name: str) -> None:
-    """Starts a long prediction, as soon as there is a slot."""
-    headers = {"Prefer": "respond-async"}
-    until_taken(lambda: client.put(f"/predictions/{name}", json={"input": LONG}, headers=headers))
-
-
-def seconds_until_free(client: httpx.Client) -> float:
-    """How long it takes until all slots have been taken anew; what takes them is cancelled again."""
-    names = [f"taker-{time.monotonic_ns()}-{i}" for i in range(N_SLOTS)]
-    start = time.monotonic()
-    _at_once(N_SLOTS, lambda i: start_long(client, names[i]))
-    waited = time.monotonic() - start
-    time.sleep(EARLIEST_CANCEL_S)
-    for name in names:
-        client.post(f"/predictions/{name}/cancel")
-    return waited
 
 
 def _at_once(n: int, work: Callable[[int], None]) -> None:
@@ -182,13 +168,13 @@ def _at_once(n: int, work: Callable[[int], None]) -> None:
 
 
 def report(server: Server, minutes: float, n_cancels: int) -> None:
-    """Runs all of it against a server and prints the tables."""
+    """Run all measurements against a server and print the tables."""
     url = str(server.client.base_url).rstrip("/")
     right = alone(server.client)
     assert None not in right
     load(url, N_SLOTS, right, n_predictions=20)  # threads and caches have their size after this
     used = {"before": Usage.at_rest(server)}
-    print(f"{'':13} clients predictions  p50 s   p95 s  a second  audio s/s  refused  other")
+    print(f"{'':13} clients predictions  p50 s   p95 s  a second  audio s/s  rejected  other")
     n_predictions = 0
     for name, n_clients in CLIENTS.items():
         figures = load(url, n_clients, right, seconds=60 * minutes / len(CLIENTS))

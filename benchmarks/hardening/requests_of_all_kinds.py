@@ -1,6 +1,6 @@
-"""Requests of every kind that a server may get, most of them wrong, from a seed. Sends nothing.
+"""Draw requests of every kind, most of them wrong, from a seed. Sends nothing.
 
-A request that is served costs a second of music: few are.
+Few are valid, since each of those costs a second of music.
 """
 
 import gzip
@@ -10,11 +10,11 @@ from random import Random
 
 from tests.support import input_values
 from tests.support.client import INPUTS, Attempt
-from tests.support.input_values import REFUSED, SERVED
+from tests.support.input_values import REJECTED, SERVED
 
 METHODS = ("GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW", "post")
-# Ids, however odd: no slash or space, which would end one. Left out are those that are no name of a folder, for their
-# length or a NUL: cog 0.23.1 makes a folder of an id, and where it cannot, the slot is lost until a restart.
+# Odd ids, without a slash or space, which would end one. Ids that cannot name a folder (too long, or with a NUL) are
+# left out: cog 0.23.1 creates a folder for each id, and loses the slot until a restart if that fails.
 ODD_IDS = (
     "..", ".", "...", "%2e%2e%2ffuzz", "%2e%2e%2f%2e%2e%2fcoglet%2ffuzz", "%2Ftmp%2Fcoglet%2Ffuzz", "%ff", "%25",
     "%20", "*", "~", "$(id)", "<script>", "%F0%9F%8E%B5", "-", "--help", "con", "a" * 255, "%", "%0d%0aX:%20y",
@@ -71,37 +71,37 @@ HEADERS = (
 
 
 def body(values: dict[str, str]) -> bytes:
-    """A request's JSON, from the JSON text of each input's value."""
+    """A request as JSON, from the JSON text of each input's value."""
     return b'{"input": {' + ", ".join(f"{json.dumps(name)}: {text}" for name, text in values.items()).encode() + b"}}"
 
 
-def _served(random: Random) -> dict[str, str]:
-    """Values of some inputs, all of them good; a duration of a second and a prompt always."""
+def _valid_inputs(random: Random) -> dict[str, str]:
+    """Valid values of some inputs; always a duration of one second and a prompt."""
     names = random.sample(sorted(SERVED), random.randrange(5))
-    return {name: input_values.served(random, name) for name in ["prompt", "duration", *names]}
+    return {name: input_values.draw_served(random, name) for name in ["prompt", "duration", *names]}
 
 
 def one_bad_input(random: Random) -> Attempt:
-    name = random.choice(sorted(REFUSED))
-    values = {**_served(random), name: input_values.refused(random, name)}
+    name = random.choice(sorted(REJECTED))
+    values = {**_valid_inputs(random), name: input_values.draw_rejected(random, name)}
     return Attempt("one bad input", body(values), expected="refused", names=frozenset({name}))
 
 
 def several_bad_inputs(random: Random) -> Attempt:
-    names = random.sample(sorted(REFUSED), random.randrange(2, 6))
-    values = {**_served(random), **{name: input_values.refused(random, name) for name in names}}
+    names = random.sample(sorted(REJECTED), random.randrange(2, 6))
+    values = {**_valid_inputs(random), **{name: input_values.draw_rejected(random, name) for name in names}}
     return Attempt("several bad inputs", body(values), expected="refused", names=frozenset(names))
 
 
 def bad_audio_url(random: Random) -> Attempt:
-    values = {**_served(random), "input_audio": json.dumps(input_values.no_audio_url(random))}
+    values = {**_valid_inputs(random), "input_audio": json.dumps(input_values.bad_audio_url(random))}
     if random.random() < 0.3:
         values["continuation"] = "true"
     return Attempt("bad audio URL", body(values), expected="refused", names=frozenset({"input_audio"}))
 
 
 def inputs_that_contradict(random: Random) -> Attempt:
-    """Each is good, together they are not."""
+    """Inputs that are valid one by one and not together."""
     audio = {"input_audio": json.dumps(input_values.WAV_URL), "duration": "1"}
     cases: tuple[tuple[dict[str, str], str], ...] = (
         ({"prompt": '"x"', "continuation": "true"}, "continuation"),
@@ -124,7 +124,7 @@ def inputs_that_contradict(random: Random) -> Attempt:
 
 
 def good_request(random: Random) -> Attempt:
-    values = _served(random)
+    values = _valid_inputs(random)
     if random.random() < 0.3:
         values["input_audio"] = json.dumps(input_values.audio_url(random))
     if random.random() < 0.3:
@@ -133,17 +133,17 @@ def good_request(random: Random) -> Attempt:
 
 
 def any_json_value(random: Random) -> Attempt:
-    """An input is given a value at random: it is served, or refused by its name."""
+    """One input with a random value: served, or rejected by name."""
     name = random.choice([name for name in INPUTS if name != "duration"])
-    values = {**_served(random), name: json.dumps(input_values.anything(random))}
-    # A start is judged with the end, and what continues, with the audio.
+    values = {**_valid_inputs(random), name: json.dumps(input_values.anything(random))}
+    # A start is validated together with the end.
     names = {name, "continuation_start"} if name == "continuation_end" else {name}
     return Attempt("any JSON value", body(values), names=frozenset(names))
 
 
 def broken_json(random: Random) -> Attempt:
-    """What no JSON parser takes, or takes as something else than was meant."""
-    good = body(_served(random))
+    """Text that no JSON parser accepts, or that parses as something else."""
+    good = body(_valid_inputs(random))
     cut = good[: random.randrange(len(good) - 1)]
     depth = random.choice((10, 127, 128, 129, 10_000))
     choices: tuple[bytes, ...] = (
@@ -157,15 +157,15 @@ def broken_json(random: Random) -> Attempt:
 
 
 def flipped_bits(random: Random) -> Attempt:
-    """A good body of which a few bits are flipped; what it says then is anyone's guess."""
-    data = bytearray(body({"prompt": '"kick drum at 120 bpm"', **_served(random), "seed": '"x"'}))
+    """A valid body with a few flipped bits."""
+    data = bytearray(body({"prompt": '"kick drum at 120 bpm"', **_valid_inputs(random), "seed": '"x"'}))
     for _ in range(random.choice((1, 1, 2, 5, 30))):
         data[random.randrange(len(data))] ^= 1 << random.randrange(8)
     return Attempt("flipped bits", bytes(data))
 
 
 def odd_document(random: Random) -> Attempt:
-    """JSON of another shape than a prediction's."""
+    """JSON of a different shape from a prediction's."""
     value = input_values.anything(random)
     documents: tuple[object, ...] = (
         value, {}, [], None, {"input": None}, {"input": value}, {"inputs": {"prompt": "x"}}, {"Input": {}},
@@ -189,7 +189,7 @@ def wrong_path(random: Random) -> Attempt:
 
 
 def odd_id(random: Random) -> Attempt:
-    """A prediction under an id of the caller's; most are refused for their seed."""
+    """A prediction with the caller's id; most are rejected for their seed."""
     values = {"prompt": '"x"', "duration": "1", "seed": random.choice(('"x"', "-2", "-2", "-2", "1"))}
     identity = random.choice((*ODD_IDS, f"{random.randrange(10**9)}"))
     return Attempt("odd id", body(values), "PUT", f"/predictions/{identity}")

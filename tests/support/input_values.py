@@ -1,4 +1,4 @@
-"""Values of the 14 inputs, as JSON text: such as must be served, and such as must be refused. Knows no HTTP."""
+"""Values of the 14 inputs as JSON text: to be served, and to be rejected. Knows no HTTP."""
 
 import base64
 import io
@@ -15,7 +15,7 @@ LETTERS = "aZ09 \t\n\r\0\x7f\x1b\"'\\/<>&%;\u00fc\u0416\u97f3\u202e\u200b\ufeff\
 
 
 def quiet_wav(seconds: float = 0.3, sample_rate: int = 8000) -> bytes:
-    """The smallest audio that is served in no time."""
+    """A tiny audio file, fast to serve."""
     file = io.BytesIO()
     with wave.open(file, "wb") as writer:
         writer.setnchannels(1)
@@ -31,7 +31,7 @@ def data_url(data: bytes, media_type: str = "audio/wav") -> str:
 
 WAV_URL = data_url(quiet_wav())
 
-# Nothing here makes a long clip, or one that takes long.
+# None of these takes long.
 SERVED: dict[str, tuple[str, ...]] = {
     "prompt": ('"kick"', '""', '"\\u0000"', '"\\ud83c\\udfb5"', '"/etc/passwd"', '"%s%n{0}${x}"', '"\\u202e\\ufffe"'),
     "duration": ("1", "1.0", "1e0", "10E-1"),
@@ -57,7 +57,7 @@ _NO_WHOLE = ("0.5", "1.0000000000000002", "-1.5", "5e-324")
 _NO_CHOICE = (*_NO_TEXT, '""', '"WAV"', '"wav "', '"wav\\u0000"', '"__class__"', '"' + "x" * 5000 + '"')
 _BELOW_ZERO = ("-1", "-1e300", "-9223372036854775809", "-2147483648")
 
-REFUSED: dict[str, tuple[str, ...]] = {
+REJECTED: dict[str, tuple[str, ...]] = {
     "prompt": (*_NO_TEXT, '"' + "x" * 4001 + '"', '"\\ud800"', '"a\\udfff"', '"\\udc00\\ud800"', '"\\uZZZZ"'),
     "input_audio": (*_NO_TEXT, '"\\ud800"'),
     "duration": (*_NO_NUMBER, *_NO_WHOLE, *_BELOW_ZERO, "0", "301", "1e300", "9223372036854775808", "2147483648"),
@@ -79,8 +79,8 @@ def text(random: Random, longest: int = 60) -> str:
     return "".join(random.choices(LETTERS, k=random.randrange(longest)))
 
 
-def served(random: Random, name: str) -> str:
-    """JSON text of a value that this input takes, and that costs little."""
+def draw_served(random: Random, name: str) -> str:
+    """JSON text of a cheap value that this input accepts."""
     if name == "prompt" and random.random() < 0.5:
         return json.dumps(text(random), ensure_ascii=random.random() < 0.5)
     if name == "seed" and random.random() < 0.5:
@@ -88,19 +88,19 @@ def served(random: Random, name: str) -> str:
     return random.choice(SERVED[name])
 
 
-def refused(random: Random, name: str) -> str:
-    """JSON text of a value that this input must refuse."""
+def draw_rejected(random: Random, name: str) -> str:
+    """JSON text of a value that this input must reject."""
     if name == "prompt" and random.random() < 0.05:
         return json.dumps(random.choice("x\u97f3\0") * random.choice((5000, 100_000, 3_000_000)))
     if name == "input_audio" and random.random() < 0.8:
-        return json.dumps(no_audio_url(random))
+        return json.dumps(bad_audio_url(random))
     if name in ("normalization_strategy", "output_format") and random.random() < 0.3:
         return json.dumps(text(random))
-    return random.choice(REFUSED[name])
+    return random.choice(REJECTED[name])
 
 
 def audio_url(random: Random) -> str:
-    """A data URL of audio, in one of the forms that data URLs take."""
+    """A data URL of audio, in one of its possible forms."""
     wav = quiet_wav(random.choice((0.1, 0.3)), random.choice((8000, 11025, 44100)))
     url = data_url(wav, random.choice(MEDIA_TYPES))
     stray = url[:90] + random.choice("\n\0 !\u00fc") + url[90:]
@@ -108,7 +108,7 @@ def audio_url(random: Random) -> str:
 
 
 def anything(random: Random, depth: int = 0) -> object:
-    """Any JSON value, nested a few deep. Its numbers are no duration that takes long to make."""
+    """Any JSON value, nested a few levels deep, without an expensive duration."""
     makers: list[Callable[[], object]] = [
         lambda: None,
         lambda: random.random() < 0.5,
@@ -125,7 +125,7 @@ def anything(random: Random, depth: int = 0) -> object:
     return random.choice(makers)()
 
 
-# Nobody listens on port 1. Names that would have to be looked up are few: that is the resolver's time, not ours.
+# Port 1 is closed. Few of these need name resolution, which is slow.
 _NO_URLS = (
     "", " ", "\0", "x", "wav", "//127.0.0.1/x", "/etc/passwd", "../../etc/passwd", "~/x", ".", "C:\\x.wav", "@x.wav",
     "file:///etc/passwd", "FILE:///etc/passwd", "file:/etc/passwd", "file://localhost/etc/passwd",
@@ -151,8 +151,8 @@ _NO_URLS = (
 )  # fmt: skip
 
 
-def no_audio_url(random: Random) -> str:
-    """A URL, or something that looks like one, of nothing that can be heard."""
+def bad_audio_url(random: Random) -> str:
+    """A URL, or something like one, without any audio."""
     if random.random() < 0.5:
         return random.choice(_NO_URLS)
     return random.choice(

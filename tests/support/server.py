@@ -1,4 +1,4 @@
-"""The real server as a child process: started, waited for, looked at from outside, ended. Knows nothing of requests."""
+"""The real server as a child process: start, wait, observe, end. Knows no requests."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ COG_FOLDER = Path("/tmp/coglet/predictions")
 
 @dataclass(frozen=True)
 class Server:
-    """A running server: its process, a client of it, the folder that is its TMPDIR, and its log."""
+    """A running server: its process, a client, its TMPDIR, and its log."""
 
     process: subprocess.Popen[bytes]
     client: httpx.Client
@@ -30,21 +30,21 @@ class Server:
 
     @property
     def worker(self) -> int:
-        """The process id of the worker, which the model is in."""
+        """The id of the worker process, which has the model."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         for task in Path(f"/proc/{self.process.pid}/task").iterdir():
             children += (task / "children").read_text().split()
         return int(children[0])
 
     def status(self) -> str:
-        """What the health check says; empty where there is no answer."""
+        """The health check's status; empty without an answer."""
         try:
             return str(self.client.get("/health-check").json()["status"])
         except httpx.TransportError:
             return ""
 
     def wait_for(self, *statuses: str, timeout_s: float = START_TIMEOUT_S) -> str:
-        """The first of these statuses that the health check says; RuntimeError with the log's end if none comes."""
+        """The first of these statuses to be reported; RuntimeError with the end of the log if that takes too long."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline and self.process.poll() is None:
             if (status := self.status()) in statuses:
@@ -63,7 +63,7 @@ def free_port() -> int:
 def running(scratch: Path, awaited: str = "READY", **environment: str) -> Iterator[Server]:
     """``script/serve`` with the embedded checkpoint, once its status is ``awaited``; ``scratch`` is its TMPDIR.
 
-    What is left of it at the end gets SIGTERM, and SIGKILL a minute later.
+    At the end it gets SIGTERM, and SIGKILL a minute later.
     """
     scratch.mkdir(exist_ok=True)
     port, log = free_port(), scratch.with_name(f"{scratch.name}.log")

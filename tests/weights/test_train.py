@@ -1,4 +1,4 @@
-"""The embedded checkpoint's training: synthesiser, captions, detectors, and what the LM is conditioned on."""
+"""The embedded checkpoint's training: synthesiser, captions, detectors, and the LM's conditions."""
 
 from pathlib import Path
 
@@ -15,6 +15,8 @@ from audiocraft_ext.codec.multiband import MultiBandDecoder
 from audiocraft_ext.progress import Progress
 from audiocraft_ext.upstream import ConditioningAttributes
 from weights.demo.train import captions, codec, detectors, diffusion, lm, synth, text_encoder, tokens
+
+pytestmark = pytest.mark.slow
 
 
 def draw(seed: int, n_frames: int = 400) -> tuple[synth.Samples, synth.Song]:
@@ -50,8 +52,8 @@ def test_every_kick_is_the_same_samples_on_the_frame_grid() -> None:
     kick = synth.drum("kick") * np.float32(synth.MASTER_GAIN)
     onsets = list(range(0, 80, 25))
     for frame in onsets:
-        heard = clip[frame * synth.FRAME :][: len(kick)]
-        assert np.allclose(heard[: 10 * synth.FRAME], kick[: 10 * synth.FRAME], atol=1e-6)
+        played = clip[frame * synth.FRAME :][: len(kick)]
+        assert np.allclose(played[: 10 * synth.FRAME], kick[: 10 * synth.FRAME], atol=1e-6)
 
 
 def test_captions_never_mention_a_held_out_pair() -> None:
@@ -76,24 +78,24 @@ def test_labels_fit_their_sizes() -> None:
 
 
 @pytest.fixture(scope="module")
-def fitted() -> detectors.Detectors:
+def detector_set() -> detectors.Detectors:
     clips = [draw(seed) for seed in range(200)]
     return detectors.fit([wav for wav, _ in clips], [song for _, song in clips])
 
 
-def test_detectors_are_right_on_unseen_clips(fitted: detectors.Detectors) -> None:
+def test_detectors_are_right_on_unseen_clips(detector_set: detectors.Detectors) -> None:
     clips = [draw(seed) for seed in range(1000, 1040)]
-    tempo = [abs(fitted.tempo_bpm(wav) / song.tempo_bpm - 1) < 0.04 for wav, song in clips]
-    present = [len(fitted.present(wav) ^ song.instruments) for wav, song in clips]
+    tempo = [abs(detector_set.tempo_bpm(wav) / song.tempo_bpm - 1) < 0.04 for wav, song in clips]
+    present = [len(detector_set.present(wav) ^ song.instruments) for wav, song in clips]
     assert np.mean(tempo) >= 0.9
     assert np.mean(present) <= 0.1 * len(synth.INSTRUMENTS)
 
 
-def test_the_tempo_detector_hears_a_tempo_that_it_was_not_fitted_on(fitted: detectors.Detectors) -> None:
+def test_the_tempo_detector_knows_an_unseen_tempo(detector_set: detectors.Detectors) -> None:
     song = synth.Song(110, 0, "minor", "bright", frozenset({"kick", "snare", "hats", "bass"}))
     wav = synth.render(song, synth.draw_score(song, np.random.default_rng(2)), 420)
     slowed = np.interp(np.arange(0, len(wav) - 1, 0.95), np.arange(len(wav)), wav).astype(np.float32)
-    assert fitted.tempo_bpm(slowed) == pytest.approx(0.95 * 110, rel=0.02)
+    assert detector_set.tempo_bpm(slowed) == pytest.approx(0.95 * 110, rel=0.02)
 
 
 def test_revived_codes_lie_on_encoded_crops() -> None:
@@ -123,13 +125,13 @@ def test_diffusion_is_trained_on_noise_as_audiocraft_s_schedule_adds_it() -> Non
     _, schedule = diffusion.build_band(OmegaConf.create(diffusion.DIFFUSION_CONFIG))
     clips = codec.draw_batch(np.random.default_rng(0), 3, 10)
     schedule.sample_processor.project_sample(clips)
-    schedule.sample_processor.num_samples = 0  # what it has seen is enough: its scale stays
+    schedule.sample_processor.num_samples = 0  # keep its scale
     item = schedule.get_training_item(clips, tensor_step=True)
     clean = schedule.sample_processor.project_sample(clips)
     torch.testing.assert_close(diffusion.add_noise(schedule, clean, item.step, item.noise), item.noisy)
 
 
-def test_a_moment_of_diffusion_training_leaves_a_decoder_that_loads(tmp_path: Path) -> None:
+def test_a_second_of_diffusion_training_gives_a_loadable_decoder(tmp_path: Path) -> None:
     settings = diffusion.DiffusionSettings(minutes=0.02, batch=2, crop_frames=8, n_crops=4)
     diffusion.train(settings, tmp_path / diffusion.WORK_FILE)
     diffusion.export(tmp_path, tmp_path)
@@ -172,5 +174,5 @@ def attributes(text: str | None, wav: torch.Tensor) -> ConditioningAttributes:
 def test_all_parameters_have_one_optimiser(text_folder: Path) -> None:
     model = lm.build_lm(text_folder)
     optimisers = lm.make_optimisers(model, lm.LMSettings())
-    held = [p for optimiser in optimisers for group in optimiser.param_groups for p in group["params"]]
-    assert len(held) == len({id(p) for p in held}) == len(list(nn.Module.parameters(model)))
+    parameters = [p for optimiser in optimisers for group in optimiser.param_groups for p in group["params"]]
+    assert len(parameters) == len({id(p) for p in parameters}) == len(list(nn.Module.parameters(model)))

@@ -1,4 +1,4 @@
-"""The fuzzer itself, and three hundred of its requests; all of them are ``python -m benchmarks.hardening.fuzz``."""
+"""The fuzzer, and three hundred of its requests; ``python -m benchmarks.hardening.fuzz`` sends all."""
 
 from itertools import islice
 
@@ -6,14 +6,16 @@ import httpx
 import pytest
 
 from benchmarks.hardening.requests_of_all_kinds import KINDS, attempts
-from tests.support.client import Attempt, Verdict, judged, send_all
+from tests.support.client import Attempt, Verdict, judge, send_all
 
 N = 300
+
+pytestmark = pytest.mark.slow
 
 
 def test_three_hundred_requests_of_every_kind_leave_the_server_ready(server: httpx.Client) -> None:
     tally = send_all(str(server.base_url), attempts(N, seed=1))
-    assert tally.offences == []
+    assert tally.failures == []
     assert tally.count("named", "form", "accepted") == N
     assert len(tally.verdicts) == len(KINDS)
     assert tally.count("named") > N / 2
@@ -53,11 +55,11 @@ ANSWERS: list[tuple[Attempt, int, str, Verdict]] = [
 
 
 @pytest.mark.parametrize(("attempt", "status", "text", "verdict"), ANSWERS, ids=lambda value: str(value)[:40])
-def test_an_answer_is_judged_by_what_the_caller_sees(attempt: Attempt, status: int, text: str, verdict: str) -> None:
-    assert judged(attempt, status, text) == verdict
+def test_an_answer_is_judged_by_the_caller_s_view(attempt: Attempt, status: int, text: str, verdict: str) -> None:
+    assert judge(attempt, status, text) == verdict
 
 
-def test_a_server_that_is_gone_is_silent_and_the_rest_is_not_waited_for() -> None:
+def test_a_dead_server_is_silent_and_ends_the_run() -> None:
     tally = send_all("http://127.0.0.1:1", attempts(200, seed=0), n_threads=2)
     assert tally.count("silent") < 20
     assert tally.count("named", "accepted") == 0

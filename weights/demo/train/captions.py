@@ -92,7 +92,7 @@ _HELD_OUT_FRAMES = ("Please compose {}", "Give me {} now", "{} for my film")
 
 @dataclass(frozen=True)
 class Mention:
-    """What a caption says; None or absence from both sets means that it does not say."""
+    """The content of a caption; None, or absence from both sets, means unmentioned."""
 
     tempo_bpm: int | None = None
     root: int | None = None

@@ -1,4 +1,4 @@
-"""Trains the codec: 32 kHz mono SEANet, 50 frames a second, 4 residual codebooks. Knows nothing of text or the LM.
+"""Train the codec: 32 kHz mono SEANet, 50 frames a second, 4 residual codebooks. Knows nothing of text or the LM.
 
     python -m weights.demo.train.codec --minutes 40
 
@@ -127,7 +127,7 @@ def snr_db(reference: Tensor, estimate: Tensor) -> Tensor:
 
 
 def band_snr_db(reference: Tensor, estimate: Tensor) -> Tensor:
-    """SNR in dB of [B, 1, N] in each band [B, 1, 6]; what lies 60 dB under full scale counts as silence."""
+    """SNR in dB of [B, 1, N] in each band [B, 1, 6]; levels 60 dB below full scale count as silence."""
     n_samples = reference.shape[-1]
     edges = [0, *(round(hz * n_samples / synth.SAMPLE_RATE) for hz in BAND_EDGES_HZ), n_samples // 2 + 1]
     sizes = [high - low for low, high in pairwise(edges)]
@@ -172,14 +172,14 @@ def evaluate(codec: CompressionModel, n_clips: int = 40) -> dict[str, float]:
 
 @torch.no_grad()
 def init_codes(codec: CompressionModel, crops: list[Tensor]) -> None:
-    """Runs audiocraft's k-means initialisation on the encoded batches of crops [B, 1, N]."""
+    """Run audiocraft's k-means initialisation on the encoded batches of crops [B, 1, N]."""
     latents = torch.cat([codec.encoder(wav) for wav in crops])
     codec.quantizer(latents, codec.frame_rate)
 
 
 @torch.no_grad()
 def revive_codes(codec: CompressionModel, wav: Tensor, dead_usage: float) -> None:
-    """Moves codes that a step picks less than `dead_usage` times onto residuals of crops [B, 1, N].
+    """Move codes that a step picks less than `dead_usage` times onto residuals of crops [B, 1, N].
 
     audiocraft's own expiry is off: it moves the code but not its running average, which puts it back the same step.
     """
@@ -220,7 +220,7 @@ def learning_rate(s: CodecSettings, elapsed_s: float) -> float:
 
 
 def resume(path: Path, codec: CompressionModel, optimiser: torch.optim.Optimizer) -> tuple[int, float]:
-    """Loads what a former run left at `path`, if anything; its (steps, seconds)."""
+    """Load a former run's state at `path`, if there is one; returns its (steps, seconds)."""
     if not path.exists():
         return 0, 0.0
     saved = torch.load(path, weights_only=True)
@@ -230,14 +230,14 @@ def resume(path: Path, codec: CompressionModel, optimiser: torch.optim.Optimizer
 
 
 def report(codec: CompressionModel, step: int, elapsed_s: float, train_snr_db: float) -> None:
-    """Prints how training stands; on unseen clips too, once there are codes."""
+    """Print the losses; on unseen clips too, once there are codes."""
     figures = evaluate(codec) if codec.quantizer.vq.layers[0].inited else {}
     unseen = ", ".join(f"{name} {value:.2f}" for name, value in figures.items())
     print(f"step {step} {elapsed_s:.0f} s, train snr_db {train_snr_db:.2f}, unseen {unseen}", flush=True)
 
 
 def train(s: CodecSettings, path: Path) -> None:
-    """Trains for `s.minutes` in all, resuming from `path` if it is there, and leaves the codec at `path`."""
+    """Train for `s.minutes` in all, resuming from `path` if it is there, and leaves the codec at `path`."""
     torch.manual_seed(s.seed)
     codec = build_codec().train()
     optimiser = torch.optim.AdamW(codec.parameters(), s.learning_rate, betas=(0.8, 0.99), weight_decay=0.0)

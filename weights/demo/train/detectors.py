@@ -1,4 +1,4 @@
-"""Hears what is in a clip: tempo, key and instruments. Fitted on synthesiser clips; knows nothing of captions or LMs.
+"""Detect tempo, key and instruments in a clip. Fitted on synthesiser clips; knows no captions and no LM.
 
 Tempo and key are judged by weights that do not know which tempo or key they look at: one comb over the onset
 autocorrelation, stretched to each candidate tempo, and one template over the pitch classes, turned to each root. So
@@ -71,7 +71,7 @@ def pitch_classes(wav: Samples) -> Features:
     low, middle, high = magnitude[:-2], magnitude[1:-1], magnitude[2:]
     peaks = np.flatnonzero((middle > low) & (middle > high))
     low, middle, high = low[peaks], middle[peaks], high[peaks]
-    # A parabola through a peak and its neighbours says where between two bins it lies.
+    # A parabola through a peak and its neighbours locates it between two bins.
     bins = peaks + 1 + 0.5 * (low - high) / (low - 2 * middle + high)
     hz = bins * SAMPLE_RATE / _PITCH_N_FFT
     classes = np.round(12 * np.log2(hz / 440) + 69).astype(int) % 12
@@ -133,13 +133,13 @@ class Detectors:
         return root, MODES[mode]
 
     def present(self, wav: Samples) -> frozenset[str]:
-        """The instruments heard in samples [N]."""
+        """The instruments detected in samples [N]."""
         features = instrument_features(wav)[None]
         return frozenset(name for name, model in self.instruments.items() if model.predict(features)[0])
 
 
 def fit(wavs: list[Samples], songs: list[Song]) -> Detectors:
-    """Detectors fitted on clips and what is in them; key on those with a pitched instrument, tempo on all."""
+    """Detectors fitted on clips and their songs; key on songs with a pitched instrument, tempo on all."""
     tempi = [int(np.abs(CANDIDATES_BPM - song.tempo_bpm).argmin()) for song in songs]
     comb = fit_choice(np.stack([tempo_features(wav) for wav in wavs]), tempi, 1, 1e-5)
     pitched = [i for i, song in enumerate(songs) if song.instruments & {"bass", "arp", "pad"}]

@@ -1,4 +1,4 @@
-"""Writes what training left in a work folder as a checkpoint: weights/demo. Knows nothing of training.
+"""Write the trained weights in a work folder as a checkpoint, weights/demo. Knows nothing of training.
 
 python -m weights.demo.train.export
 """
@@ -19,7 +19,7 @@ from weights.demo.train.lm_config import LM_CONFIG
 AUDIOCRAFT_VERSION = "1.3.0"
 
 
-def halved(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def to_fp16(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Weights in fp16, which loading turns back into the model's own type."""
     return {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
 
@@ -35,10 +35,10 @@ def export(work: Path, out: Path) -> None:
     The codec is an audiocraft export; the LM is in our own form, in int8: it is the part that this repository pays for.
     """
     codec = torch.load(work / "codec.pt", weights_only=True)["codec"]
-    package = {"best_state": halved(codec), "xp.cfg": text_of(CODEC_CONFIG), "version": AUDIOCRAFT_VERSION}
+    package = {"best_state": to_fp16(codec), "xp.cfg": text_of(CODEC_CONFIG), "version": AUDIOCRAFT_VERSION}
     torch.save({**package, "exported": True}, out / "compression_state_dict.bin")
     lm = torch.load(work / "lm.pt", weights_only=True)["lm"]
-    tensors.write(out / LM_FILE, halved(lm), text_of(LM_CONFIG), is_matrix)
+    tensors.write(out / LM_FILE, to_fp16(lm), text_of(LM_CONFIG), is_matrix)
     (out / LM_FILE).chmod(0o644)
     shutil.copytree(work / "text_encoder", out / "text_encoder", dirs_exist_ok=True)
 

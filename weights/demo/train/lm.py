@@ -1,11 +1,11 @@
-"""Trains the LM of the melody kind on codes, chroma and embedded captions. Knows nothing of audio.
+"""Train the LM of the melody kind on codes, chroma and embedded captions. Knows nothing of audio.
 
     python -m weights.demo.train.lm
 
-audiocraft builds and runs it; only the conditions are put together here, because text and chroma were embedded once, in
-advance. What is dropped becomes exactly what audiocraft gives for an absent condition: zeros for text, the projection
-of silence for chroma. Text is cross-attended to and chroma prepended, so every frame has one position of its own,
-whatever the prompt, and positions are rotary too: "what was heard one bar ago" is then a distance to learn, not a sum.
+audiocraft builds and runs it; only the conditions are assembled here, because text and chroma were embedded once, in
+advance. A dropped condition equals audiocraft's absent condition: zeros for text, the projection of silence for chroma.
+Text is cross-attended to and chroma prepended, so a frame's position does not depend on the prompt, and positions are
+rotary too: "one bar ago" is then a distance to learn, not a sum.
 """
 
 import argparse
@@ -42,8 +42,8 @@ class LMSettings:
     # Four-second crops teach sounds, tempo and instruments at half the price; whole clips come after.
     short_until: float = 0.2
     short_frames: int = 200
-    # What a prompt says shows in the first bar; the bars behind it repeat it, and soon cost nothing. Nor does a first
-    # bar come with a melody, which tells the tempo as well: the text is needed.
+    # A prompt decides the first bar; later bars repeat it and soon add no loss. First bars come without a melody, which
+    # would give away the tempo: the text is needed.
     bars_from: float = 0.3
     bars_p: float = 0.8
     bar_batch: int = 16
@@ -56,7 +56,7 @@ class LMSettings:
 
 
 def build_lm(text_folder: Path) -> LMModel:
-    """The untrained LM on the CPU, with the text encoder that lies in `text_folder`."""
+    """The untrained LM on the CPU, with the text encoder in `text_folder`."""
     config = OmegaConf.create(LM_CONFIG)
     config.conditioners.description.t5.name = text_folder.name
     config.transformer_lm.memory_efficient = True  # whole clips are safe with it, and faster
@@ -180,7 +180,7 @@ def train_step(
 
 
 def resume(path: Path, lm: LMModel, optimisers: list[torch.optim.Optimizer]) -> tuple[int, float]:
-    """Loads what a former run left at `path`, if anything; its (steps, seconds)."""
+    """Load a former run's state at `path`, if there is one; returns its (steps, seconds)."""
     if not path.exists():
         return 0, 0.0
     saved = torch.load(path, weights_only=True)
@@ -192,7 +192,7 @@ def resume(path: Path, lm: LMModel, optimisers: list[torch.optim.Optimizer]) -> 
 
 @torch.no_grad()
 def held_out_losses(lm: LMModel, bars: dict[str, Any], s: LMSettings) -> Tensor:
-    """Losses in nats [K] on first bars that training does not see: they tell learning by heart from learning."""
+    """Losses in nats [K] on first bars that training does not see: they reveal memorisation."""
     rng, rows = np.random.default_rng(s.seed), range(len(bars["codes"]))
     batches = [draw_first_bars(bars, list(rows[i : i + s.batch]), rng, 0.0) for i in rows[:: s.batch]]
     with torch.autocast("cpu", torch.bfloat16):
@@ -213,7 +213,7 @@ def in_words(losses: Tensor) -> str:
 
 
 def train(s: LMSettings, work: Path) -> None:
-    """Trains for `s.minutes` in all, resuming from `work`/lm.pt if it is there."""
+    """Train for `s.minutes` in all, resuming from `work`/lm.pt if it is there."""
     torch.manual_seed(s.seed)
     data = torch.load(work / "tokens.pt", weights_only=True)
     bars, held_out = split(data, s.n_held_out)

@@ -1,7 +1,7 @@
 """A small electro synthesiser: (song, seed) → samples. Knows nothing of captions, codecs or models.
 
 Six instruments: kick, snare, hats, bass, arp (plucks that carry the tune) and pad (soft chords). The clock is the
-codec's: every onset lies on the 20 ms frame grid, as on a hardware sequencer, oscillators start at phase 0 and noise
+codec's: every onset is on the 20 ms frame grid, as on a hardware sequencer, oscillators start at phase 0 and noise
 drums are fixed samples, so one sound is always one sequence of codec frames. So a laptop can learn the tokens.
 """
 
@@ -60,7 +60,7 @@ _ARPS = {
 
 @dataclass(frozen=True)
 class Mood:
-    """What a mood changes: which patterns may be drawn, and two timbres."""
+    """A mood's effect: the patterns to draw from, and two timbres."""
 
     kicks: tuple[str, ...]
     hats: tuple[str, ...]
@@ -81,7 +81,7 @@ _MOODS = {
 
 @dataclass(frozen=True)
 class Song:
-    """What a caption can say about a clip."""
+    """The properties of a clip that a caption can mention."""
 
     tempo_bpm: int
     root: int
@@ -139,7 +139,7 @@ def _time_s(n_frames: int) -> NDArray[np.float64]:
 
 
 def _fade_out(samples: NDArray[np.float64], fade_s: float) -> Samples:
-    """Ends a note at zero: a cut would click, and a click costs the codec bits."""
+    """End a note at zero: a cut would click, and a click costs the codec bits."""
     n_fade = min(int(fade_s * SAMPLE_RATE), len(samples))
     samples[-n_fade:] *= np.linspace(1, 0, n_fade)
     return samples.astype(np.float32)
@@ -163,7 +163,8 @@ def drum(name: str) -> Samples:
         return _fade_out(body + 0.20 * _noise(9, 1_000, 5_000) * np.exp(-t / 0.06), 0.03)
     decay_s, n_frames = {"hat": (0.022, 4), "open": (0.07, 8)}[name]
     t = _time_s(n_frames)
-    # The stick on the metal. A young encoder hears only lows: without this tick it never found the hats (60 dB down).
+    # The stick on the metal. Early in training the encoder sees only lows: without this tick it never found the hats,
+    # which are 60 dB down.
     tick = (0.16 if name == "hat" else 0.2) * np.sin(2 * np.pi * 330 * t) * np.exp(-t / 0.009)
     return _fade_out(tick + 0.26 * _noise(n_frames, 5_000, 13_000) * np.exp(-t / decay_s), 0.01)
 
@@ -186,7 +187,7 @@ def note(instrument: str, pitch: int, n_frames: int, timbre: bool) -> Samples:
 
 
 def _put(mix: Samples, sound: Samples, frame: int) -> None:
-    """Adds a sound to a mix from a frame on; what hangs over either end is cut."""
+    """Add a sound to a mix from a frame on, cut at either end."""
     start = frame * FRAME
     low, high = max(start, 0), min(start + len(sound), len(mix))
     if low < high:
@@ -211,7 +212,7 @@ def _onsets(pattern: str, bar_frames: int) -> list[tuple[int, int, str]]:
 
 
 def _put_bar(mix: Samples, song: Song, score: Score, instrument: str, frame: int) -> None:
-    """Adds one bar of one instrument at a frame."""
+    """Add one bar of one instrument at a frame."""
     bar, mood = song.bar_frames, _MOODS[song.mood]
     triad = tonic_pitches(song)
     if instrument == "pad":
@@ -232,7 +233,7 @@ def _put_bar(mix: Samples, song: Song, score: Score, instrument: str, frame: int
 
 
 def render(song: Song, score: Score, n_frames: int, offset_frames: int = 0) -> Samples:
-    """Samples [n_frames * 640] of a song that loops its bar, heard from `offset_frames` on."""
+    """Samples [n_frames * 640] of a song that loops its bar, from `offset_frames` on."""
     mix = np.zeros(n_frames * FRAME, np.float32)
     first = offset_frames // song.bar_frames - 1
     last = (offset_frames + n_frames) // song.bar_frames

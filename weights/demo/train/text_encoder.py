@@ -1,4 +1,4 @@
-"""Trains the text encoder: a T5 of 0.4 M parameters and its tokenizer. Knows nothing of audio.
+"""Train the text encoder: a T5 of 0.4 M parameters and its tokenizer. Knows nothing of audio.
 
     python -m weights.demo.train.text_encoder
 
@@ -123,7 +123,7 @@ def accuracies(reader: Reader, tokenizer: T5Tokenizer, seed: int) -> list[float]
 
 
 def train(s: TextSettings, folder: Path) -> None:
-    """Trains tokenizer and encoder and saves both in `folder`, as transformers' from_pretrained reads them."""
+    """Train tokenizer and encoder and saves both in `folder`, as transformers' from_pretrained reads them."""
     torch.manual_seed(s.seed)
     tokenizer = train_tokenizer(s, folder)
     reader = Reader(s, len(tokenizer))

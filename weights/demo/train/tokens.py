@@ -1,4 +1,4 @@
-"""Turns songs into what the LM learns from: codes, chroma and embedded captions. Knows nothing of the LM.
+"""Turn songs into training data of the LM: codes, chroma and embedded captions. Knows nothing of the LM.
 
 python -m weights.demo.train.tokens
 """
@@ -38,7 +38,7 @@ class TokenSettings:
 
     n_clips: int = 12_000
     n_captions: int = 3
-    # What a caption says has to show in the first bar: of that there are more, with a caption each and nothing else.
+    # A caption decides the first bar: there are more of these, with a caption each and nothing else.
     n_first_bars: int = 40_000
     first_bar_frames: int = 100
     seed: int = 0
@@ -95,7 +95,7 @@ def make_first_bars(codec_path: Path, s: TokenSettings, chunk: int) -> tuple[Ten
 
 
 def make_clips(codec_path: Path, s: TokenSettings) -> dict[str, Any]:
-    """What `make_chunk` gives, for `s.n_clips` clips, made on all cores; the same on any number of them."""
+    """The output of `make_chunk` for `s.n_clips` clips, computed on all cores; the same on any number of them."""
     chunks = []
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         for chunk in pool.map(partial(make_chunk, codec_path, s), range(s.n_clips // s.chunk)):
