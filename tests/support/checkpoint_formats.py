@@ -1,4 +1,4 @@
-"""One small model of each kind in every wrapping that is read: what exporters, trainers and transformers make of it."""
+"""One small model of each kind in every supported format, as exporters, trainers and transformers write it."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ DIM, N_HEADS = 192, 3  # tiny_components.huggingface has as many heads
 
 
 def write_parts(folder: Path) -> Path:
-    """What the models name, each in a folder of its name: a codec, a text encoder and a Demucs."""
+    """The models that checkpoints name, each in a folder of its name: a codec, a text encoder and a Demucs."""
     shutil.copytree(tiny.TEXT_ENCODER, folder / "text_encoder")
     tiny_components.write_codec(folder)
     tiny_components.write_demucs(folder)
@@ -33,7 +33,7 @@ def write_parts(folder: Path) -> Path:
 
 
 def config_of(kind: tiny.Kind) -> dict[str, Any]:
-    """As Meta's: what is not told by a weight's shape is what it is in all of them."""
+    """A config like Meta's: what cannot be inferred from shapes is as in all of them."""
     config = tiny.lm_config(kind)
     config |= {"compression_model_checkpoint": f"//pretrained/{CODEC}", "dataset": {"segment_duration": 30}}
     config["transformer_lm"] |= {"dim": DIM, "num_heads": N_HEADS}
@@ -60,12 +60,12 @@ def language_model(kind: tiny.Kind, parts_folder: Path) -> LanguageModel:
         torch.manual_seed(0)
         lm = build.untrained_lm(config, parts_folder, "cpu")
         for name, parameter in lm.named_parameters():
-            _make_heard(name, parameter.data)
+            _strengthen(name, parameter.data)
     return LanguageModel(kind, OmegaConf.to_yaml(config), lm.state_dict(), parts_folder)
 
 
-def _make_heard(name: str, weight: Tensor) -> None:
-    """Drawn as for training, layers hardly change what they are given, and norms do nothing at all."""
+def _strengthen(name: str, weight: Tensor) -> None:
+    """As initialised for training, layers hardly change their input, and norms do nothing."""
     if weight.dim() == 1:
         weight.normal_(mean=0.0 if name.endswith("bias") else 1.0, std=0.2)
     elif ".layers." in name:
@@ -171,7 +171,7 @@ def _huggingface_sharded(lm: LanguageModel, folder: Path) -> None:
 
 
 def _lora(lm: LanguageModel, folder: Path) -> None:
-    """An adapter that makes the model of a base, which lies beside its folder."""
+    """An adapter that restores the model from a base, which is written beside its folder."""
     base = folder.with_name(f"{folder.name}-base")
     name, generator = "transformer.layers.1.linear1.weight", torch.Generator().manual_seed(0)
     down, up = torch.randn(4, DIM, generator=generator), torch.randn(4 * DIM, 4, generator=generator)
@@ -200,9 +200,9 @@ FOLDERS: dict[str, Callable[[LanguageModel, Path], None]] = {
     "Hugging Face, sharded": _huggingface_sharded,
     "PEFT LoRA": _lora,
 }
-WRAPPINGS = ONE_FILE | FOLDERS
+ALL_FORMATS = ONE_FILE | FOLDERS
 
 
 def one_file(folder: Path) -> Path:
-    """The language model's, of a wrapping in ``ONE_FILE``."""
+    """The language model's file, of a format in ``ONE_FILE``."""
     return max(folder.iterdir(), key=lambda file: file.stat().st_size)

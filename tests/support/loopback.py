@@ -1,4 +1,4 @@
-"""Servers on this machine: one of files that misbehaves as real ones do, and one that is a Hugging Face hub."""
+"""Servers on this machine: a file server that fails as real ones do, and a Hugging Face hub."""
 
 import hashlib
 import json
@@ -17,8 +17,8 @@ from urllib.parse import unquote
 
 @dataclass
 class File:
-    """What a path answers. In each of its next ``n_stops`` answers it breaks off after ``stops_after`` bytes, or lets
-    wait for more of them."""
+    """The response at a path. Its next ``n_stops`` responses break off after ``stops_after`` bytes, or stall for
+    ``waits_s``."""
 
     content: bytes
     etag: str | None = '"1"'
@@ -31,7 +31,7 @@ class File:
 
 
 class Server(ThreadingHTTPServer):
-    """``files`` by path, the query left out ("*": any other); ``asked`` is each request's path and headers."""
+    """``files`` by path without the query ("*": any other); ``asked`` is each request's path and headers."""
 
     daemon_threads = True
     allow_reuse_address = True
@@ -91,7 +91,7 @@ class FileHandler(BaseHTTPRequestHandler):
 
 
 class HubHandler(FileHandler):
-    """The part of the hub's protocol that snapshot_download speaks; ``files`` are by ``owner/name/path``.
+    """The part of the hub's protocol that snapshot_download uses; ``files`` are by ``owner/name/path``.
 
     ``someone/gated`` opens for the token "good", and nothing for "bad"; revisions are main and v1.
     """
@@ -104,7 +104,7 @@ class HubHandler(FileHandler):
             unquote(self.path),
         )
         if route is None:
-            self._json(404, {})  # what is asked of no repository
+            self._json(404, {})  # not about a repository
             return
         self.server.asked.append((self.path, dict(self.headers)))
         files = {path: file for path, file in self.server.files.items() if path.startswith(route["name"] + "/")}

@@ -1,4 +1,4 @@
-"""Code run in a process of its own, since the hub's client reads its environment when it is imported."""
+"""Run code in a subprocess, since the hub's client reads its environment at import."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 
-# The package's __init__ is stepped over, which imports audiocraft.
+# Skip the package's __init__, which imports audiocraft.
 _HEAD = """
 import resource, sys, types
 package = types.ModuleType("audiocraft_ext.checkpoint")

@@ -19,9 +19,8 @@ from audiocraft_ext.checkpoint.locate.pretrained import DIFFUSION_FILE
 from audiocraft_ext.checkpoint.read import formats
 from audiocraft_ext.errors import CheckpointError
 from audiocraft_ext.settings import EngineSettings
-from tests.support import checkpoint_formats as wrappings
-from tests.support import tiny, tiny_components
-from tests.support.checkpoint_formats import WRAPPINGS
+from tests.support import checkpoint_formats, tiny, tiny_components
+from tests.support.checkpoint_formats import ALL_FORMATS
 from tests.support.disk import files_of_at_most
 from tests.support.music import greedy
 from tests.support.tiny import KINDS
@@ -37,13 +36,13 @@ Wrap = Callable[[str, tiny.Kind], Path]
 @pytest.fixture(scope="module")
 def wrap(tmp_path_factory: pytest.TempPathFactory) -> Wrap:
     """A function from a format and a kind to a folder with that checkpoint and the public models that it names."""
-    parts = wrappings.write_parts(tmp_path_factory.mktemp("parts"))
+    parts = checkpoint_formats.write_parts(tmp_path_factory.mktemp("parts"))
 
     @cache
     def write(name: str, kind: tiny.Kind) -> Path:
         folder = tmp_path_factory.mktemp("checkpoint") / "in"
         shutil.copytree(parts, folder)
-        WRAPPINGS[name](wrappings.language_model(kind, parts), folder)
+        ALL_FORMATS[name](checkpoint_formats.language_model(kind, parts), folder)
         return folder
 
     return write

@@ -14,9 +14,8 @@ from torch import Tensor
 from audiocraft_ext import checkpoint
 from audiocraft_ext.checkpoint.locate import source
 from audiocraft_ext.settings import EngineSettings
-from tests.support import checkpoint_formats as wrappings
-from tests.support import tiny
-from tests.support.checkpoint_formats import ONE_FILE, WRAPPINGS, LanguageModel
+from tests.support import checkpoint_formats, tiny
+from tests.support.checkpoint_formats import ALL_FORMATS, ONE_FILE, LanguageModel
 from tests.support.loopback import File, HubHandler, Server, serving
 from tests.support.music import greedy, greedy_of
 from tests.support.tiny import KINDS
@@ -30,7 +29,7 @@ CELLS = [("dora checkpoint", place) for place in SOURCES] + [("PEFT LoRA", place
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """In the place of ``weights/``: the codec and the text encoder that a language model alone names."""
     with pytest.MonkeyPatch.context() as patch:
-        folder = wrappings.write_parts(tmp_path_factory.mktemp("parts"))
+        folder = checkpoint_formats.write_parts(tmp_path_factory.mktemp("parts"))
         patch.setattr(source, "WEIGHTS_FOLDER", folder)
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("NO_PROXY", "127.0.0.1")
@@ -39,7 +38,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def language_model(parts: Path) -> Callable[[tiny.Kind], LanguageModel]:
-    return cache(lambda kind: wrappings.language_model(kind, parts))
+    return cache(lambda kind: checkpoint_formats.language_model(kind, parts))
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +50,7 @@ def wrapped(
     @cache
     def write(name: str, kind: tiny.Kind) -> Path:
         folder = tmp_path_factory.mktemp("wrapped")
-        WRAPPINGS[name](language_model(kind), folder)
+        ALL_FORMATS[name](language_model(kind), folder)
         return folder
 
     return write
@@ -63,7 +62,7 @@ def music(wrapped: Callable[[str, tiny.Kind], Path]) -> Callable[[tiny.Kind], Te
     return cache(lambda kind: greedy(wrapped("audiocraft export", kind)))
 
 
-@pytest.mark.parametrize("name", WRAPPINGS)
+@pytest.mark.parametrize("name", ALL_FORMATS)
 def test_one_model_makes_the_same_music_in_every_format(
     name: str, wrapped: Callable[[str, tiny.Kind], Path], music: Callable[[tiny.Kind], Tensor]
 ) -> None:
@@ -111,14 +110,14 @@ def named(name: str, folder: Path, place: str, scratch: Path, files: Server, hub
     """What a user calls the model in ``folder`` when it is at ``place``."""
     match place:
         case "file":
-            return str(wrappings.one_file(folder))
+            return str(checkpoint_formats.one_file(folder))
         case "folder":
             return str(folder)
         case "tar" | "zip":
             return shutil.make_archive(str(scratch / "model"), place, folder)
         case "URL":
             if name in ONE_FILE:
-                path = wrappings.one_file(folder)
+                path = checkpoint_formats.one_file(folder)
             else:
                 path = Path(shutil.make_archive(str(scratch / "model"), "gztar", folder))
             files.files[f"/{folder.name}/{path.name}"] = File(path.read_bytes())

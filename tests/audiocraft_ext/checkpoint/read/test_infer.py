@@ -11,14 +11,13 @@ from omegaconf import OmegaConf
 from audiocraft_ext.checkpoint.locate.source import EMBEDDED
 from audiocraft_ext.checkpoint.read import formats, infer
 from audiocraft_ext.errors import CheckpointError
-from tests.support import checkpoint_formats as wrappings
-from tests.support import tiny
+from tests.support import checkpoint_formats, tiny
 from tests.support.tiny import KINDS
 
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return wrappings.write_parts(tmp_path_factory.mktemp("parts"))
+    return checkpoint_formats.write_parts(tmp_path_factory.mktemp("parts"))
 
 
 def shared(ours: Any, theirs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -28,8 +27,8 @@ def shared(ours: Any, theirs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_shapes_give_the_config_that_was_written(kind: tiny.Kind, parts: Path) -> None:
-    lm = wrappings.language_model(kind, parts)
-    inferred, written = infer.infer_config(lm.state), OmegaConf.create(wrappings.config_of(kind))
+    lm = checkpoint_formats.language_model(kind, parts)
+    inferred, written = infer.infer_config(lm.state), OmegaConf.create(checkpoint_formats.config_of(kind))
     for key in ("transformer_lm", "fuser", "codebooks_pattern", "interleave_stereo_codebooks", "dataset"):
         ours, theirs = shared(inferred[key], written[key])
         assert ours == theirs, key
@@ -47,7 +46,7 @@ def test_cross_attention_with_a_prepended_melody_is_inferred() -> None:
 
 def test_the_log_says_what_was_inferred_and_what_assumed(parts: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        infer.infer_config(wrappings.language_model("stereo", parts).state)
+        infer.infer_config(checkpoint_formats.language_model("stereo", parts).state)
     assert "from its shapes: 8 codebooks of 64, 2 layers of 192, text, text encoder text_encoder." in caplog.text
     assert "3 heads, a window of 30 s, codec facebook/encodec_32khz" in caplog.text
 
