@@ -1,4 +1,4 @@
-"""The CPU's kernels, held to their plain twins."""
+"""The CPU kernels against torch: results, bits alone and in a batch, and replay."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,11 +9,12 @@ from torch.nn import functional
 
 pytest.importorskip("llvmlite")
 
-from audiocraft_ext.engine import cpu_kernels, decoder, native
+from audiocraft_ext.engine import decoder
 from audiocraft_ext.engine.attention import CpuAttention, CpuKernelAttention, Span
-from audiocraft_ext.engine.cpu_matmul import matmul
+from audiocraft_ext.engine.backends import cpu_kernels, llvm_jit
+from audiocraft_ext.engine.backends.cpu_kernels import matmul
 from audiocraft_ext.engine.engine import Engine
-from audiocraft_ext.engine.linear import Kernels, OnCpu, Quantize
+from audiocraft_ext.engine.linear import Kernels, OnCpu, Quantize, dequantized, quantized
 from audiocraft_ext.engine.replay import Replay
 from tests.audiocraft_ext.engine import models
 from tests.audiocraft_ext.engine.test_engine import closing, results
@@ -25,7 +26,7 @@ SPANS = [Span(0, 2, 0, 0, 70), Span(2, 1, 2, 15, 1), Span(3, 2, 6, 129, 64)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int8])
-def test_attention_is_torch_s_and_writes_the_same_cache(dtype: torch.dtype, on_threads: None) -> None:
+def test_attention_equals_torch_and_writes_the_same_cache(dtype: torch.dtype, on_threads: None) -> None:
     qkv = torch.randn(5, 3, N_HEADS, HEAD)
     ours_cache, plain_cache = filled_cache(dtype), filled_cache(dtype)
     ours, plain = CpuKernelAttention(ours_cache, 5).at(SPANS), CpuAttention(plain_cache, SPANS)
@@ -36,7 +37,17 @@ def test_attention_is_torch_s_and_writes_the_same_cache(dtype: torch.dtype, on_t
     torch.testing.assert_close(ours.cross_attention(0, query), plain.cross_attention(0, query), rtol=1e-5, atol=1e-5)
 
 
-def test_what_lies_behind_a_row_s_length_is_not_read() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int8])
+@pytest.mark.parametrize("head_width", range(16, 144, 16))
+def test_attention_takes_heads_of_any_multiple_of_16(head_width: int, dtype: torch.dtype) -> None:
+    qkv = torch.randn(5, 3, N_HEADS, head_width)
+    cache, torch_cache = (models.filled_cache(8, N_HEADS, head_width, 150, 70, dtype) for _ in range(2))
+    ours = CpuKernelAttention(cache, 5).at(SPANS).self_attention(0, qkv)
+    expected = CpuAttention(torch_cache, SPANS).self_attention(0, qkv)
+    torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_attention_reads_nothing_past_a_row_s_length() -> None:
     cache = filled_cache()
     for span in SPANS:
         cache.keys[0][span.row : span.row + span.n_rows, :, span.position + 1 :] = torch.nan
@@ -45,7 +56,7 @@ def test_what_lies_behind_a_row_s_length_is_not_read() -> None:
 
 
 @pytest.mark.parametrize("has_bias", [True, False])
-def test_add_norm_is_its_plain_twin(has_bias: bool, on_threads: None) -> None:
+def test_add_norm_equals_torch(has_bias: bool, on_threads: None) -> None:
     torch.manual_seed(0)
     x, y, weight = torch.randn(5, 96) * 40 + 7, torch.randn(5, 96), torch.randn(96)
     bias = torch.randn(96) if has_bias else None
@@ -56,16 +67,16 @@ def test_add_norm_is_its_plain_twin(has_bias: bool, on_threads: None) -> None:
     assert torch.equal(ours_x, plain_x)
 
 
-def test_queries_and_keys_are_turned_as_by_the_plain_twin_and_values_left(on_threads: None) -> None:
+def test_rotary_equals_torch_and_leaves_values_alone(on_threads: None) -> None:
     torch.manual_seed(0)
     qkv, turn = torch.randn(5, 3, N_HEADS, HEAD), decoder.rotary_table(900, HEAD, 10_000.0, 0.8)[[0, 1, 77, 500, 899]]
     plain = decoder.rotated(qkv, turn)
-    ours = cpu_kernels.rotated(qkv.clone(), turn)
+    ours = cpu_kernels.apply_rotary(qkv.clone(), turn)
     torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-5)
     assert torch.equal(ours[:, 2], qkv[:, 2])
 
 
-def test_gelu_is_within_a_millionth_of_the_exact_one(on_threads: None) -> None:
+def test_gelu_is_within_a_millionth_of_exact(on_threads: None) -> None:
     x = torch.linspace(-30, 30, 64_000).view(4, -1)
     exact = functional.gelu(x.double())
     assert (cpu_kernels.gelu(x) - exact).abs().max() < 1e-6
@@ -85,14 +96,14 @@ def test_gelu_is_within_a_millionth_of_the_exact_one(on_threads: None) -> None:
     ids=["gelu", "add_norm", "attention"],
 )
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
-def test_what_is_not_finite_is_no_number_afterwards(
+def test_non_finite_inputs_give_non_finite_outputs_in_their_row_alone(
     compute: Callable[[torch.Tensor], torch.Tensor], bad: float
 ) -> None:
     x = torch.ones(2, HEAD)
     x[1, 3] = bad
-    made = compute(x)
-    assert made[0].isfinite().all()
-    assert not made[1].isfinite().all()
+    y = compute(x)
+    assert y[0].isfinite().all()
+    assert not y[1].isfinite().all()
 
 
 @pytest.mark.parametrize("has_cross", [True, False])
@@ -107,7 +118,7 @@ def test_an_engine_on_kernels_gives_the_tokens_of_plain_torch(has_cross: bool) -
             assert torch.equal(a, b)
 
 
-def test_weights_that_int8_holds_are_kept_in_it_and_the_cache_in_fp32() -> None:
+def test_weights_exact_in_int8_are_kept_in_it_and_the_cache_in_fp32() -> None:
     heads = models.decoder().heads
     assert isinstance(heads, OnCpu)
     assert heads.weight.dtype == torch.int8
@@ -117,8 +128,8 @@ def test_weights_that_int8_holds_are_kept_in_it_and_the_cache_in_fp32() -> None:
 
 @pytest.mark.parametrize("quantize", ["none", "int8"])
 @pytest.mark.parametrize("feed_width", [120, 131])
-def test_a_model_whose_widths_are_no_whole_vectors_runs_on_plain_torch(feed_width: int, quantize: Quantize) -> None:
-    """A checkpoint says how wide it is: kernels would read and write beyond its rows, and so does torch's for int8."""
+def test_a_model_of_widths_that_are_no_multiple_of_16_runs_on_plain_torch(feed_width: int, quantize: Quantize) -> None:
+    """Kernels would read and write past the rows, as torch's int8 product does."""
     jobs = [models.job(seed, temperature=0.0) for seed in range(2)]
     odd, plain = (models.decoder(True, 2, quantize, kernels, feed_width=feed_width) for kernels in (None, "none"))
     assert odd.kernels == "none"
@@ -131,7 +142,7 @@ def test_a_model_whose_widths_are_no_whole_vectors_runs_on_plain_torch(feed_widt
 
 
 @pytest.mark.parametrize("has_cross", [True, False])
-def test_replayed_steps_give_the_bits_of_single_calls_and_follow_a_cache_that_moves(has_cross: bool) -> None:
+def test_replayed_steps_equal_single_calls_even_after_the_cache_moves(has_cross: bool) -> None:
     # The second job's conditions are longer than there is room for, so that the cache moves while the first runs.
     jobs = [models.job(seed, n_frames=40, has_cross=has_cross) for seed in range(4)]
     if has_cross:
@@ -144,20 +155,20 @@ def test_replayed_steps_give_the_bits_of_single_calls_and_follow_a_cache_that_mo
             assert torch.equal(a, b)
 
 
-def test_a_recording_is_run_again_on_the_same_tensors(on_threads: None) -> None:
+def test_captured_calls_replay_on_the_same_tensors(on_threads: None) -> None:
     torch.manual_seed(0)
     x, weight, ones = torch.randn(2, 64), torch.randn(64, 64), torch.ones(64)
-    with native.recorded() as recording:
+    with llvm_jit.capture_calls() as captured:
         y = cpu_kernels.gelu(matmul(matmul(x, weight, ones, ones), weight, ones, ones))
     x.copy_(torch.randn(2, 64))
     expected = cpu_kernels.gelu(matmul(matmul(x, weight, ones, ones), weight, ones, ones))
     assert not torch.equal(y, expected)
     for _ in range(3):
-        recording.replay()
+        captured.replay()
         assert torch.equal(y, expected)
 
 
-def test_a_step_that_fails_while_it_is_recorded_is_recorded_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_fails_during_capture_is_captured_again(monkeypatch: pytest.MonkeyPatch) -> None:
     model = models.decoder()
     model.write_cross(0, torch.randn(2, 9, models.WIDTH))
     step = partial(Replay(model, 2).step, torch.randn(2, models.WIDTH), model.encoded(torch.tensor([0, 0])))
@@ -170,8 +181,92 @@ def test_a_step_that_fails_while_it_is_recorded_is_recorded_anew(monkeypatch: py
     assert first.shape == (2, models.N_CODEBOOKS, models.CARD)
 
 
-def test_kernels_can_be_had_here() -> None:
-    """Else all of this would be about nothing."""
-    assert native.is_available()
+def test_kernels_are_available_here() -> None:
+    """Otherwise the tests of this file test nothing."""
+    assert llvm_jit.is_available()
     assert models.decoder().kernels == "cpu"
     assert models.decoder(dtype=torch.bfloat16).kernels == "none"
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (6, 1024), (7, 48), (1, 16)], ids=str)
+@pytest.mark.parametrize("n_rows", [1, 2, 8, 19])
+def test_matmul_equals_torch_with_the_scaled_weights(shape: tuple[int, int], n_rows: int, on_threads: None) -> None:
+    torch.manual_seed(0)
+    x, bias = torch.randn(n_rows, shape[1]), torch.randn(shape[0])
+    weight, scale = quantized(torch.randn(shape))
+    for kind, wide in ((weight, dequantized(weight, scale)), (weight.float(), dequantized(weight, scale))):
+        ours = cpu_kernels.matmul(x, kind, scale, bias)
+        torch.testing.assert_close(ours, functional.linear(x, wide, bias), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (6, 1024), (7, 96), (1, 32)], ids=str)
+@pytest.mark.parametrize("n_rows", [1, 2, 8, 19])
+def test_matmul_int16_equals_exact_integer_sums(shape: tuple[int, int], n_rows: int, on_threads: None) -> None:
+    torch.manual_seed(0)
+    x, bias = torch.randn(n_rows, shape[1]) * torch.logspace(-20, 20, n_rows)[:, None], torch.randn(shape[0])
+    weight, scale = quantized(torch.randn(shape))
+    top, largest = x.abs().amax(1, keepdim=True), torch.tensor(32767.0)
+    rounded = (x * (largest / top)).round()
+    exact = (rounded.long() @ weight.T.long()).double() * (top / largest) * scale + bias
+    size = (rounded.abs().double() @ weight.T.abs().double()) * (top / largest) * scale + bias.abs()
+    error = cpu_kernels.matmul_int16(x, weight, scale, bias) - exact
+    assert (error.abs() / size).max() < 2.0**-22  # 2^-23.7 is the largest ever seen
+
+
+def test_int16_sums_of_the_longest_row_do_not_overflow() -> None:
+    n = cpu_kernels._MAX_INT16_INPUTS // 32 * 32
+    assert n >= 8192  # the widest matrix of MusicGen large
+    x, weight, one = torch.ones(2, n), torch.full((1, n), -127, dtype=torch.int8), torch.ones(1)
+    x[1] = -1
+    y = cpu_kernels.matmul_int16(x, weight, one, 0 * one)
+    torch.testing.assert_close(y, torch.tensor([[-127.0 * n], [127.0 * n]]))
+
+
+def test_a_row_of_zeros_gives_the_bias() -> None:
+    weight, bias = torch.ones(8, 32, dtype=torch.int8), torch.randn(8)
+    assert torch.equal(cpu_kernels.matmul_int16(torch.zeros(1, 32), weight, torch.ones(8), bias)[0], bias)
+
+
+@pytest.mark.parametrize("n_inputs", [48, 8288])
+def test_widths_unfit_for_int16_are_multiplied_in_fp32(n_inputs: int) -> None:
+    torch.manual_seed(0)
+    linear, x = OnCpu(torch.randn(8, n_inputs), None, "int8"), torch.randn(2, n_inputs)
+    expected = functional.linear(x, dequantized(linear.weight, linear.scale))
+    torch.testing.assert_close(linear(x), expected, rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("product", [cpu_kernels.matmul, cpu_kernels.matmul_int16])
+def test_matmul_has_the_same_bits_on_any_number_of_threads(product: Callable[..., torch.Tensor]) -> None:
+    torch.manual_seed(0)
+    x, ones = torch.randn(3, 256), torch.ones(130)
+    weight, scale = quantized(torch.randn(130, 256))
+    before = torch.get_num_threads()
+    outputs = []
+    for n_threads in (1, 2, 3):
+        torch.set_num_threads(n_threads)
+        outputs.append(product(x, weight, scale, ones))
+    torch.set_num_threads(before)
+    assert torch.equal(outputs[0], outputs[1])
+    assert torch.equal(outputs[0], outputs[2])
+
+
+@pytest.mark.parametrize("product", [cpu_kernels.matmul, cpu_kernels.matmul_int16])
+def test_matmul_gives_a_row_the_same_bits_alone_and_in_a_batch(product: Callable[..., torch.Tensor]) -> None:
+    torch.manual_seed(0)
+    x, ones = torch.randn(9, 1600), torch.ones(6)
+    weight, scale = quantized(torch.randn(6, 1600))
+    alone = torch.cat([product(row[None], weight, scale, ones) for row in x])
+    for n_rows in range(2, 10):
+        assert torch.equal(product(x[:n_rows], weight, scale, ones), alone[:n_rows])
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("product", [cpu_kernels.matmul, cpu_kernels.matmul_int16])
+def test_a_non_finite_input_makes_its_whole_output_row_non_finite(
+    product: Callable[..., torch.Tensor], bad: float
+) -> None:
+    x = torch.ones(2, 32)
+    x[1, 3] = bad
+    y = product(x, torch.ones(8, 32, dtype=torch.int8), torch.ones(8), torch.ones(8))
+    assert y[0].isfinite().all()
+    assert not y[1].isfinite().any()
