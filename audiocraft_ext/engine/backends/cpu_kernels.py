@@ -1,6 +1,6 @@
 """CPU kernels of a decoding step: matrix products of a few rows, attention over the cache, norm, rotary and GELU.
 
-Calls the kernels of cpu_kernels.c. Batch- and thread-invariant: every row is reduced in a fixed order, so it has the same
+Calls cpu_kernels.c. Batch- and thread-invariant: every row is reduced in a fixed order, so it has the same
 bits alone and in a batch, on any number of threads. Does not know layers, jobs or positions.
 """
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from audiocraft_ext.engine.backends import llvm_jit
-from audiocraft_ext.engine.backends.llvm_jit import compile_kernel, run
+from audiocraft_ext.engine.backends.llvm_jit import compile_kernel, double_field, run
 
 # As in cpu_kernels.c.
 LANES = 16
@@ -28,7 +28,7 @@ def add_norm(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None, eps: flo
     """Add y [M, D] to the residual x [M, D] in place; its layer norm [M, D]. All in fp32, `dtype` too."""
     out, (n_rows, width) = torch.empty_like(x), x.shape
     bias = torch.zeros_like(weight) if bias is None else bias
-    run(compile_kernel("add_norm"), x, y.contiguous(), weight, bias, out, n_rows, width, eps)
+    run(compile_kernel("add_norm"), x, y.contiguous(), weight, bias, out, n_rows, width, double_field(eps))
     return out
 
 
@@ -106,6 +106,6 @@ class CachedAttention:
         n_rows, _, head_width = query.shape
         out = query.new_empty(n_rows, self.n_heads * head_width)
         kernel = compile_kernel("attention", HEAD_WIDTH=head_width, IS_INT8=keys.dtype == torch.int8)
-        tensors = (query, new, keys, values, self.rows, self.lengths, self._scores, out)
+        tensors = (query, 0 if new is None else new, keys, values, self.rows, self.lengths, self._scores, out)
         run(kernel, *tensors, n_rows, self.n_heads, keys.shape[2], self._stride, query.stride(0))
         return out

@@ -19,22 +19,21 @@ import torch
 from torch import Tensor
 
 _IR = Path(__file__).with_name("cpu_kernels.ll")
-Argument = Tensor | int | float | None
 
 
-def run(kernel: int, *args: Argument) -> None:
+def run(kernel: int, *args: Tensor | int) -> None:
     """Call a kernel on all threads of the caller's team; `args` are its struct's fields, tensors contiguous."""
-    array = (ctypes.c_int64 * len(args))(*map(_field, args))
+    fields = [arg if isinstance(arg, int) else arg.data_ptr() for arg in args]
+    array = (ctypes.c_int64 * len(fields))(*fields)
     _team()(kernel, array, torch.get_num_threads(), 0)
     if captured := getattr(_this_thread, "captured", None):
         captured.add(kernel, array, args)
 
 
-def _field(arg: Argument) -> int:
-    """The 64 bits of a struct's field: a pointer, an int64 or a double."""
-    if isinstance(arg, Tensor):
-        return arg.data_ptr()
-    return int.from_bytes(struct.pack("d", arg), "little") if isinstance(arg, float) else arg or 0
+@functools.cache
+def double_field(x: float) -> int:
+    """The field of a struct that holds a double."""
+    return int.from_bytes(struct.pack("<d", x), "little")
 
 
 class CapturedCalls:
@@ -45,7 +44,7 @@ class CapturedCalls:
         self._kept: list[object] = []
         self._array = (ctypes.c_int64 * 0)()
 
-    def add(self, kernel: int, array: "ctypes.Array[ctypes.c_int64]", args: tuple[Argument, ...]) -> None:
+    def add(self, kernel: int, array: "ctypes.Array[ctypes.c_int64]", args: tuple[Tensor | int, ...]) -> None:
         """Append a call; its arguments stay alive with it."""
         self._calls.append((kernel, ctypes.addressof(array)))
         self._kept += [array, *args]
