@@ -278,37 +278,41 @@ INLINE i32x16 dot_int16(i32x16 sum, i16x32 x, i8x32 weight) {
     return products.even + products.odd + sum;
 }
 
-/* Adds to sums [N_ROWS, N_OUTPUTS] the products of inputs k to k + lanes. */
+/* Adds to sums [N_ROWS, N_OUTPUTS] the products of inputs k to k + N_COLUMNS. */
 INLINE void add_products_f32(f32x16 *sums, const float *x, const char *weight, int64_t row_bytes) {
-    f32x16 w[2];
-    UNROLL for (int64_t j = 0; j < N_OUTPUTS; j++)
-        w[j] = IS_INT8 ? load_int8((const int8_t *)weight + j * row_bytes) : load((const float *)(weight + j * row_bytes));
-    UNROLL for (int64_t i = 0; i < N_ROWS * N_OUTPUTS; i++)
-        sums[i] = fma(load(x + i / N_OUTPUTS * LANES), w[i % N_OUTPUTS], sums[i]);
+    UNROLL for (int64_t i = 0; i < N_COLUMNS; i += LANES) {
+        f32x16 w[2];
+        UNROLL for (int64_t j = 0; j < N_OUTPUTS; j++)
+            w[j] = IS_INT8 ? load_int8((const int8_t *)weight + j * row_bytes + i)
+                           : load((const float *)(weight + j * row_bytes) + i);
+        UNROLL for (int64_t sum = 0; sum < N_ROWS * N_OUTPUTS; sum++)
+            sums[sum] = fma(load(x + i * N_ROWS + sum / N_OUTPUTS * LANES), w[sum % N_OUTPUTS], sums[sum]);
+    }
 }
 
+/* Row by row, so that processors of 16 registers load and store each sum once. */
 INLINE void add_products_int16(f32x16 *sums, const int16_t *x, const char *weight, int64_t row_bytes) {
-    i8x32 w[2];
-    UNROLL for (int64_t j = 0; j < N_OUTPUTS; j++) w[j] = LOAD(i8x32, weight + j * row_bytes);
-    UNROLL for (int64_t i = 0; i < N_ROWS * N_OUTPUTS; i++)
-        sums[i] = (f32x16)dot_int16((i32x16)sums[i], LOAD(i16x32, x + i / N_OUTPUTS * 2 * LANES), w[i % N_OUTPUTS]);
+    UNROLL for (int64_t sum = 0; sum < N_ROWS * N_OUTPUTS; sum++) {
+        i32x16 total = (i32x16)sums[sum];
+        UNROLL for (int64_t i = 0; i < N_COLUMNS; i += 2 * LANES)
+            total = dot_int16(total, LOAD(i16x32, x + i * N_ROWS + sum / N_OUTPUTS * 2 * LANES),
+                              LOAD(i8x32, weight + sum % N_OUTPUTS * row_bytes + i));
+        sums[sum] = (f32x16)total;
+    }
 }
 
 /* The same, of inputs from start to stop and outputs from `output` on. */
 INLINE void add_products(f32x16 *sums, const struct matmul_args *args, int64_t output, int64_t start, int64_t stop) {
-    const int64_t lanes = X_IS_INT16 ? 2 * LANES : LANES, weight_bytes = IS_INT8 ? 1 : 4;
-    int64_t row_bytes = args->n_inputs * weight_bytes;
+    const int64_t weight_bytes = IS_INT8 ? 1 : 4, row_bytes = args->n_inputs * weight_bytes;
     const char *weights = (const char *)args->weight + output * row_bytes;
     for (int64_t k = start; k < stop; k += N_COLUMNS) {
-        UNROLL for (int64_t i = 0; i < N_COLUMNS; i += lanes) {
-            const char *weight = weights + (k + i) * weight_bytes;
-            if (X_IS_INT16)
-                add_products_int16(sums, (const int16_t *)args->packed + (k + i) * N_ROWS, weight, row_bytes);
-            else
-                add_products_f32(sums, (const float *)args->packed + (k + i) * N_ROWS, weight, row_bytes);
-        }
+        const char *weight = weights + k * weight_bytes;
+        if (X_IS_INT16)
+            add_products_int16(sums, (const int16_t *)args->packed + k * N_ROWS, weight, row_bytes);
+        else
+            add_products_f32(sums, (const float *)args->packed + k * N_ROWS, weight, row_bytes);
         UNROLL for (int64_t j = 0; j < N_OUTPUTS; j++)
-            prefetch(weights + (j + GROUP) * row_bytes + k * weight_bytes, N_COLUMNS * weight_bytes);
+            prefetch(weight + (j + GROUP) * row_bytes, N_COLUMNS * weight_bytes);
     }
 }
 

@@ -1,5 +1,5 @@
 ; Made from cpu_kernels.c by script/compile-kernels.
-; SHA-256 of cpu_kernels.c: 8b202b4660ad79cad503d95800b31878519421208a1a05f0465add3841e9e6df
+; SHA-256 of cpu_kernels.c: b4cd4c0fcd7c2bb71cdae36da5d666d98378ab109a58acf823a21449ec9e3089
 
 %struct.add_norm_args = type { ptr, ptr, ptr, ptr, ptr, i64, i64, double }
 %struct.anon.0 = type { <16 x float> }
@@ -14,8 +14,8 @@
 %struct.anon.6 = type { <16 x i8> }
 %struct.replay_args = type { ptr, i64 }
 %struct.kernel_call = type { ptr, ptr }
-%struct.anon.2 = type { <32 x i8> }
-%struct.anon.3 = type { <32 x i16> }
+%struct.anon.2 = type { <32 x i16> }
+%struct.anon.3 = type { <32 x i8> }
 %struct.anon.4 = type { <16 x i8> }
 %struct.anon.7 = type { float }
 
@@ -1167,162 +1167,124 @@ define internal void @add_products(ptr noundef %0, ptr noundef %1, i64 noundef %
   %10 = alloca i64, align 8
   %11 = alloca i64, align 8
   %12 = alloca i64, align 8
-  %13 = alloca i64, align 8
-  %14 = alloca ptr, align 8
-  %15 = alloca i64, align 8
+  %13 = alloca ptr, align 8
+  %14 = alloca i64, align 8
+  %15 = alloca ptr, align 8
   %16 = alloca i64, align 8
-  %17 = alloca ptr, align 8
-  %18 = alloca i64, align 8
   store ptr %0, ptr %6, align 8
   store ptr %1, ptr %7, align 8
   store i64 %2, ptr %8, align 8
   store i64 %3, ptr %9, align 8
   store i64 %4, ptr %10, align 8
-  %19 = load i64, ptr @X_IS_INT16, align 8
-  %20 = icmp ne i64 %19, 0
-  %21 = zext i1 %20 to i64
-  %22 = select i1 %20, i32 32, i32 16
-  %23 = sext i32 %22 to i64
-  store i64 %23, ptr %11, align 8
-  %24 = load i64, ptr @IS_INT8, align 8
-  %25 = icmp ne i64 %24, 0
-  %26 = zext i1 %25 to i64
-  %27 = select i1 %25, i32 1, i32 4
-  %28 = sext i32 %27 to i64
-  store i64 %28, ptr %12, align 8
-  %29 = load ptr, ptr %7, align 8
-  %30 = getelementptr inbounds nuw %struct.matmul_args, ptr %29, i32 0, i32 7
-  %31 = load i64, ptr %30, align 8
-  %32 = load i64, ptr %12, align 8
-  %33 = mul nsw i64 %31, %32
-  store i64 %33, ptr %13, align 8
-  %34 = load ptr, ptr %7, align 8
-  %35 = getelementptr inbounds nuw %struct.matmul_args, ptr %34, i32 0, i32 2
-  %36 = load ptr, ptr %35, align 8
-  %37 = load i64, ptr %8, align 8
-  %38 = load i64, ptr %13, align 8
-  %39 = mul nsw i64 %37, %38
-  %40 = getelementptr inbounds i8, ptr %36, i64 %39
-  store ptr %40, ptr %14, align 8
-  %41 = load i64, ptr %9, align 8
-  store i64 %41, ptr %15, align 8
-  br label %42
+  %17 = load i64, ptr @IS_INT8, align 8
+  %18 = icmp ne i64 %17, 0
+  %19 = zext i1 %18 to i64
+  %20 = select i1 %18, i32 1, i32 4
+  %21 = sext i32 %20 to i64
+  store i64 %21, ptr %11, align 8
+  %22 = load ptr, ptr %7, align 8
+  %23 = getelementptr inbounds nuw %struct.matmul_args, ptr %22, i32 0, i32 7
+  %24 = load i64, ptr %23, align 8
+  %25 = load i64, ptr %11, align 8
+  %26 = mul nsw i64 %24, %25
+  store i64 %26, ptr %12, align 8
+  %27 = load ptr, ptr %7, align 8
+  %28 = getelementptr inbounds nuw %struct.matmul_args, ptr %27, i32 0, i32 2
+  %29 = load ptr, ptr %28, align 8
+  %30 = load i64, ptr %8, align 8
+  %31 = load i64, ptr %12, align 8
+  %32 = mul nsw i64 %30, %31
+  %33 = getelementptr inbounds i8, ptr %29, i64 %32
+  store ptr %33, ptr %13, align 8
+  %34 = load i64, ptr %9, align 8
+  store i64 %34, ptr %14, align 8
+  br label %35
 
-42:                                               ; preds = %115, %5
-  %43 = load i64, ptr %15, align 8
-  %44 = load i64, ptr %10, align 8
-  %45 = icmp slt i64 %43, %44
-  br i1 %45, label %46, label %119
+35:                                               ; preds = %88, %5
+  %36 = load i64, ptr %14, align 8
+  %37 = load i64, ptr %10, align 8
+  %38 = icmp slt i64 %36, %37
+  br i1 %38, label %39, label %92
 
-46:                                               ; preds = %42
+39:                                               ; preds = %35
+  %40 = load ptr, ptr %13, align 8
+  %41 = load i64, ptr %14, align 8
+  %42 = load i64, ptr %11, align 8
+  %43 = mul nsw i64 %41, %42
+  %44 = getelementptr inbounds i8, ptr %40, i64 %43
+  store ptr %44, ptr %15, align 8
+  %45 = load i64, ptr @X_IS_INT16, align 8
+  %46 = icmp ne i64 %45, 0
+  br i1 %46, label %47, label %58
+
+47:                                               ; preds = %39
+  %48 = load ptr, ptr %6, align 8
+  %49 = load ptr, ptr %7, align 8
+  %50 = getelementptr inbounds nuw %struct.matmul_args, ptr %49, i32 0, i32 0
+  %51 = load ptr, ptr %50, align 8
+  %52 = load i64, ptr %14, align 8
+  %53 = load i64, ptr @N_ROWS, align 8
+  %54 = mul nsw i64 %52, %53
+  %55 = getelementptr inbounds i16, ptr %51, i64 %54
+  %56 = load ptr, ptr %15, align 8
+  %57 = load i64, ptr %12, align 8
+  call void @add_products_int16(ptr noundef %48, ptr noundef %55, ptr noundef %56, i64 noundef %57)
+  br label %69
+
+58:                                               ; preds = %39
+  %59 = load ptr, ptr %6, align 8
+  %60 = load ptr, ptr %7, align 8
+  %61 = getelementptr inbounds nuw %struct.matmul_args, ptr %60, i32 0, i32 0
+  %62 = load ptr, ptr %61, align 8
+  %63 = load i64, ptr %14, align 8
+  %64 = load i64, ptr @N_ROWS, align 8
+  %65 = mul nsw i64 %63, %64
+  %66 = getelementptr inbounds float, ptr %62, i64 %65
+  %67 = load ptr, ptr %15, align 8
+  %68 = load i64, ptr %12, align 8
+  call void @add_products_f32(ptr noundef %59, ptr noundef %66, ptr noundef %67, i64 noundef %68)
+  br label %69
+
+69:                                               ; preds = %58, %47
   store i64 0, ptr %16, align 8
-  br label %47
+  br label %70
 
-47:                                               ; preds = %88, %46
-  %48 = load i64, ptr %16, align 8
-  %49 = load i64, ptr @N_COLUMNS, align 8
-  %50 = icmp slt i64 %48, %49
-  br i1 %50, label %51, label %92
+70:                                               ; preds = %84, %69
+  %71 = load i64, ptr %16, align 8
+  %72 = load i64, ptr @N_OUTPUTS, align 8
+  %73 = icmp slt i64 %71, %72
+  br i1 %73, label %74, label %87
 
-51:                                               ; preds = %47
-  %52 = load ptr, ptr %14, align 8
-  %53 = load i64, ptr %15, align 8
-  %54 = load i64, ptr %16, align 8
-  %55 = add nsw i64 %53, %54
-  %56 = load i64, ptr %12, align 8
-  %57 = mul nsw i64 %55, %56
-  %58 = getelementptr inbounds i8, ptr %52, i64 %57
-  store ptr %58, ptr %17, align 8
-  %59 = load i64, ptr @X_IS_INT16, align 8
-  %60 = icmp ne i64 %59, 0
-  br i1 %60, label %61, label %74
-
-61:                                               ; preds = %51
-  %62 = load ptr, ptr %6, align 8
-  %63 = load ptr, ptr %7, align 8
-  %64 = getelementptr inbounds nuw %struct.matmul_args, ptr %63, i32 0, i32 0
-  %65 = load ptr, ptr %64, align 8
-  %66 = load i64, ptr %15, align 8
-  %67 = load i64, ptr %16, align 8
-  %68 = add nsw i64 %66, %67
-  %69 = load i64, ptr @N_ROWS, align 8
-  %70 = mul nsw i64 %68, %69
-  %71 = getelementptr inbounds i16, ptr %65, i64 %70
-  %72 = load ptr, ptr %17, align 8
-  %73 = load i64, ptr %13, align 8
-  call void @add_products_int16(ptr noundef %62, ptr noundef %71, ptr noundef %72, i64 noundef %73)
-  br label %87
-
-74:                                               ; preds = %51
-  %75 = load ptr, ptr %6, align 8
-  %76 = load ptr, ptr %7, align 8
-  %77 = getelementptr inbounds nuw %struct.matmul_args, ptr %76, i32 0, i32 0
-  %78 = load ptr, ptr %77, align 8
-  %79 = load i64, ptr %15, align 8
-  %80 = load i64, ptr %16, align 8
-  %81 = add nsw i64 %79, %80
-  %82 = load i64, ptr @N_ROWS, align 8
+74:                                               ; preds = %70
+  %75 = load ptr, ptr %15, align 8
+  %76 = load i64, ptr %16, align 8
+  %77 = add nsw i64 %76, 16
+  %78 = load i64, ptr %12, align 8
+  %79 = mul nsw i64 %77, %78
+  %80 = getelementptr inbounds i8, ptr %75, i64 %79
+  %81 = load i64, ptr @N_COLUMNS, align 8
+  %82 = load i64, ptr %11, align 8
   %83 = mul nsw i64 %81, %82
-  %84 = getelementptr inbounds float, ptr %78, i64 %83
-  %85 = load ptr, ptr %17, align 8
-  %86 = load i64, ptr %13, align 8
-  call void @add_products_f32(ptr noundef %75, ptr noundef %84, ptr noundef %85, i64 noundef %86)
-  br label %87
+  call void @prefetch(ptr noundef %80, i64 noundef %83)
+  br label %84
 
-87:                                               ; preds = %74, %61
+84:                                               ; preds = %74
+  %85 = load i64, ptr %16, align 8
+  %86 = add nsw i64 %85, 1
+  store i64 %86, ptr %16, align 8
+  br label %70, !llvm.loop !23
+
+87:                                               ; preds = %70
   br label %88
 
 88:                                               ; preds = %87
-  %89 = load i64, ptr %11, align 8
-  %90 = load i64, ptr %16, align 8
+  %89 = load i64, ptr @N_COLUMNS, align 8
+  %90 = load i64, ptr %14, align 8
   %91 = add nsw i64 %90, %89
-  store i64 %91, ptr %16, align 8
-  br label %47, !llvm.loop !23
+  store i64 %91, ptr %14, align 8
+  br label %35, !llvm.loop !24
 
-92:                                               ; preds = %47
-  store i64 0, ptr %18, align 8
-  br label %93
-
-93:                                               ; preds = %111, %92
-  %94 = load i64, ptr %18, align 8
-  %95 = load i64, ptr @N_OUTPUTS, align 8
-  %96 = icmp slt i64 %94, %95
-  br i1 %96, label %97, label %114
-
-97:                                               ; preds = %93
-  %98 = load ptr, ptr %14, align 8
-  %99 = load i64, ptr %18, align 8
-  %100 = add nsw i64 %99, 16
-  %101 = load i64, ptr %13, align 8
-  %102 = mul nsw i64 %100, %101
-  %103 = getelementptr inbounds i8, ptr %98, i64 %102
-  %104 = load i64, ptr %15, align 8
-  %105 = load i64, ptr %12, align 8
-  %106 = mul nsw i64 %104, %105
-  %107 = getelementptr inbounds i8, ptr %103, i64 %106
-  %108 = load i64, ptr @N_COLUMNS, align 8
-  %109 = load i64, ptr %12, align 8
-  %110 = mul nsw i64 %108, %109
-  call void @prefetch(ptr noundef %107, i64 noundef %110)
-  br label %111
-
-111:                                              ; preds = %97
-  %112 = load i64, ptr %18, align 8
-  %113 = add nsw i64 %112, 1
-  store i64 %113, ptr %18, align 8
-  br label %93, !llvm.loop !24
-
-114:                                              ; preds = %93
-  br label %115
-
-115:                                              ; preds = %114
-  %116 = load i64, ptr @N_COLUMNS, align 8
-  %117 = load i64, ptr %15, align 8
-  %118 = add nsw i64 %117, %116
-  store i64 %118, ptr %15, align 8
-  br label %42, !llvm.loop !25
-
-119:                                              ; preds = %42
+92:                                               ; preds = %35
   ret void
 }
 
@@ -1387,7 +1349,7 @@ define internal void @store_outputs(ptr noundef %0, <16 x float> noundef %1, ptr
   %43 = load i64, ptr %10, align 8
   %44 = add nsw i64 %43, 1
   store i64 %44, ptr %10, align 8
-  br label %17, !llvm.loop !26
+  br label %17, !llvm.loop !25
 
 45:                                               ; preds = %17
   %46 = load i64, ptr %8, align 8
@@ -1499,7 +1461,7 @@ define internal void @store_outputs(ptr noundef %0, <16 x float> noundef %1, ptr
   %133 = load i64, ptr %16, align 8
   %134 = add nsw i64 %133, 1
   store i64 %134, ptr %16, align 8
-  br label %107, !llvm.loop !27
+  br label %107, !llvm.loop !26
 
 135:                                              ; preds = %107
   br label %136
@@ -1508,7 +1470,7 @@ define internal void @store_outputs(ptr noundef %0, <16 x float> noundef %1, ptr
   %137 = load i64, ptr %15, align 8
   %138 = add nsw i64 %137, 1
   store i64 %138, ptr %15, align 8
-  br label %102, !llvm.loop !28
+  br label %102, !llvm.loop !27
 
 139:                                              ; preds = %102
   ret void
@@ -1686,7 +1648,7 @@ define dso_local void @attention(ptr noundef %0) #5 {
   %140 = load i64, ptr %7, align 8
   %141 = add nsw i64 %140, 1
   store i64 %141, ptr %7, align 8
-  br label %28, !llvm.loop !29
+  br label %28, !llvm.loop !28
 
 142:                                              ; preds = %28
   ret void
@@ -1776,7 +1738,7 @@ define internal void @store_head(ptr noundef %0, ptr noundef %1) #2 {
   %40 = load i64, ptr %8, align 8
   %41 = add nsw i64 %40, 16
   store i64 %41, ptr %8, align 8
-  br label %20, !llvm.loop !30
+  br label %20, !llvm.loop !29
 
 42:                                               ; preds = %20
   %43 = load <16 x float>, ptr %5, align 64
@@ -1816,7 +1778,7 @@ define internal void @store_head(ptr noundef %0, ptr noundef %1) #2 {
   %68 = load i64, ptr %9, align 8
   %69 = add nsw i64 %68, 16
   store i64 %69, ptr %9, align 8
-  br label %50, !llvm.loop !31
+  br label %50, !llvm.loop !30
 
 70:                                               ; preds = %50
   br label %88
@@ -1846,7 +1808,7 @@ define internal void @store_head(ptr noundef %0, ptr noundef %1) #2 {
   %85 = load i64, ptr %10, align 8
   %86 = add nsw i64 %85, 16
   store i64 %86, ptr %10, align 8
-  br label %72, !llvm.loop !32
+  br label %72, !llvm.loop !31
 
 87:                                               ; preds = %72
   br label %88
@@ -1926,7 +1888,7 @@ define internal float @score_keys(ptr noundef %0, ptr noundef %1, ptr noundef %2
   %40 = load i64, ptr %12, align 8
   %41 = add nsw i64 %40, 1
   store i64 %41, ptr %12, align 8
-  br label %19, !llvm.loop !33
+  br label %19, !llvm.loop !32
 
 42:                                               ; preds = %19
   store float 0xFFF0000000000000, ptr %13, align 4
@@ -1980,7 +1942,7 @@ define internal float @score_keys(ptr noundef %0, ptr noundef %1, ptr noundef %2
   %74 = load i64, ptr %17, align 8
   %75 = add nsw i64 %74, 1
   store i64 %75, ptr %17, align 8
-  br label %58, !llvm.loop !34
+  br label %58, !llvm.loop !33
 
 76:                                               ; preds = %58
   %77 = load <16 x float>, ptr %16, align 64
@@ -2016,7 +1978,7 @@ define internal float @score_keys(ptr noundef %0, ptr noundef %1, ptr noundef %2
   %96 = load i64, ptr %14, align 8
   %97 = add nsw i64 %96, 1
   store i64 %97, ptr %14, align 8
-  br label %43, !llvm.loop !35
+  br label %43, !llvm.loop !34
 
 98:                                               ; preds = %43
   %99 = load ptr, ptr %10, align 8
@@ -2075,7 +2037,7 @@ define internal float @exp_scores(ptr noundef %0, i64 noundef %1, float noundef 
   %33 = load i64, ptr %8, align 8
   %34 = add nsw i64 %33, 16
   store i64 %34, ptr %8, align 8
-  br label %11, !llvm.loop !36
+  br label %11, !llvm.loop !35
 
 35:                                               ; preds = %11
   %36 = load <16 x float>, ptr %7, align 64
@@ -2124,7 +2086,7 @@ define internal void @sum_values(ptr noundef %0, ptr noundef %1, ptr noundef %2,
   %30 = load i64, ptr %14, align 8
   %31 = add nsw i64 %30, 1
   store i64 %31, ptr %14, align 8
-  br label %20, !llvm.loop !37
+  br label %20, !llvm.loop !36
 
 32:                                               ; preds = %20
   store i64 0, ptr %15, align 8
@@ -2186,7 +2148,7 @@ define internal void @sum_values(ptr noundef %0, ptr noundef %1, ptr noundef %2,
   %73 = load i64, ptr %18, align 8
   %74 = add nsw i64 %73, 1
   store i64 %74, ptr %18, align 8
-  br label %55, !llvm.loop !38
+  br label %55, !llvm.loop !37
 
 75:                                               ; preds = %55
   br label %76
@@ -2195,7 +2157,7 @@ define internal void @sum_values(ptr noundef %0, ptr noundef %1, ptr noundef %2,
   %77 = load i64, ptr %15, align 8
   %78 = add nsw i64 %77, 1
   store i64 %78, ptr %15, align 8
-  br label %33, !llvm.loop !39
+  br label %33, !llvm.loop !38
 
 79:                                               ; preds = %33
   store i64 0, ptr %19, align 8
@@ -2227,7 +2189,7 @@ define internal void @sum_values(ptr noundef %0, ptr noundef %1, ptr noundef %2,
   %98 = load i64, ptr %19, align 8
   %99 = add nsw i64 %98, 1
   store i64 %99, ptr %19, align 8
-  br label %80, !llvm.loop !40
+  br label %80, !llvm.loop !39
 
 100:                                              ; preds = %80
   ret void
@@ -2271,7 +2233,7 @@ define dso_local void @replay(ptr noundef %0) #5 {
   %26 = load i64, ptr %3, align 8
   %27 = add nsw i64 %26, 1
   store i64 %27, ptr %3, align 8
-  br label %4, !llvm.loop !41
+  br label %4, !llvm.loop !40
 
 28:                                               ; preds = %4
   ret void
@@ -2407,88 +2369,92 @@ define internal void @add_products_int16(ptr noundef %0, ptr noundef %1, ptr nou
   %6 = alloca ptr, align 8
   %7 = alloca ptr, align 8
   %8 = alloca i64, align 8
-  %9 = alloca [2 x <32 x i8>], align 32
-  %10 = alloca i64, align 8
+  %9 = alloca i64, align 8
+  %10 = alloca <16 x i32>, align 64
   %11 = alloca i64, align 8
   store ptr %0, ptr %5, align 8
   store ptr %1, ptr %6, align 8
   store ptr %2, ptr %7, align 8
   store i64 %3, ptr %8, align 8
-  store i64 0, ptr %10, align 8
+  store i64 0, ptr %9, align 8
   br label %12
 
-12:                                               ; preds = %26, %4
-  %13 = load i64, ptr %10, align 8
-  %14 = load i64, ptr @N_OUTPUTS, align 8
-  %15 = icmp slt i64 %13, %14
-  br i1 %15, label %16, label %29
+12:                                               ; preds = %64, %4
+  %13 = load i64, ptr %9, align 8
+  %14 = load i64, ptr @N_ROWS, align 8
+  %15 = load i64, ptr @N_OUTPUTS, align 8
+  %16 = mul nsw i64 %14, %15
+  %17 = icmp slt i64 %13, %16
+  br i1 %17, label %18, label %67
 
-16:                                               ; preds = %12
-  %17 = load ptr, ptr %7, align 8
-  %18 = load i64, ptr %10, align 8
-  %19 = load i64, ptr %8, align 8
-  %20 = mul nsw i64 %18, %19
-  %21 = getelementptr inbounds i8, ptr %17, i64 %20
-  %22 = getelementptr inbounds nuw %struct.anon.2, ptr %21, i32 0, i32 0
-  %23 = load <32 x i8>, ptr %22, align 1
-  %24 = load i64, ptr %10, align 8
-  %25 = getelementptr inbounds [2 x <32 x i8>], ptr %9, i64 0, i64 %24
-  store <32 x i8> %23, ptr %25, align 32
-  br label %26
-
-26:                                               ; preds = %16
-  %27 = load i64, ptr %10, align 8
-  %28 = add nsw i64 %27, 1
-  store i64 %28, ptr %10, align 8
-  br label %12, !llvm.loop !42
-
-29:                                               ; preds = %12
+18:                                               ; preds = %12
+  %19 = load ptr, ptr %5, align 8
+  %20 = load i64, ptr %9, align 8
+  %21 = getelementptr inbounds <16 x float>, ptr %19, i64 %20
+  %22 = load <16 x float>, ptr %21, align 64
+  %23 = bitcast <16 x float> %22 to <16 x i32>
+  store <16 x i32> %23, ptr %10, align 64
   store i64 0, ptr %11, align 8
-  br label %30
+  br label %24
 
-30:                                               ; preds = %61, %29
+24:                                               ; preds = %55, %18
+  %25 = load i64, ptr %11, align 8
+  %26 = load i64, ptr @N_COLUMNS, align 8
+  %27 = icmp slt i64 %25, %26
+  br i1 %27, label %28, label %58
+
+28:                                               ; preds = %24
+  %29 = load <16 x i32>, ptr %10, align 64
+  %30 = load ptr, ptr %6, align 8
   %31 = load i64, ptr %11, align 8
   %32 = load i64, ptr @N_ROWS, align 8
-  %33 = load i64, ptr @N_OUTPUTS, align 8
-  %34 = mul nsw i64 %32, %33
-  %35 = icmp slt i64 %31, %34
-  br i1 %35, label %36, label %64
+  %33 = mul nsw i64 %31, %32
+  %34 = getelementptr inbounds i16, ptr %30, i64 %33
+  %35 = load i64, ptr %9, align 8
+  %36 = load i64, ptr @N_OUTPUTS, align 8
+  %37 = sdiv i64 %35, %36
+  %38 = mul nsw i64 %37, 2
+  %39 = mul nsw i64 %38, 16
+  %40 = getelementptr inbounds i16, ptr %34, i64 %39
+  %41 = getelementptr inbounds nuw %struct.anon.2, ptr %40, i32 0, i32 0
+  %42 = load <32 x i16>, ptr %41, align 1
+  %43 = load ptr, ptr %7, align 8
+  %44 = load i64, ptr %9, align 8
+  %45 = load i64, ptr @N_OUTPUTS, align 8
+  %46 = srem i64 %44, %45
+  %47 = load i64, ptr %8, align 8
+  %48 = mul nsw i64 %46, %47
+  %49 = getelementptr inbounds i8, ptr %43, i64 %48
+  %50 = load i64, ptr %11, align 8
+  %51 = getelementptr inbounds i8, ptr %49, i64 %50
+  %52 = getelementptr inbounds nuw %struct.anon.3, ptr %51, i32 0, i32 0
+  %53 = load <32 x i8>, ptr %52, align 1
+  %54 = call <16 x i32> @dot_int16(<16 x i32> noundef %29, <32 x i16> noundef %42, <32 x i8> noundef %53)
+  store <16 x i32> %54, ptr %10, align 64
+  br label %55
 
-36:                                               ; preds = %30
-  %37 = load ptr, ptr %5, align 8
-  %38 = load i64, ptr %11, align 8
-  %39 = getelementptr inbounds <16 x float>, ptr %37, i64 %38
-  %40 = load <16 x float>, ptr %39, align 64
-  %41 = bitcast <16 x float> %40 to <16 x i32>
-  %42 = load ptr, ptr %6, align 8
-  %43 = load i64, ptr %11, align 8
-  %44 = load i64, ptr @N_OUTPUTS, align 8
-  %45 = sdiv i64 %43, %44
-  %46 = mul nsw i64 %45, 2
-  %47 = mul nsw i64 %46, 16
-  %48 = getelementptr inbounds i16, ptr %42, i64 %47
-  %49 = getelementptr inbounds nuw %struct.anon.3, ptr %48, i32 0, i32 0
-  %50 = load <32 x i16>, ptr %49, align 1
-  %51 = load i64, ptr %11, align 8
-  %52 = load i64, ptr @N_OUTPUTS, align 8
-  %53 = srem i64 %51, %52
-  %54 = getelementptr inbounds [2 x <32 x i8>], ptr %9, i64 0, i64 %53
-  %55 = load <32 x i8>, ptr %54, align 32
-  %56 = call <16 x i32> @dot_int16(<16 x i32> noundef %41, <32 x i16> noundef %50, <32 x i8> noundef %55)
-  %57 = bitcast <16 x i32> %56 to <16 x float>
-  %58 = load ptr, ptr %5, align 8
-  %59 = load i64, ptr %11, align 8
-  %60 = getelementptr inbounds <16 x float>, ptr %58, i64 %59
-  store <16 x float> %57, ptr %60, align 64
-  br label %61
+55:                                               ; preds = %28
+  %56 = load i64, ptr %11, align 8
+  %57 = add nsw i64 %56, 32
+  store i64 %57, ptr %11, align 8
+  br label %24, !llvm.loop !41
 
-61:                                               ; preds = %36
-  %62 = load i64, ptr %11, align 8
-  %63 = add nsw i64 %62, 1
-  store i64 %63, ptr %11, align 8
-  br label %30, !llvm.loop !43
+58:                                               ; preds = %24
+  %59 = load <16 x i32>, ptr %10, align 64
+  %60 = bitcast <16 x i32> %59 to <16 x float>
+  %61 = load ptr, ptr %5, align 8
+  %62 = load i64, ptr %9, align 8
+  %63 = getelementptr inbounds <16 x float>, ptr %61, i64 %62
+  store <16 x float> %60, ptr %63, align 64
+  br label %64
 
-64:                                               ; preds = %30
+64:                                               ; preds = %58
+  %65 = load i64, ptr %9, align 8
+  %66 = add nsw i64 %65, 1
+  store i64 %66, ptr %9, align 8
+  br label %12, !llvm.loop !42
+
+67:                                               ; preds = %12
   ret void
 }
 
@@ -2497,101 +2463,129 @@ define internal void @add_products_f32(ptr noundef %0, ptr noundef %1, ptr nound
   %6 = alloca ptr, align 8
   %7 = alloca ptr, align 8
   %8 = alloca i64, align 8
-  %9 = alloca [2 x <16 x float>], align 64
-  %10 = alloca i64, align 8
+  %9 = alloca i64, align 8
+  %10 = alloca [2 x <16 x float>], align 64
   %11 = alloca i64, align 8
+  %12 = alloca i64, align 8
   store ptr %0, ptr %5, align 8
   store ptr %1, ptr %6, align 8
   store ptr %2, ptr %7, align 8
   store i64 %3, ptr %8, align 8
-  store i64 0, ptr %10, align 8
-  br label %12
+  store i64 0, ptr %9, align 8
+  br label %13
 
-12:                                               ; preds = %37, %4
-  %13 = load i64, ptr %10, align 8
-  %14 = load i64, ptr @N_OUTPUTS, align 8
-  %15 = icmp slt i64 %13, %14
-  br i1 %15, label %16, label %40
+13:                                               ; preds = %86, %4
+  %14 = load i64, ptr %9, align 8
+  %15 = load i64, ptr @N_COLUMNS, align 8
+  %16 = icmp slt i64 %14, %15
+  br i1 %16, label %17, label %89
 
-16:                                               ; preds = %12
-  %17 = load i64, ptr @IS_INT8, align 8
-  %18 = icmp ne i64 %17, 0
-  br i1 %18, label %19, label %26
-
-19:                                               ; preds = %16
-  %20 = load ptr, ptr %7, align 8
-  %21 = load i64, ptr %10, align 8
-  %22 = load i64, ptr %8, align 8
-  %23 = mul nsw i64 %21, %22
-  %24 = getelementptr inbounds i8, ptr %20, i64 %23
-  %25 = call <16 x float> @load_int8(ptr noundef %24)
-  br label %33
-
-26:                                               ; preds = %16
-  %27 = load ptr, ptr %7, align 8
-  %28 = load i64, ptr %10, align 8
-  %29 = load i64, ptr %8, align 8
-  %30 = mul nsw i64 %28, %29
-  %31 = getelementptr inbounds i8, ptr %27, i64 %30
-  %32 = call <16 x float> @load(ptr noundef %31)
-  br label %33
-
-33:                                               ; preds = %26, %19
-  %34 = phi <16 x float> [ %25, %19 ], [ %32, %26 ]
-  %35 = load i64, ptr %10, align 8
-  %36 = getelementptr inbounds [2 x <16 x float>], ptr %9, i64 0, i64 %35
-  store <16 x float> %34, ptr %36, align 64
-  br label %37
-
-37:                                               ; preds = %33
-  %38 = load i64, ptr %10, align 8
-  %39 = add nsw i64 %38, 1
-  store i64 %39, ptr %10, align 8
-  br label %12, !llvm.loop !44
-
-40:                                               ; preds = %12
+17:                                               ; preds = %13
   store i64 0, ptr %11, align 8
-  br label %41
+  br label %18
 
-41:                                               ; preds = %68, %40
-  %42 = load i64, ptr %11, align 8
-  %43 = load i64, ptr @N_ROWS, align 8
-  %44 = load i64, ptr @N_OUTPUTS, align 8
-  %45 = mul nsw i64 %43, %44
-  %46 = icmp slt i64 %42, %45
-  br i1 %46, label %47, label %71
+18:                                               ; preds = %47, %17
+  %19 = load i64, ptr %11, align 8
+  %20 = load i64, ptr @N_OUTPUTS, align 8
+  %21 = icmp slt i64 %19, %20
+  br i1 %21, label %22, label %50
 
-47:                                               ; preds = %41
-  %48 = load ptr, ptr %6, align 8
-  %49 = load i64, ptr %11, align 8
-  %50 = load i64, ptr @N_OUTPUTS, align 8
-  %51 = sdiv i64 %49, %50
-  %52 = mul nsw i64 %51, 16
-  %53 = getelementptr inbounds float, ptr %48, i64 %52
-  %54 = call <16 x float> @load(ptr noundef %53)
-  %55 = load i64, ptr %11, align 8
-  %56 = load i64, ptr @N_OUTPUTS, align 8
-  %57 = srem i64 %55, %56
-  %58 = getelementptr inbounds [2 x <16 x float>], ptr %9, i64 0, i64 %57
-  %59 = load <16 x float>, ptr %58, align 64
-  %60 = load ptr, ptr %5, align 8
-  %61 = load i64, ptr %11, align 8
-  %62 = getelementptr inbounds <16 x float>, ptr %60, i64 %61
-  %63 = load <16 x float>, ptr %62, align 64
-  %64 = call <16 x float> @fma(<16 x float> noundef %54, <16 x float> noundef %59, <16 x float> noundef %63)
-  %65 = load ptr, ptr %5, align 8
-  %66 = load i64, ptr %11, align 8
-  %67 = getelementptr inbounds <16 x float>, ptr %65, i64 %66
-  store <16 x float> %64, ptr %67, align 64
-  br label %68
+22:                                               ; preds = %18
+  %23 = load i64, ptr @IS_INT8, align 8
+  %24 = icmp ne i64 %23, 0
+  br i1 %24, label %25, label %34
 
-68:                                               ; preds = %47
-  %69 = load i64, ptr %11, align 8
-  %70 = add nsw i64 %69, 1
-  store i64 %70, ptr %11, align 8
-  br label %41, !llvm.loop !45
+25:                                               ; preds = %22
+  %26 = load ptr, ptr %7, align 8
+  %27 = load i64, ptr %11, align 8
+  %28 = load i64, ptr %8, align 8
+  %29 = mul nsw i64 %27, %28
+  %30 = getelementptr inbounds i8, ptr %26, i64 %29
+  %31 = load i64, ptr %9, align 8
+  %32 = getelementptr inbounds i8, ptr %30, i64 %31
+  %33 = call <16 x float> @load_int8(ptr noundef %32)
+  br label %43
 
-71:                                               ; preds = %41
+34:                                               ; preds = %22
+  %35 = load ptr, ptr %7, align 8
+  %36 = load i64, ptr %11, align 8
+  %37 = load i64, ptr %8, align 8
+  %38 = mul nsw i64 %36, %37
+  %39 = getelementptr inbounds i8, ptr %35, i64 %38
+  %40 = load i64, ptr %9, align 8
+  %41 = getelementptr inbounds float, ptr %39, i64 %40
+  %42 = call <16 x float> @load(ptr noundef %41)
+  br label %43
+
+43:                                               ; preds = %34, %25
+  %44 = phi <16 x float> [ %33, %25 ], [ %42, %34 ]
+  %45 = load i64, ptr %11, align 8
+  %46 = getelementptr inbounds [2 x <16 x float>], ptr %10, i64 0, i64 %45
+  store <16 x float> %44, ptr %46, align 64
+  br label %47
+
+47:                                               ; preds = %43
+  %48 = load i64, ptr %11, align 8
+  %49 = add nsw i64 %48, 1
+  store i64 %49, ptr %11, align 8
+  br label %18, !llvm.loop !43
+
+50:                                               ; preds = %18
+  store i64 0, ptr %12, align 8
+  br label %51
+
+51:                                               ; preds = %82, %50
+  %52 = load i64, ptr %12, align 8
+  %53 = load i64, ptr @N_ROWS, align 8
+  %54 = load i64, ptr @N_OUTPUTS, align 8
+  %55 = mul nsw i64 %53, %54
+  %56 = icmp slt i64 %52, %55
+  br i1 %56, label %57, label %85
+
+57:                                               ; preds = %51
+  %58 = load ptr, ptr %6, align 8
+  %59 = load i64, ptr %9, align 8
+  %60 = load i64, ptr @N_ROWS, align 8
+  %61 = mul nsw i64 %59, %60
+  %62 = getelementptr inbounds float, ptr %58, i64 %61
+  %63 = load i64, ptr %12, align 8
+  %64 = load i64, ptr @N_OUTPUTS, align 8
+  %65 = sdiv i64 %63, %64
+  %66 = mul nsw i64 %65, 16
+  %67 = getelementptr inbounds float, ptr %62, i64 %66
+  %68 = call <16 x float> @load(ptr noundef %67)
+  %69 = load i64, ptr %12, align 8
+  %70 = load i64, ptr @N_OUTPUTS, align 8
+  %71 = srem i64 %69, %70
+  %72 = getelementptr inbounds [2 x <16 x float>], ptr %10, i64 0, i64 %71
+  %73 = load <16 x float>, ptr %72, align 64
+  %74 = load ptr, ptr %5, align 8
+  %75 = load i64, ptr %12, align 8
+  %76 = getelementptr inbounds <16 x float>, ptr %74, i64 %75
+  %77 = load <16 x float>, ptr %76, align 64
+  %78 = call <16 x float> @fma(<16 x float> noundef %68, <16 x float> noundef %73, <16 x float> noundef %77)
+  %79 = load ptr, ptr %5, align 8
+  %80 = load i64, ptr %12, align 8
+  %81 = getelementptr inbounds <16 x float>, ptr %79, i64 %80
+  store <16 x float> %78, ptr %81, align 64
+  br label %82
+
+82:                                               ; preds = %57
+  %83 = load i64, ptr %12, align 8
+  %84 = add nsw i64 %83, 1
+  store i64 %84, ptr %12, align 8
+  br label %51, !llvm.loop !44
+
+85:                                               ; preds = %51
+  br label %86
+
+86:                                               ; preds = %85
+  %87 = load i64, ptr %9, align 8
+  %88 = add nsw i64 %87, 16
+  store i64 %88, ptr %9, align 8
+  br label %13, !llvm.loop !45
+
+89:                                               ; preds = %13
   ret void
 }
 
@@ -2960,24 +2954,24 @@ attributes #8 = { nocallback nofree nounwind willreturn memory(argmem: write) }
 !21 = distinct !{!21, !6}
 !22 = distinct !{!22, !6}
 !23 = distinct !{!23, !6, !12}
-!24 = distinct !{!24, !6, !12}
-!25 = distinct !{!25, !6}
+!24 = distinct !{!24, !6}
+!25 = distinct !{!25, !6, !12}
 !26 = distinct !{!26, !6, !12}
 !27 = distinct !{!27, !6, !12}
-!28 = distinct !{!28, !6, !12}
-!29 = distinct !{!29, !6}
+!28 = distinct !{!28, !6}
+!29 = distinct !{!29, !6, !12}
 !30 = distinct !{!30, !6, !12}
 !31 = distinct !{!31, !6, !12}
 !32 = distinct !{!32, !6, !12}
 !33 = distinct !{!33, !6, !12}
-!34 = distinct !{!34, !6, !12}
+!34 = distinct !{!34, !6}
 !35 = distinct !{!35, !6}
-!36 = distinct !{!36, !6}
+!36 = distinct !{!36, !6, !12}
 !37 = distinct !{!37, !6, !12}
-!38 = distinct !{!38, !6, !12}
-!39 = distinct !{!39, !6}
-!40 = distinct !{!40, !6, !12}
-!41 = distinct !{!41, !6}
+!38 = distinct !{!38, !6}
+!39 = distinct !{!39, !6, !12}
+!40 = distinct !{!40, !6}
+!41 = distinct !{!41, !6, !12}
 !42 = distinct !{!42, !6, !12}
 !43 = distinct !{!43, !6, !12}
 !44 = distinct !{!44, !6, !12}
