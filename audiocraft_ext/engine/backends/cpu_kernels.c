@@ -1,7 +1,7 @@
 /* CPU kernels of one decoding step: matrix products of a few rows, attention over a cache, norm, rotary and GELU.
 
-   script/compile-kernels makes cpu_kernels.ll of this file; llvm_jit.py compiles that for the host's processor, and has
-   every thread of an OpenMP team call a kernel with a pointer to its arguments. cpu_kernels.py is the interface.
+   script/compile-kernels compiles this file to cpu_kernels.ll, and llvm_jit.py that for the host's processor. Every
+   thread of an OpenMP team calls a kernel with a pointer to its arguments. cpu_kernels.py is the interface.
 
    Batch- and thread-invariant: threads share out outputs, rows or heads, never a sum, and every sum is reduced in an
    order that depends on its length alone. The compiler keeps that order: no fast-math, and only fma() is fused. So a
@@ -11,16 +11,16 @@
 
 #include <stdint.h>
 
-/* Specialisation constants. llvm_jit.py defines them when it compiles a kernel, so that loops over them are unrolled and
-   what they rule out is dropped. */
+/* Specialisation constants, defined by llvm_jit.py when it compiles a kernel: loops over them are unrolled, branches on
+   them decided, and arrays of their size become registers. */
 extern const int64_t N_ROWS;       /* matmul: rows of x, up to MAX_ROWS */
 extern const int64_t N_OUTPUTS;    /* matmul: outputs summed at a time, 1 or 2 */
 extern const int64_t N_COLUMNS;    /* matmul: inputs per iteration */
 extern const int64_t X_IS_INT16;   /* matmul, pack_rows: x is int16 and weight int8; else x is fp32 */
 extern const int64_t IS_INT8;      /* matmul: weight is int8, else fp32; attention: the cache is, else fp32 */
-extern const int64_t HEAD_WIDTH;   /* apply_rotary, attention: a multiple of LANES, up to MAX_HEAD_WIDTH */
+extern const int64_t HEAD_WIDTH;   /* apply_rotary, attention: a multiple of LANES */
 
-enum { LANES = 16, CACHE_LINE = 64, MAX_ROWS = 8, MAX_SUMS = 16, MAX_HEAD_WIDTH = 512 };
+enum { LANES = 16, CACHE_LINE = 64, MAX_ROWS = 8, MAX_SUMS = 16 };
 
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("clang loop unroll(full)")
@@ -401,7 +401,7 @@ INLINE void prefetch_head(const char *heads, int64_t position, int64_t length, c
 
 /* Scores of a head's keys, with -inf behind them up to a whole vector; their maximum. Values are read next. */
 INLINE float score_keys(const float *query, const char *keys, const char *values, int64_t length, float *scores) {
-    f32x16 q[MAX_HEAD_WIDTH / LANES];
+    f32x16 q[HEAD_WIDTH / LANES];
     UNROLL for (int64_t i = 0; i < HEAD_WIDTH / LANES; i++)
         q[i] = load(query + i * LANES) * splat(1 / __builtin_elementwise_sqrt((double)HEAD_WIDTH));
     float top = -__builtin_inff();
@@ -432,7 +432,7 @@ INLINE float exp_scores(float *scores, int64_t length, float top) {
 /* out = the weighted sum of a head's values, times factor. The next head's keys are read next. */
 INLINE void sum_values(const float *weights, const char *values, const char *keys, int64_t length, float factor,
                        float *out) {
-    f32x16 sums[MAX_HEAD_WIDTH / LANES];
+    f32x16 sums[HEAD_WIDTH / LANES];
     UNROLL for (int64_t i = 0; i < HEAD_WIDTH / LANES; i++) sums[i] = splat(0);
     for (int64_t position = 0; position < length; position++) {
         prefetch_head(values, position, length, keys);

@@ -1,5 +1,5 @@
 ; Made from cpu_kernels.c by script/compile-kernels.
-; SHA-256 of cpu_kernels.c: b4cd4c0fcd7c2bb71cdae36da5d666d98378ab109a58acf823a21449ec9e3089
+; SHA-256 of cpu_kernels.c: fe5809fa93d6d90033c132ded92230dd4737ec8703b2148f053287d7ad91e776
 
 %struct.add_norm_args = type { ptr, ptr, ptr, ptr, ptr, i64, i64, double }
 %struct.anon.0 = type { <16 x float> }
@@ -1843,151 +1843,160 @@ define internal float @score_keys(ptr noundef %0, ptr noundef %1, ptr noundef %2
   %8 = alloca ptr, align 8
   %9 = alloca i64, align 8
   %10 = alloca ptr, align 8
-  %11 = alloca [32 x <16 x float>], align 64
+  %11 = alloca ptr, align 8
   %12 = alloca i64, align 8
-  %13 = alloca float, align 4
-  %14 = alloca i64, align 8
-  %15 = alloca ptr, align 8
-  %16 = alloca <16 x float>, align 64
-  %17 = alloca i64, align 8
-  %18 = alloca float, align 4
+  %13 = alloca i64, align 8
+  %14 = alloca float, align 4
+  %15 = alloca i64, align 8
+  %16 = alloca ptr, align 8
+  %17 = alloca <16 x float>, align 64
+  %18 = alloca i64, align 8
+  %19 = alloca float, align 4
   store ptr %0, ptr %6, align 8
   store ptr %1, ptr %7, align 8
   store ptr %2, ptr %8, align 8
   store i64 %3, ptr %9, align 8
   store ptr %4, ptr %10, align 8
-  store i64 0, ptr %12, align 8
-  br label %19
+  %20 = load i64, ptr @HEAD_WIDTH, align 8
+  %21 = sdiv i64 %20, 16
+  %22 = call ptr @llvm.stacksave.p0()
+  store ptr %22, ptr %11, align 8
+  %23 = alloca <16 x float>, i64 %21, align 64
+  store i64 %21, ptr %12, align 8
+  store i64 0, ptr %13, align 8
+  br label %24
 
-19:                                               ; preds = %39, %5
-  %20 = load i64, ptr %12, align 8
-  %21 = load i64, ptr @HEAD_WIDTH, align 8
-  %22 = sdiv i64 %21, 16
-  %23 = icmp slt i64 %20, %22
-  br i1 %23, label %24, label %42
+24:                                               ; preds = %44, %5
+  %25 = load i64, ptr %13, align 8
+  %26 = load i64, ptr @HEAD_WIDTH, align 8
+  %27 = sdiv i64 %26, 16
+  %28 = icmp slt i64 %25, %27
+  br i1 %28, label %29, label %47
 
-24:                                               ; preds = %19
-  %25 = load ptr, ptr %6, align 8
-  %26 = load i64, ptr %12, align 8
-  %27 = mul nsw i64 %26, 16
-  %28 = getelementptr inbounds float, ptr %25, i64 %27
-  %29 = call <16 x float> @load(ptr noundef %28)
-  %30 = load i64, ptr @HEAD_WIDTH, align 8
-  %31 = sitofp i64 %30 to double
-  %32 = call double @llvm.sqrt.f64(double %31)
-  %33 = fdiv double 1.000000e+00, %32
-  %34 = fptrunc double %33 to float
-  %35 = call <16 x float> @splat(float noundef %34)
-  %36 = fmul <16 x float> %29, %35
-  %37 = load i64, ptr %12, align 8
-  %38 = getelementptr inbounds [32 x <16 x float>], ptr %11, i64 0, i64 %37
-  store <16 x float> %36, ptr %38, align 64
-  br label %39
+29:                                               ; preds = %24
+  %30 = load ptr, ptr %6, align 8
+  %31 = load i64, ptr %13, align 8
+  %32 = mul nsw i64 %31, 16
+  %33 = getelementptr inbounds float, ptr %30, i64 %32
+  %34 = call <16 x float> @load(ptr noundef %33)
+  %35 = load i64, ptr @HEAD_WIDTH, align 8
+  %36 = sitofp i64 %35 to double
+  %37 = call double @llvm.sqrt.f64(double %36)
+  %38 = fdiv double 1.000000e+00, %37
+  %39 = fptrunc double %38 to float
+  %40 = call <16 x float> @splat(float noundef %39)
+  %41 = fmul <16 x float> %34, %40
+  %42 = load i64, ptr %13, align 8
+  %43 = getelementptr inbounds <16 x float>, ptr %23, i64 %42
+  store <16 x float> %41, ptr %43, align 64
+  br label %44
 
-39:                                               ; preds = %24
-  %40 = load i64, ptr %12, align 8
-  %41 = add nsw i64 %40, 1
-  store i64 %41, ptr %12, align 8
-  br label %19, !llvm.loop !32
+44:                                               ; preds = %29
+  %45 = load i64, ptr %13, align 8
+  %46 = add nsw i64 %45, 1
+  store i64 %46, ptr %13, align 8
+  br label %24, !llvm.loop !32
 
-42:                                               ; preds = %19
-  store float 0xFFF0000000000000, ptr %13, align 4
-  store i64 0, ptr %14, align 8
-  br label %43
+47:                                               ; preds = %24
+  store float 0xFFF0000000000000, ptr %14, align 4
+  store i64 0, ptr %15, align 8
+  br label %48
 
-43:                                               ; preds = %95, %42
-  %44 = load i64, ptr %14, align 8
-  %45 = load i64, ptr %9, align 8
-  %46 = icmp slt i64 %44, %45
-  br i1 %46, label %47, label %98
-
-47:                                               ; preds = %43
-  %48 = load ptr, ptr %7, align 8
-  %49 = load i64, ptr %14, align 8
+48:                                               ; preds = %100, %47
+  %49 = load i64, ptr %15, align 8
   %50 = load i64, ptr %9, align 8
-  %51 = load ptr, ptr %8, align 8
-  call void @prefetch_head(ptr noundef %48, i64 noundef %49, i64 noundef %50, ptr noundef %51)
-  %52 = load ptr, ptr %7, align 8
-  %53 = load i64, ptr %14, align 8
-  %54 = call i64 @head_bytes()
-  %55 = mul nsw i64 %53, %54
-  %56 = getelementptr inbounds i8, ptr %52, i64 %55
-  store ptr %56, ptr %15, align 8
-  %57 = call <16 x float> @splat(float noundef 0.000000e+00)
-  store <16 x float> %57, ptr %16, align 64
-  store i64 0, ptr %17, align 8
-  br label %58
+  %51 = icmp slt i64 %49, %50
+  br i1 %51, label %52, label %103
 
-58:                                               ; preds = %73, %47
-  %59 = load i64, ptr %17, align 8
-  %60 = load i64, ptr @HEAD_WIDTH, align 8
-  %61 = sdiv i64 %60, 16
-  %62 = icmp slt i64 %59, %61
-  br i1 %62, label %63, label %76
+52:                                               ; preds = %48
+  %53 = load ptr, ptr %7, align 8
+  %54 = load i64, ptr %15, align 8
+  %55 = load i64, ptr %9, align 8
+  %56 = load ptr, ptr %8, align 8
+  call void @prefetch_head(ptr noundef %53, i64 noundef %54, i64 noundef %55, ptr noundef %56)
+  %57 = load ptr, ptr %7, align 8
+  %58 = load i64, ptr %15, align 8
+  %59 = call i64 @head_bytes()
+  %60 = mul nsw i64 %58, %59
+  %61 = getelementptr inbounds i8, ptr %57, i64 %60
+  store ptr %61, ptr %16, align 8
+  %62 = call <16 x float> @splat(float noundef 0.000000e+00)
+  store <16 x float> %62, ptr %17, align 64
+  store i64 0, ptr %18, align 8
+  br label %63
 
-63:                                               ; preds = %58
-  %64 = load i64, ptr %17, align 8
-  %65 = getelementptr inbounds [32 x <16 x float>], ptr %11, i64 0, i64 %64
-  %66 = load <16 x float>, ptr %65, align 64
-  %67 = load ptr, ptr %15, align 8
-  %68 = load i64, ptr %17, align 8
-  %69 = mul nsw i64 %68, 16
-  %70 = call <16 x float> @load_head(ptr noundef %67, i64 noundef %69)
-  %71 = load <16 x float>, ptr %16, align 64
-  %72 = call <16 x float> @fma(<16 x float> noundef %66, <16 x float> noundef %70, <16 x float> noundef %71)
-  store <16 x float> %72, ptr %16, align 64
-  br label %73
+63:                                               ; preds = %78, %52
+  %64 = load i64, ptr %18, align 8
+  %65 = load i64, ptr @HEAD_WIDTH, align 8
+  %66 = sdiv i64 %65, 16
+  %67 = icmp slt i64 %64, %66
+  br i1 %67, label %68, label %81
 
-73:                                               ; preds = %63
-  %74 = load i64, ptr %17, align 8
-  %75 = add nsw i64 %74, 1
-  store i64 %75, ptr %17, align 8
-  br label %58, !llvm.loop !33
+68:                                               ; preds = %63
+  %69 = load i64, ptr %18, align 8
+  %70 = getelementptr inbounds <16 x float>, ptr %23, i64 %69
+  %71 = load <16 x float>, ptr %70, align 64
+  %72 = load ptr, ptr %16, align 8
+  %73 = load i64, ptr %18, align 8
+  %74 = mul nsw i64 %73, 16
+  %75 = call <16 x float> @load_head(ptr noundef %72, i64 noundef %74)
+  %76 = load <16 x float>, ptr %17, align 64
+  %77 = call <16 x float> @fma(<16 x float> noundef %71, <16 x float> noundef %75, <16 x float> noundef %76)
+  store <16 x float> %77, ptr %17, align 64
+  br label %78
 
-76:                                               ; preds = %58
-  %77 = load <16 x float>, ptr %16, align 64
-  %78 = call float @hsum(<16 x float> noundef %77)
-  %79 = load ptr, ptr %15, align 8
-  %80 = call float @head_step(ptr noundef %79)
-  %81 = fmul float %78, %80
-  store float %81, ptr %18, align 4
-  %82 = load float, ptr %18, align 4
-  %83 = load ptr, ptr %10, align 8
-  %84 = load i64, ptr %14, align 8
-  %85 = getelementptr inbounds float, ptr %83, i64 %84
-  store float %82, ptr %85, align 4
-  %86 = load float, ptr %13, align 4
-  %87 = load float, ptr %18, align 4
-  %88 = fcmp ogt float %86, %87
-  br i1 %88, label %89, label %91
+78:                                               ; preds = %68
+  %79 = load i64, ptr %18, align 8
+  %80 = add nsw i64 %79, 1
+  store i64 %80, ptr %18, align 8
+  br label %63, !llvm.loop !33
 
-89:                                               ; preds = %76
-  %90 = load float, ptr %13, align 4
-  br label %93
+81:                                               ; preds = %63
+  %82 = load <16 x float>, ptr %17, align 64
+  %83 = call float @hsum(<16 x float> noundef %82)
+  %84 = load ptr, ptr %16, align 8
+  %85 = call float @head_step(ptr noundef %84)
+  %86 = fmul float %83, %85
+  store float %86, ptr %19, align 4
+  %87 = load float, ptr %19, align 4
+  %88 = load ptr, ptr %10, align 8
+  %89 = load i64, ptr %15, align 8
+  %90 = getelementptr inbounds float, ptr %88, i64 %89
+  store float %87, ptr %90, align 4
+  %91 = load float, ptr %14, align 4
+  %92 = load float, ptr %19, align 4
+  %93 = fcmp ogt float %91, %92
+  br i1 %93, label %94, label %96
 
-91:                                               ; preds = %76
-  %92 = load float, ptr %18, align 4
-  br label %93
+94:                                               ; preds = %81
+  %95 = load float, ptr %14, align 4
+  br label %98
 
-93:                                               ; preds = %91, %89
-  %94 = phi float [ %90, %89 ], [ %92, %91 ]
-  store float %94, ptr %13, align 4
-  br label %95
+96:                                               ; preds = %81
+  %97 = load float, ptr %19, align 4
+  br label %98
 
-95:                                               ; preds = %93
-  %96 = load i64, ptr %14, align 8
-  %97 = add nsw i64 %96, 1
-  store i64 %97, ptr %14, align 8
-  br label %43, !llvm.loop !34
+98:                                               ; preds = %96, %94
+  %99 = phi float [ %95, %94 ], [ %97, %96 ]
+  store float %99, ptr %14, align 4
+  br label %100
 
-98:                                               ; preds = %43
-  %99 = load ptr, ptr %10, align 8
-  %100 = load i64, ptr %9, align 8
-  %101 = getelementptr inbounds float, ptr %99, i64 %100
-  %102 = call <16 x float> @splat(float noundef 0xFFF0000000000000)
-  call void @store(ptr noundef %101, <16 x float> noundef %102)
-  %103 = load float, ptr %13, align 4
-  ret float %103
+100:                                              ; preds = %98
+  %101 = load i64, ptr %15, align 8
+  %102 = add nsw i64 %101, 1
+  store i64 %102, ptr %15, align 8
+  br label %48, !llvm.loop !34
+
+103:                                              ; preds = %48
+  %104 = load ptr, ptr %10, align 8
+  %105 = load i64, ptr %9, align 8
+  %106 = getelementptr inbounds float, ptr %104, i64 %105
+  %107 = call <16 x float> @splat(float noundef 0xFFF0000000000000)
+  call void @store(ptr noundef %106, <16 x float> noundef %107)
+  %108 = load float, ptr %14, align 4
+  %109 = load ptr, ptr %11, align 8
+  call void @llvm.stackrestore.p0(ptr %109)
+  ret float %108
 }
 
 define internal float @exp_scores(ptr noundef %0, i64 noundef %1, float noundef %2) #2 {
@@ -2052,146 +2061,155 @@ define internal void @sum_values(ptr noundef %0, ptr noundef %1, ptr noundef %2,
   %10 = alloca i64, align 8
   %11 = alloca float, align 4
   %12 = alloca ptr, align 8
-  %13 = alloca [32 x <16 x float>], align 64
+  %13 = alloca ptr, align 8
   %14 = alloca i64, align 8
   %15 = alloca i64, align 8
-  %16 = alloca ptr, align 8
-  %17 = alloca <16 x float>, align 64
-  %18 = alloca i64, align 8
+  %16 = alloca i64, align 8
+  %17 = alloca ptr, align 8
+  %18 = alloca <16 x float>, align 64
   %19 = alloca i64, align 8
+  %20 = alloca i64, align 8
   store ptr %0, ptr %7, align 8
   store ptr %1, ptr %8, align 8
   store ptr %2, ptr %9, align 8
   store i64 %3, ptr %10, align 8
   store float %4, ptr %11, align 4
   store ptr %5, ptr %12, align 8
-  store i64 0, ptr %14, align 8
-  br label %20
-
-20:                                               ; preds = %29, %6
-  %21 = load i64, ptr %14, align 8
-  %22 = load i64, ptr @HEAD_WIDTH, align 8
-  %23 = sdiv i64 %22, 16
-  %24 = icmp slt i64 %21, %23
-  br i1 %24, label %25, label %32
-
-25:                                               ; preds = %20
-  %26 = call <16 x float> @splat(float noundef 0.000000e+00)
-  %27 = load i64, ptr %14, align 8
-  %28 = getelementptr inbounds [32 x <16 x float>], ptr %13, i64 0, i64 %27
-  store <16 x float> %26, ptr %28, align 64
-  br label %29
-
-29:                                               ; preds = %25
-  %30 = load i64, ptr %14, align 8
-  %31 = add nsw i64 %30, 1
-  store i64 %31, ptr %14, align 8
-  br label %20, !llvm.loop !36
-
-32:                                               ; preds = %20
+  %21 = load i64, ptr @HEAD_WIDTH, align 8
+  %22 = sdiv i64 %21, 16
+  %23 = call ptr @llvm.stacksave.p0()
+  store ptr %23, ptr %13, align 8
+  %24 = alloca <16 x float>, i64 %22, align 64
+  store i64 %22, ptr %14, align 8
   store i64 0, ptr %15, align 8
-  br label %33
+  br label %25
 
-33:                                               ; preds = %76, %32
-  %34 = load i64, ptr %15, align 8
-  %35 = load i64, ptr %10, align 8
-  %36 = icmp slt i64 %34, %35
-  br i1 %36, label %37, label %79
+25:                                               ; preds = %34, %6
+  %26 = load i64, ptr %15, align 8
+  %27 = load i64, ptr @HEAD_WIDTH, align 8
+  %28 = sdiv i64 %27, 16
+  %29 = icmp slt i64 %26, %28
+  br i1 %29, label %30, label %37
 
-37:                                               ; preds = %33
-  %38 = load ptr, ptr %8, align 8
-  %39 = load i64, ptr %15, align 8
+30:                                               ; preds = %25
+  %31 = call <16 x float> @splat(float noundef 0.000000e+00)
+  %32 = load i64, ptr %15, align 8
+  %33 = getelementptr inbounds <16 x float>, ptr %24, i64 %32
+  store <16 x float> %31, ptr %33, align 64
+  br label %34
+
+34:                                               ; preds = %30
+  %35 = load i64, ptr %15, align 8
+  %36 = add nsw i64 %35, 1
+  store i64 %36, ptr %15, align 8
+  br label %25, !llvm.loop !36
+
+37:                                               ; preds = %25
+  store i64 0, ptr %16, align 8
+  br label %38
+
+38:                                               ; preds = %81, %37
+  %39 = load i64, ptr %16, align 8
   %40 = load i64, ptr %10, align 8
-  %41 = load ptr, ptr %9, align 8
-  call void @prefetch_head(ptr noundef %38, i64 noundef %39, i64 noundef %40, ptr noundef %41)
-  %42 = load ptr, ptr %8, align 8
-  %43 = load i64, ptr %15, align 8
-  %44 = call i64 @head_bytes()
-  %45 = mul nsw i64 %43, %44
-  %46 = getelementptr inbounds i8, ptr %42, i64 %45
-  store ptr %46, ptr %16, align 8
-  %47 = load ptr, ptr %7, align 8
-  %48 = load i64, ptr %15, align 8
-  %49 = getelementptr inbounds float, ptr %47, i64 %48
-  %50 = load float, ptr %49, align 4
-  %51 = load ptr, ptr %16, align 8
-  %52 = call float @head_step(ptr noundef %51)
-  %53 = fmul float %50, %52
-  %54 = call <16 x float> @splat(float noundef %53)
-  store <16 x float> %54, ptr %17, align 64
-  store i64 0, ptr %18, align 8
-  br label %55
+  %41 = icmp slt i64 %39, %40
+  br i1 %41, label %42, label %84
 
-55:                                               ; preds = %72, %37
-  %56 = load i64, ptr %18, align 8
-  %57 = load i64, ptr @HEAD_WIDTH, align 8
-  %58 = sdiv i64 %57, 16
-  %59 = icmp slt i64 %56, %58
-  br i1 %59, label %60, label %75
-
-60:                                               ; preds = %55
-  %61 = load <16 x float>, ptr %17, align 64
-  %62 = load ptr, ptr %16, align 8
-  %63 = load i64, ptr %18, align 8
-  %64 = mul nsw i64 %63, 16
-  %65 = call <16 x float> @load_head(ptr noundef %62, i64 noundef %64)
-  %66 = load i64, ptr %18, align 8
-  %67 = getelementptr inbounds [32 x <16 x float>], ptr %13, i64 0, i64 %66
-  %68 = load <16 x float>, ptr %67, align 64
-  %69 = call <16 x float> @fma(<16 x float> noundef %61, <16 x float> noundef %65, <16 x float> noundef %68)
-  %70 = load i64, ptr %18, align 8
-  %71 = getelementptr inbounds [32 x <16 x float>], ptr %13, i64 0, i64 %70
-  store <16 x float> %69, ptr %71, align 64
-  br label %72
-
-72:                                               ; preds = %60
-  %73 = load i64, ptr %18, align 8
-  %74 = add nsw i64 %73, 1
-  store i64 %74, ptr %18, align 8
-  br label %55, !llvm.loop !37
-
-75:                                               ; preds = %55
-  br label %76
-
-76:                                               ; preds = %75
-  %77 = load i64, ptr %15, align 8
-  %78 = add nsw i64 %77, 1
-  store i64 %78, ptr %15, align 8
-  br label %33, !llvm.loop !38
-
-79:                                               ; preds = %33
+42:                                               ; preds = %38
+  %43 = load ptr, ptr %8, align 8
+  %44 = load i64, ptr %16, align 8
+  %45 = load i64, ptr %10, align 8
+  %46 = load ptr, ptr %9, align 8
+  call void @prefetch_head(ptr noundef %43, i64 noundef %44, i64 noundef %45, ptr noundef %46)
+  %47 = load ptr, ptr %8, align 8
+  %48 = load i64, ptr %16, align 8
+  %49 = call i64 @head_bytes()
+  %50 = mul nsw i64 %48, %49
+  %51 = getelementptr inbounds i8, ptr %47, i64 %50
+  store ptr %51, ptr %17, align 8
+  %52 = load ptr, ptr %7, align 8
+  %53 = load i64, ptr %16, align 8
+  %54 = getelementptr inbounds float, ptr %52, i64 %53
+  %55 = load float, ptr %54, align 4
+  %56 = load ptr, ptr %17, align 8
+  %57 = call float @head_step(ptr noundef %56)
+  %58 = fmul float %55, %57
+  %59 = call <16 x float> @splat(float noundef %58)
+  store <16 x float> %59, ptr %18, align 64
   store i64 0, ptr %19, align 8
-  br label %80
+  br label %60
 
-80:                                               ; preds = %97, %79
-  %81 = load i64, ptr %19, align 8
-  %82 = load i64, ptr @HEAD_WIDTH, align 8
-  %83 = sdiv i64 %82, 16
-  %84 = icmp slt i64 %81, %83
-  br i1 %84, label %85, label %100
+60:                                               ; preds = %77, %42
+  %61 = load i64, ptr %19, align 8
+  %62 = load i64, ptr @HEAD_WIDTH, align 8
+  %63 = sdiv i64 %62, 16
+  %64 = icmp slt i64 %61, %63
+  br i1 %64, label %65, label %80
 
-85:                                               ; preds = %80
-  %86 = load ptr, ptr %12, align 8
-  %87 = load i64, ptr %19, align 8
-  %88 = mul nsw i64 %87, 16
-  %89 = getelementptr inbounds float, ptr %86, i64 %88
-  %90 = load i64, ptr %19, align 8
-  %91 = getelementptr inbounds [32 x <16 x float>], ptr %13, i64 0, i64 %90
-  %92 = load <16 x float>, ptr %91, align 64
-  %93 = load float, ptr %11, align 4
-  %94 = insertelement <16 x float> poison, float %93, i64 0
-  %95 = shufflevector <16 x float> %94, <16 x float> poison, <16 x i32> zeroinitializer
-  %96 = fmul <16 x float> %92, %95
-  call void @store(ptr noundef %89, <16 x float> noundef %96)
-  br label %97
+65:                                               ; preds = %60
+  %66 = load <16 x float>, ptr %18, align 64
+  %67 = load ptr, ptr %17, align 8
+  %68 = load i64, ptr %19, align 8
+  %69 = mul nsw i64 %68, 16
+  %70 = call <16 x float> @load_head(ptr noundef %67, i64 noundef %69)
+  %71 = load i64, ptr %19, align 8
+  %72 = getelementptr inbounds <16 x float>, ptr %24, i64 %71
+  %73 = load <16 x float>, ptr %72, align 64
+  %74 = call <16 x float> @fma(<16 x float> noundef %66, <16 x float> noundef %70, <16 x float> noundef %73)
+  %75 = load i64, ptr %19, align 8
+  %76 = getelementptr inbounds <16 x float>, ptr %24, i64 %75
+  store <16 x float> %74, ptr %76, align 64
+  br label %77
 
-97:                                               ; preds = %85
-  %98 = load i64, ptr %19, align 8
-  %99 = add nsw i64 %98, 1
-  store i64 %99, ptr %19, align 8
-  br label %80, !llvm.loop !39
+77:                                               ; preds = %65
+  %78 = load i64, ptr %19, align 8
+  %79 = add nsw i64 %78, 1
+  store i64 %79, ptr %19, align 8
+  br label %60, !llvm.loop !37
 
-100:                                              ; preds = %80
+80:                                               ; preds = %60
+  br label %81
+
+81:                                               ; preds = %80
+  %82 = load i64, ptr %16, align 8
+  %83 = add nsw i64 %82, 1
+  store i64 %83, ptr %16, align 8
+  br label %38, !llvm.loop !38
+
+84:                                               ; preds = %38
+  store i64 0, ptr %20, align 8
+  br label %85
+
+85:                                               ; preds = %102, %84
+  %86 = load i64, ptr %20, align 8
+  %87 = load i64, ptr @HEAD_WIDTH, align 8
+  %88 = sdiv i64 %87, 16
+  %89 = icmp slt i64 %86, %88
+  br i1 %89, label %90, label %105
+
+90:                                               ; preds = %85
+  %91 = load ptr, ptr %12, align 8
+  %92 = load i64, ptr %20, align 8
+  %93 = mul nsw i64 %92, 16
+  %94 = getelementptr inbounds float, ptr %91, i64 %93
+  %95 = load i64, ptr %20, align 8
+  %96 = getelementptr inbounds <16 x float>, ptr %24, i64 %95
+  %97 = load <16 x float>, ptr %96, align 64
+  %98 = load float, ptr %11, align 4
+  %99 = insertelement <16 x float> poison, float %98, i64 0
+  %100 = shufflevector <16 x float> %99, <16 x float> poison, <16 x i32> zeroinitializer
+  %101 = fmul <16 x float> %97, %100
+  call void @store(ptr noundef %94, <16 x float> noundef %101)
+  br label %102
+
+102:                                              ; preds = %90
+  %103 = load i64, ptr %20, align 8
+  %104 = add nsw i64 %103, 1
+  store i64 %104, ptr %20, align 8
+  br label %85, !llvm.loop !39
+
+105:                                              ; preds = %85
+  %106 = load ptr, ptr %13, align 8
+  call void @llvm.stackrestore.p0(ptr %106)
   ret void
 }
 
@@ -2824,6 +2842,8 @@ define internal <16 x float> @hsum_16(ptr noundef %0) #2 {
   ret <16 x float> %128
 }
 
+declare ptr @llvm.stacksave.p0() #9
+
 declare double @llvm.sqrt.f64(double) #3
 
 define internal void @prefetch_head(ptr noundef %0, i64 noundef %1, i64 noundef %2, ptr noundef %3) #1 {
@@ -2925,6 +2945,8 @@ define internal float @head_step(ptr noundef %0) #1 {
   ret float %13
 }
 
+declare void @llvm.stackrestore.p0(ptr) #9
+
 attributes #0 = { nounwind }
 attributes #1 = { alwaysinline nounwind }
 attributes #2 = { alwaysinline nounwind }
@@ -2933,6 +2955,7 @@ attributes #4 = { nocallback nofree nounwind willreturn memory(argmem: readwrite
 attributes #5 = { nounwind }
 attributes #7 = { nocallback nofree nosync nounwind willreturn memory(argmem: readwrite, inaccessiblemem: readwrite) }
 attributes #8 = { nocallback nofree nounwind willreturn memory(argmem: write) }
+attributes #9 = { nocallback nofree nosync nounwind willreturn }
 
 
 !5 = distinct !{!5, !6}

@@ -13,7 +13,6 @@ from audiocraft_ext.engine.backends.llvm_jit import compile_kernel, double_field
 # As in cpu_kernels.c.
 LANES = 16
 MAX_ROWS = 8
-MAX_HEAD_WIDTH = 512
 _COLUMNS = 64
 # Inputs whose int32 sums, one per lane, cannot overflow: products are at most 32,767 times 127.
 _MAX_INT16_INPUTS = LANES * (2**31 // (32767 * 127))

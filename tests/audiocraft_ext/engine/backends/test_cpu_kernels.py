@@ -38,7 +38,7 @@ def test_attention_equals_torch_and_writes_the_same_cache(dtype: torch.dtype, on
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int8])
-@pytest.mark.parametrize("head_width", range(16, 144, 16))
+@pytest.mark.parametrize("head_width", [*range(16, 144, 16), 1024])
 def test_attention_takes_heads_of_any_multiple_of_16(head_width: int, dtype: torch.dtype) -> None:
     qkv = torch.randn(5, 3, N_HEADS, head_width)
     cache, torch_cache = (models.filled_cache(8, N_HEADS, head_width, 150, 70, dtype) for _ in range(2))
