@@ -47,14 +47,16 @@ INLINE void thread_range(int64_t n, int64_t *first, int64_t *stop) {
 
 INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
-/* Into the second-level cache: more lines can be on their way there than to the first level. */
-INLINE void prefetch(const void *address, int64_t n_bytes) {
-    UNROLL for (int64_t i = 0; i < n_bytes; i += CACHE_LINE) __builtin_prefetch((const char *)address + i, 0, 2);
+/* Into the second-level cache: more lines can be on their way there than to the first level. The address may lie past
+   the end of an array, where a pointer may not point; hence the integers. */
+INLINE void prefetch(const void *base, int64_t offset, int64_t n_bytes) {
+    UNROLL for (int64_t i = 0; i < n_bytes; i += CACHE_LINE)
+        __builtin_prefetch((const void *)((uintptr_t)base + offset + i), 0, 2);
 }
 
 /* ---- Vectors ---- */
 
-/* Loads and stores of any alignment: `type` has the lanes of a vector type. */
+/* Unaligned loads and stores. */
 #define LOAD(type, address) (((const struct { type lanes; } __attribute__((packed)) *)(address))->lanes)
 #define STORE(type, address, value) (((struct { type lanes; } __attribute__((packed)) *)(address))->lanes = (value))
 
@@ -312,7 +314,7 @@ INLINE void add_products(f32x16 *sums, const struct matmul_args *args, int64_t o
         else
             add_products_f32(sums, (const float *)args->packed + k * N_ROWS, weight, row_bytes);
         UNROLL for (int64_t j = 0; j < N_OUTPUTS; j++)
-            prefetch(weight + (j + GROUP) * row_bytes, N_COLUMNS * weight_bytes);
+            prefetch(weight, (j + GROUP) * row_bytes, N_COLUMNS * weight_bytes);
     }
 }
 
@@ -396,7 +398,8 @@ INLINE void store_head(char *head, const float *x) {
 /* Prefetches PREFETCH_BYTES ahead of a position of `heads`; behind the last one, from the beginning of `next`. */
 INLINE void prefetch_head(const char *heads, int64_t position, int64_t length, const char *next) {
     int64_t ahead = position + (PREFETCH_BYTES + head_bytes() - 1) / head_bytes();
-    prefetch(ahead < length ? heads + ahead * head_bytes() : next + (ahead - length) * head_bytes(), head_bytes());
+    const char *base = ahead < length ? heads : next;
+    prefetch(base, (ahead < length ? ahead : ahead - length) * head_bytes(), head_bytes());
 }
 
 /* Scores of a head's keys, with -inf behind them up to a whole vector; their maximum. Values are read next. */

@@ -1,5 +1,5 @@
 ; Made from cpu_kernels.c by script/compile-kernels.
-; SHA-256 of cpu_kernels.c: fe5809fa93d6d90033c132ded92230dd4737ec8703b2148f053287d7ad91e776
+; SHA-256 of cpu_kernels.c: d0b8957080b68f42e62bc27320222ffd2cdadc61c196650b9df66e985da231f2
 
 %struct.add_norm_args = type { ptr, ptr, ptr, ptr, ptr, i64, i64, double }
 %struct.anon.0 = type { <16 x float> }
@@ -1200,11 +1200,11 @@ define internal void @add_products(ptr noundef %0, ptr noundef %1, i64 noundef %
   store i64 %34, ptr %14, align 8
   br label %35
 
-35:                                               ; preds = %88, %5
+35:                                               ; preds = %87, %5
   %36 = load i64, ptr %14, align 8
   %37 = load i64, ptr %10, align 8
   %38 = icmp slt i64 %36, %37
-  br i1 %38, label %39, label %92
+  br i1 %38, label %39, label %91
 
 39:                                               ; preds = %35
   %40 = load ptr, ptr %13, align 8
@@ -1249,11 +1249,11 @@ define internal void @add_products(ptr noundef %0, ptr noundef %1, i64 noundef %
   store i64 0, ptr %16, align 8
   br label %70
 
-70:                                               ; preds = %84, %69
+70:                                               ; preds = %83, %69
   %71 = load i64, ptr %16, align 8
   %72 = load i64, ptr @N_OUTPUTS, align 8
   %73 = icmp slt i64 %71, %72
-  br i1 %73, label %74, label %87
+  br i1 %73, label %74, label %86
 
 74:                                               ; preds = %70
   %75 = load ptr, ptr %15, align 8
@@ -1261,30 +1261,29 @@ define internal void @add_products(ptr noundef %0, ptr noundef %1, i64 noundef %
   %77 = add nsw i64 %76, 16
   %78 = load i64, ptr %12, align 8
   %79 = mul nsw i64 %77, %78
-  %80 = getelementptr inbounds i8, ptr %75, i64 %79
-  %81 = load i64, ptr @N_COLUMNS, align 8
-  %82 = load i64, ptr %11, align 8
-  %83 = mul nsw i64 %81, %82
-  call void @prefetch(ptr noundef %80, i64 noundef %83)
-  br label %84
+  %80 = load i64, ptr @N_COLUMNS, align 8
+  %81 = load i64, ptr %11, align 8
+  %82 = mul nsw i64 %80, %81
+  call void @prefetch(ptr noundef %75, i64 noundef %79, i64 noundef %82)
+  br label %83
 
-84:                                               ; preds = %74
-  %85 = load i64, ptr %16, align 8
-  %86 = add nsw i64 %85, 1
-  store i64 %86, ptr %16, align 8
+83:                                               ; preds = %74
+  %84 = load i64, ptr %16, align 8
+  %85 = add nsw i64 %84, 1
+  store i64 %85, ptr %16, align 8
   br label %70, !llvm.loop !23
 
-87:                                               ; preds = %70
-  br label %88
+86:                                               ; preds = %70
+  br label %87
 
-88:                                               ; preds = %87
-  %89 = load i64, ptr @N_COLUMNS, align 8
-  %90 = load i64, ptr %14, align 8
-  %91 = add nsw i64 %90, %89
-  store i64 %91, ptr %14, align 8
+87:                                               ; preds = %86
+  %88 = load i64, ptr @N_COLUMNS, align 8
+  %89 = load i64, ptr %14, align 8
+  %90 = add nsw i64 %89, %88
+  store i64 %90, ptr %14, align 8
   br label %35, !llvm.loop !24
 
-92:                                               ; preds = %35
+91:                                               ; preds = %35
   ret void
 }
 
@@ -2607,35 +2606,41 @@ define internal void @add_products_f32(ptr noundef %0, ptr noundef %1, ptr nound
   ret void
 }
 
-define internal void @prefetch(ptr noundef %0, i64 noundef %1) #1 {
-  %3 = alloca ptr, align 8
-  %4 = alloca i64, align 8
+define internal void @prefetch(ptr noundef %0, i64 noundef %1, i64 noundef %2) #1 {
+  %4 = alloca ptr, align 8
   %5 = alloca i64, align 8
-  store ptr %0, ptr %3, align 8
-  store i64 %1, ptr %4, align 8
-  store i64 0, ptr %5, align 8
-  br label %6
+  %6 = alloca i64, align 8
+  %7 = alloca i64, align 8
+  store ptr %0, ptr %4, align 8
+  store i64 %1, ptr %5, align 8
+  store i64 %2, ptr %6, align 8
+  store i64 0, ptr %7, align 8
+  br label %8
 
-6:                                                ; preds = %14, %2
-  %7 = load i64, ptr %5, align 8
-  %8 = load i64, ptr %4, align 8
-  %9 = icmp slt i64 %7, %8
-  br i1 %9, label %10, label %17
+8:                                                ; preds = %20, %3
+  %9 = load i64, ptr %7, align 8
+  %10 = load i64, ptr %6, align 8
+  %11 = icmp slt i64 %9, %10
+  br i1 %11, label %12, label %23
 
-10:                                               ; preds = %6
-  %11 = load ptr, ptr %3, align 8
-  %12 = load i64, ptr %5, align 8
-  %13 = getelementptr inbounds i8, ptr %11, i64 %12
-  call void @llvm.prefetch.p0(ptr %13, i32 0, i32 2, i32 1)
-  br label %14
-
-14:                                               ; preds = %10
+12:                                               ; preds = %8
+  %13 = load ptr, ptr %4, align 8
+  %14 = ptrtoint ptr %13 to i64
   %15 = load i64, ptr %5, align 8
-  %16 = add nsw i64 %15, 64
-  store i64 %16, ptr %5, align 8
-  br label %6, !llvm.loop !46
+  %16 = add i64 %14, %15
+  %17 = load i64, ptr %7, align 8
+  %18 = add i64 %16, %17
+  %19 = inttoptr i64 %18 to ptr
+  call void @llvm.prefetch.p0(ptr %19, i32 0, i32 2, i32 1)
+  br label %20
 
-17:                                               ; preds = %6
+20:                                               ; preds = %12
+  %21 = load i64, ptr %7, align 8
+  %22 = add nsw i64 %21, 64
+  store i64 %22, ptr %7, align 8
+  br label %8, !llvm.loop !46
+
+23:                                               ; preds = %8
   ret void
 }
 
@@ -2852,45 +2857,57 @@ define internal void @prefetch_head(ptr noundef %0, i64 noundef %1, i64 noundef 
   %7 = alloca i64, align 8
   %8 = alloca ptr, align 8
   %9 = alloca i64, align 8
+  %10 = alloca ptr, align 8
   store ptr %0, ptr %5, align 8
   store i64 %1, ptr %6, align 8
   store i64 %2, ptr %7, align 8
   store ptr %3, ptr %8, align 8
-  %10 = load i64, ptr %6, align 8
-  %11 = call i64 @head_bytes()
-  %12 = add nsw i64 4096, %11
-  %13 = sub nsw i64 %12, 1
-  %14 = call i64 @head_bytes()
-  %15 = sdiv i64 %13, %14
-  %16 = add nsw i64 %10, %15
-  store i64 %16, ptr %9, align 8
-  %17 = load i64, ptr %9, align 8
-  %18 = load i64, ptr %7, align 8
-  %19 = icmp slt i64 %17, %18
-  br i1 %19, label %20, label %26
+  %11 = load i64, ptr %6, align 8
+  %12 = call i64 @head_bytes()
+  %13 = add nsw i64 4096, %12
+  %14 = sub nsw i64 %13, 1
+  %15 = call i64 @head_bytes()
+  %16 = sdiv i64 %14, %15
+  %17 = add nsw i64 %11, %16
+  store i64 %17, ptr %9, align 8
+  %18 = load i64, ptr %9, align 8
+  %19 = load i64, ptr %7, align 8
+  %20 = icmp slt i64 %18, %19
+  br i1 %20, label %21, label %23
 
-20:                                               ; preds = %4
-  %21 = load ptr, ptr %5, align 8
-  %22 = load i64, ptr %9, align 8
-  %23 = call i64 @head_bytes()
-  %24 = mul nsw i64 %22, %23
-  %25 = getelementptr inbounds i8, ptr %21, i64 %24
-  br label %34
+21:                                               ; preds = %4
+  %22 = load ptr, ptr %5, align 8
+  br label %25
 
-26:                                               ; preds = %4
-  %27 = load ptr, ptr %8, align 8
+23:                                               ; preds = %4
+  %24 = load ptr, ptr %8, align 8
+  br label %25
+
+25:                                               ; preds = %23, %21
+  %26 = phi ptr [ %22, %21 ], [ %24, %23 ]
+  store ptr %26, ptr %10, align 8
+  %27 = load ptr, ptr %10, align 8
   %28 = load i64, ptr %9, align 8
   %29 = load i64, ptr %7, align 8
-  %30 = sub nsw i64 %28, %29
-  %31 = call i64 @head_bytes()
-  %32 = mul nsw i64 %30, %31
-  %33 = getelementptr inbounds i8, ptr %27, i64 %32
-  br label %34
+  %30 = icmp slt i64 %28, %29
+  br i1 %30, label %31, label %33
 
-34:                                               ; preds = %26, %20
-  %35 = phi ptr [ %25, %20 ], [ %33, %26 ]
-  %36 = call i64 @head_bytes()
-  call void @prefetch(ptr noundef %35, i64 noundef %36)
+31:                                               ; preds = %25
+  %32 = load i64, ptr %9, align 8
+  br label %37
+
+33:                                               ; preds = %25
+  %34 = load i64, ptr %9, align 8
+  %35 = load i64, ptr %7, align 8
+  %36 = sub nsw i64 %34, %35
+  br label %37
+
+37:                                               ; preds = %33, %31
+  %38 = phi i64 [ %32, %31 ], [ %36, %33 ]
+  %39 = call i64 @head_bytes()
+  %40 = mul nsw i64 %38, %39
+  %41 = call i64 @head_bytes()
+  call void @prefetch(ptr noundef %27, i64 noundef %40, i64 noundef %41)
   ret void
 }
 
