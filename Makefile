@@ -41,6 +41,7 @@ lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy .
 	$(BIN)/mypy script/predict
+	$(BIN)/mypy script/compile-kernels
 	$(BIN)/mypy script/convert-weights
 	$(BIN)/mypy script/fetch-weights
 	$(BIN)/mypy script/gallery

@@ -101,13 +101,13 @@ class CpuKernelAttention:
     """``CpuAttention`` by our kernel for the CPU, all rows at once."""
 
     def __init__(self, cache: Cache, n_rows: int) -> None:
-        from audiocraft_ext.engine.cpu_kernels import Attend
+        from audiocraft_ext.engine.backends.cpu_kernels import CachedAttention
 
         _, n_heads, n_positions, _ = cache.keys[0].shape
         self.cache = cache
         self.rows, self.lengths, self.cross_lengths = torch.zeros(3, n_rows, dtype=torch.int64)
-        self._attend_self = Attend(self.rows, self.lengths, n_heads, n_positions)
-        self._attend_cross = Attend(self.rows, self.cross_lengths, n_heads, cache.cross_capacity)
+        self._attend_self = CachedAttention(self.rows, self.lengths, n_heads, n_positions)
+        self._attend_cross = CachedAttention(self.rows, self.cross_lengths, n_heads, cache.cross_capacity)
 
     def at(self, spans: list[Span]) -> "CpuKernelAttention":
         """This, for a step of these spans, which have as many rows."""

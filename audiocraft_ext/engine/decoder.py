@@ -118,7 +118,7 @@ def fitting_kernels(device: torch.device, dtype: torch.dtype, head_width: int, f
             return "none"
         return "cuda" if cuda_kernels.is_available(device, head_width) else "none"
     try:
-        from audiocraft_ext.engine import cpu_kernels
+        from audiocraft_ext.engine.backends import cpu_kernels
     except ImportError:
         return "none"
     return "cpu" if dtype == torch.float32 and cpu_kernels.is_available(head_width, feed_width) else "none"
@@ -157,16 +157,17 @@ class Decoder:
         self.n_heads = weights.n_heads
         head_width = self.width // self.n_heads
         self.kernels = kernels or fitting_kernels(self.device, self.dtype, head_width, weights.feed_width)
-        self._fused_add_norm, self._rotated = add_norm, rotated
+        self._fused_add_norm = add_norm
+        self._rotated: Callable[[Tensor, Tensor], Tensor] = rotated
         self._gelu: Callable[[Tensor], Tensor] = functional.gelu
         if self.kernels == "cuda":
             from audiocraft_ext.engine import cuda_kernels
 
             self._fused_add_norm = cuda_kernels.add_norm
         elif self.kernels == "cpu":
-            from audiocraft_ext.engine import cpu_kernels
+            from audiocraft_ext.engine.backends import cpu_kernels
 
-            self._fused_add_norm, self._rotated = cpu_kernels.add_norm, cpu_kernels.rotated
+            self._fused_add_norm, self._rotated = cpu_kernels.add_norm, cpu_kernels.apply_rotary
             self._gelu = cpu_kernels.gelu
 
         def fast(affine: Affine) -> Linear:

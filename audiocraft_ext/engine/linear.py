@@ -76,10 +76,10 @@ class OnCpu:
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, quantize: Quantize) -> None:
-        from audiocraft_ext.engine import cpu_matmul
+        from audiocraft_ext.engine.backends import cpu_kernels
 
-        is_rounded = quantize == "int8" and cpu_matmul.can_round(weight.shape[1])
-        self._matmul = cpu_matmul.matmul_rounded if is_rounded else cpu_matmul.matmul
+        is_rounded = quantize == "int8" and cpu_kernels.can_use_int16(weight.shape[1])
+        self._matmul = cpu_kernels.matmul_int16 if is_rounded else cpu_kernels.matmul
         is_int8 = quantize == "int8" or is_of_int8(weight)
         self.weight, self.scale = quantized(weight) if is_int8 else (weight.contiguous(), torch.ones(len(weight)))
         self.bias = torch.zeros(len(weight)) if bias is None else bias.contiguous()

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from audiocraft_ext.engine import native
 from audiocraft_ext.engine.attention import CpuKernelAttention, Span
+from audiocraft_ext.engine.backends import llvm_jit
 from audiocraft_ext.engine.decoder import Decoder, PositionEncoding
 
 
@@ -20,7 +20,7 @@ class Replay:
         self._residual = torch.empty(n_rows, decoder.width)
         self._encoding = decoder.encoded(torch.zeros(n_rows, dtype=torch.int64))
         self._attention = CpuKernelAttention(decoder.cache, n_rows)
-        self._recording: native.Recording | None = None
+        self._recording: llvm_jit.CapturedCalls | None = None
         self._logits = torch.empty(0)
 
     def step(self, inputs: Tensor, encoding: PositionEncoding, spans: list[Span]) -> Tensor:
@@ -31,7 +31,7 @@ class Replay:
                 own.copy_(given)
         self._attention.at(spans)
         if self._recording is None:
-            with native.recorded() as recording:
+            with llvm_jit.capture_calls() as recording:
                 hidden = self._decoder.run_layers(self._residual, self._encoding, self._attention)
                 self._logits = self._decoder.logits(hidden)
             self._recording = recording  # whole: what fails half-way is recorded anew

@@ -1,0 +1,3022 @@
+; Made from cpu_kernels.c by script/compile-kernels.
+; SHA-256 of cpu_kernels.c: d0b8957080b68f42e62bc27320222ffd2cdadc61c196650b9df66e985da231f2
+
+%struct.add_norm_args = type { ptr, ptr, ptr, ptr, ptr, i64, i64, double }
+%struct.anon.0 = type { <16 x float> }
+%struct.anon.1 = type { <16 x float> }
+%struct.gelu_args = type { ptr, i64 }
+%struct.apply_rotary_args = type { ptr, ptr, i64, i64 }
+%struct.pack_rows_args = type { ptr, ptr, ptr, i64, i64 }
+%struct.anon = type { <16 x i16> }
+%struct.matmul_args = type { ptr, ptr, ptr, ptr, ptr, ptr, i64, i64 }
+%struct.attention_args = type { ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, i64, i64, i64, i64, i64 }
+%struct.anon.5 = type { float }
+%struct.anon.6 = type { <16 x i8> }
+%struct.replay_args = type { ptr, i64 }
+%struct.kernel_call = type { ptr, ptr }
+%struct.anon.2 = type { <32 x i16> }
+%struct.anon.3 = type { <32 x i8> }
+%struct.anon.4 = type { <16 x i8> }
+%struct.anon.7 = type { float }
+
+@HEAD_WIDTH = external constant i64, align 8
+@X_IS_INT16 = external constant i64, align 8
+@N_ROWS = external constant i64, align 8
+@N_OUTPUTS = external constant i64, align 8
+@IS_INT8 = external constant i64, align 8
+@N_COLUMNS = external constant i64, align 8
+
+define dso_local void @add_norm(ptr noundef %0) #0 {
+  %2 = alloca ptr, align 8
+  %3 = alloca i64, align 8
+  %4 = alloca i64, align 8
+  %5 = alloca i64, align 8
+  %6 = alloca i64, align 8
+  %7 = alloca ptr, align 8
+  %8 = alloca ptr, align 8
+  %9 = alloca ptr, align 8
+  %10 = alloca <16 x float>, align 64
+  %11 = alloca <16 x float>, align 64
+  %12 = alloca i64, align 8
+  %13 = alloca <16 x float>, align 64
+  %14 = alloca <16 x float>, align 64
+  %15 = alloca i64, align 8
+  %16 = alloca <16 x float>, align 64
+  %17 = alloca float, align 4
+  %18 = alloca <16 x float>, align 64
+  %19 = alloca i64, align 8
+  %20 = alloca <16 x float>, align 64
+  store ptr %0, ptr %2, align 8
+  %21 = load ptr, ptr %2, align 8
+  %22 = getelementptr inbounds nuw %struct.add_norm_args, ptr %21, i32 0, i32 6
+  %23 = load i64, ptr %22, align 8
+  store i64 %23, ptr %3, align 8
+  %24 = load ptr, ptr %2, align 8
+  %25 = getelementptr inbounds nuw %struct.add_norm_args, ptr %24, i32 0, i32 5
+  %26 = load i64, ptr %25, align 8
+  call void @thread_range(i64 noundef %26, ptr noundef %4, ptr noundef %5)
+  %27 = load i64, ptr %4, align 8
+  store i64 %27, ptr %6, align 8
+  br label %28
+
+28:                                               ; preds = %154, %1
+  %29 = load i64, ptr %6, align 8
+  %30 = load i64, ptr %5, align 8
+  %31 = icmp slt i64 %29, %30
+  br i1 %31, label %32, label %157
+
+32:                                               ; preds = %28
+  %33 = load ptr, ptr %2, align 8
+  %34 = getelementptr inbounds nuw %struct.add_norm_args, ptr %33, i32 0, i32 0
+  %35 = load ptr, ptr %34, align 8
+  %36 = load i64, ptr %6, align 8
+  %37 = load i64, ptr %3, align 8
+  %38 = mul nsw i64 %36, %37
+  %39 = getelementptr inbounds float, ptr %35, i64 %38
+  store ptr %39, ptr %7, align 8
+  %40 = load ptr, ptr %2, align 8
+  %41 = getelementptr inbounds nuw %struct.add_norm_args, ptr %40, i32 0, i32 4
+  %42 = load ptr, ptr %41, align 8
+  %43 = load i64, ptr %6, align 8
+  %44 = load i64, ptr %3, align 8
+  %45 = mul nsw i64 %43, %44
+  %46 = getelementptr inbounds float, ptr %42, i64 %45
+  store ptr %46, ptr %8, align 8
+  %47 = load ptr, ptr %2, align 8
+  %48 = getelementptr inbounds nuw %struct.add_norm_args, ptr %47, i32 0, i32 1
+  %49 = load ptr, ptr %48, align 8
+  %50 = load i64, ptr %6, align 8
+  %51 = load i64, ptr %3, align 8
+  %52 = mul nsw i64 %50, %51
+  %53 = getelementptr inbounds float, ptr %49, i64 %52
+  store ptr %53, ptr %9, align 8
+  %54 = call <16 x float> @splat(float noundef 0.000000e+00)
+  store <16 x float> %54, ptr %10, align 64
+  %55 = call <16 x float> @splat(float noundef 0.000000e+00)
+  store <16 x float> %55, ptr %11, align 64
+  store i64 0, ptr %12, align 8
+  br label %56
+
+56:                                               ; preds = %77, %32
+  %57 = load i64, ptr %12, align 8
+  %58 = load i64, ptr %3, align 8
+  %59 = icmp slt i64 %57, %58
+  br i1 %59, label %60, label %80
+
+60:                                               ; preds = %56
+  %61 = load ptr, ptr %7, align 8
+  %62 = load i64, ptr %12, align 8
+  %63 = getelementptr inbounds float, ptr %61, i64 %62
+  %64 = call <16 x float> @load(ptr noundef %63)
+  %65 = load ptr, ptr %9, align 8
+  %66 = load i64, ptr %12, align 8
+  %67 = getelementptr inbounds float, ptr %65, i64 %66
+  %68 = call <16 x float> @load(ptr noundef %67)
+  %69 = fadd <16 x float> %64, %68
+  store <16 x float> %69, ptr %13, align 64
+  %70 = load ptr, ptr %7, align 8
+  %71 = load i64, ptr %12, align 8
+  %72 = getelementptr inbounds float, ptr %70, i64 %71
+  %73 = load <16 x float>, ptr %13, align 64
+  call void @store(ptr noundef %72, <16 x float> noundef %73)
+  %74 = load <16 x float>, ptr %13, align 64
+  %75 = load <16 x float>, ptr %10, align 64
+  %76 = fadd <16 x float> %75, %74
+  store <16 x float> %76, ptr %10, align 64
+  br label %77
+
+77:                                               ; preds = %60
+  %78 = load i64, ptr %12, align 8
+  %79 = add nsw i64 %78, 16
+  store i64 %79, ptr %12, align 8
+  br label %56, !llvm.loop !5
+
+80:                                               ; preds = %56
+  %81 = load <16 x float>, ptr %10, align 64
+  %82 = call float @hsum(<16 x float> noundef %81)
+  %83 = load i64, ptr %3, align 8
+  %84 = sitofp i64 %83 to float
+  %85 = fdiv float %82, %84
+  %86 = call <16 x float> @splat(float noundef %85)
+  store <16 x float> %86, ptr %14, align 64
+  store i64 0, ptr %15, align 8
+  br label %87
+
+87:                                               ; preds = %102, %80
+  %88 = load i64, ptr %15, align 8
+  %89 = load i64, ptr %3, align 8
+  %90 = icmp slt i64 %88, %89
+  br i1 %90, label %91, label %105
+
+91:                                               ; preds = %87
+  %92 = load ptr, ptr %7, align 8
+  %93 = load i64, ptr %15, align 8
+  %94 = getelementptr inbounds float, ptr %92, i64 %93
+  %95 = call <16 x float> @load(ptr noundef %94)
+  %96 = load <16 x float>, ptr %14, align 64
+  %97 = fsub <16 x float> %95, %96
+  store <16 x float> %97, ptr %16, align 64
+  %98 = load <16 x float>, ptr %16, align 64
+  %99 = load <16 x float>, ptr %16, align 64
+  %100 = load <16 x float>, ptr %11, align 64
+  %101 = call <16 x float> @fma(<16 x float> noundef %98, <16 x float> noundef %99, <16 x float> noundef %100)
+  store <16 x float> %101, ptr %11, align 64
+  br label %102
+
+102:                                              ; preds = %91
+  %103 = load i64, ptr %15, align 8
+  %104 = add nsw i64 %103, 16
+  store i64 %104, ptr %15, align 8
+  br label %87, !llvm.loop !7
+
+105:                                              ; preds = %87
+  %106 = load <16 x float>, ptr %11, align 64
+  %107 = call float @hsum(<16 x float> noundef %106)
+  %108 = load i64, ptr %3, align 8
+  %109 = sitofp i64 %108 to float
+  %110 = fdiv float %107, %109
+  %111 = load ptr, ptr %2, align 8
+  %112 = getelementptr inbounds nuw %struct.add_norm_args, ptr %111, i32 0, i32 7
+  %113 = load double, ptr %112, align 8
+  %114 = fptrunc double %113 to float
+  %115 = fadd float %110, %114
+  store float %115, ptr %17, align 4
+  %116 = load float, ptr %17, align 4
+  %117 = call float @llvm.sqrt.f32(float %116)
+  %118 = fdiv float 1.000000e+00, %117
+  %119 = call <16 x float> @splat(float noundef %118)
+  store <16 x float> %119, ptr %18, align 64
+  store i64 0, ptr %19, align 8
+  br label %120
+
+120:                                              ; preds = %150, %105
+  %121 = load i64, ptr %19, align 8
+  %122 = load i64, ptr %3, align 8
+  %123 = icmp slt i64 %121, %122
+  br i1 %123, label %124, label %153
+
+124:                                              ; preds = %120
+  %125 = load ptr, ptr %7, align 8
+  %126 = load i64, ptr %19, align 8
+  %127 = getelementptr inbounds float, ptr %125, i64 %126
+  %128 = call <16 x float> @load(ptr noundef %127)
+  %129 = load <16 x float>, ptr %14, align 64
+  %130 = fsub <16 x float> %128, %129
+  %131 = load <16 x float>, ptr %18, align 64
+  %132 = fmul <16 x float> %130, %131
+  store <16 x float> %132, ptr %20, align 64
+  %133 = load ptr, ptr %8, align 8
+  %134 = load i64, ptr %19, align 8
+  %135 = getelementptr inbounds float, ptr %133, i64 %134
+  %136 = load <16 x float>, ptr %20, align 64
+  %137 = load ptr, ptr %2, align 8
+  %138 = getelementptr inbounds nuw %struct.add_norm_args, ptr %137, i32 0, i32 2
+  %139 = load ptr, ptr %138, align 8
+  %140 = load i64, ptr %19, align 8
+  %141 = getelementptr inbounds float, ptr %139, i64 %140
+  %142 = call <16 x float> @load(ptr noundef %141)
+  %143 = load ptr, ptr %2, align 8
+  %144 = getelementptr inbounds nuw %struct.add_norm_args, ptr %143, i32 0, i32 3
+  %145 = load ptr, ptr %144, align 8
+  %146 = load i64, ptr %19, align 8
+  %147 = getelementptr inbounds float, ptr %145, i64 %146
+  %148 = call <16 x float> @load(ptr noundef %147)
+  %149 = call <16 x float> @fma(<16 x float> noundef %136, <16 x float> noundef %142, <16 x float> noundef %148)
+  call void @store(ptr noundef %135, <16 x float> noundef %149)
+  br label %150
+
+150:                                              ; preds = %124
+  %151 = load i64, ptr %19, align 8
+  %152 = add nsw i64 %151, 16
+  store i64 %152, ptr %19, align 8
+  br label %120, !llvm.loop !8
+
+153:                                              ; preds = %120
+  br label %154
+
+154:                                              ; preds = %153
+  %155 = load i64, ptr %6, align 8
+  %156 = add nsw i64 %155, 1
+  store i64 %156, ptr %6, align 8
+  br label %28, !llvm.loop !9
+
+157:                                              ; preds = %28
+  ret void
+}
+
+define internal void @thread_range(i64 noundef %0, ptr noundef %1, ptr noundef %2) #1 {
+  %4 = alloca i64, align 8
+  %5 = alloca ptr, align 8
+  %6 = alloca ptr, align 8
+  %7 = alloca i64, align 8
+  %8 = alloca i64, align 8
+  store i64 %0, ptr %4, align 8
+  store ptr %1, ptr %5, align 8
+  store ptr %2, ptr %6, align 8
+  %9 = call i32 @omp_get_thread_num()
+  %10 = sext i32 %9 to i64
+  store i64 %10, ptr %7, align 8
+  %11 = call i32 @omp_get_num_threads()
+  %12 = sext i32 %11 to i64
+  store i64 %12, ptr %8, align 8
+  %13 = load i64, ptr %4, align 8
+  %14 = load i64, ptr %7, align 8
+  %15 = mul nsw i64 %13, %14
+  %16 = load i64, ptr %8, align 8
+  %17 = sdiv i64 %15, %16
+  %18 = load ptr, ptr %5, align 8
+  store i64 %17, ptr %18, align 8
+  %19 = load i64, ptr %4, align 8
+  %20 = load i64, ptr %7, align 8
+  %21 = add nsw i64 %20, 1
+  %22 = mul nsw i64 %19, %21
+  %23 = load i64, ptr %8, align 8
+  %24 = sdiv i64 %22, %23
+  %25 = load ptr, ptr %6, align 8
+  store i64 %24, ptr %25, align 8
+  ret void
+}
+
+define internal <16 x float> @splat(float noundef %0) #2 {
+  %2 = alloca float, align 4
+  store float %0, ptr %2, align 4
+  %3 = load float, ptr %2, align 4
+  %4 = insertelement <16 x float> poison, float %3, i64 0
+  %5 = shufflevector <16 x float> %4, <16 x float> poison, <16 x i32> zeroinitializer
+  ret <16 x float> %5
+}
+
+define internal <16 x float> @load(ptr noundef %0) #2 {
+  %2 = alloca ptr, align 8
+  store ptr %0, ptr %2, align 8
+  %3 = load ptr, ptr %2, align 8
+  %4 = getelementptr inbounds nuw %struct.anon.0, ptr %3, i32 0, i32 0
+  %5 = load <16 x float>, ptr %4, align 1
+  ret <16 x float> %5
+}
+
+define internal void @store(ptr noundef %0, <16 x float> noundef %1) #2 {
+  %3 = alloca ptr, align 8
+  %4 = alloca <16 x float>, align 64
+  store ptr %0, ptr %3, align 8
+  store <16 x float> %1, ptr %4, align 64
+  %5 = load <16 x float>, ptr %4, align 64
+  %6 = load ptr, ptr %3, align 8
+  %7 = getelementptr inbounds nuw %struct.anon.1, ptr %6, i32 0, i32 0
+  store <16 x float> %5, ptr %7, align 1
+  ret void
+}
+
+define internal float @hsum(<16 x float> noundef %0) #2 {
+  %2 = alloca <16 x float>, align 64
+  store <16 x float> %0, ptr %2, align 64
+  %3 = load <16 x float>, ptr %2, align 64
+  %4 = load <16 x float>, ptr %2, align 64
+  %5 = shufflevector <16 x float> %3, <16 x float> %4, <16 x i32> <i32 0, i32 1, i32 2, i32 3, i32 4, i32 5, i32 6, i32 7, i32 16, i32 17, i32 18, i32 19, i32 20, i32 21, i32 22, i32 23>
+  %6 = load <16 x float>, ptr %2, align 64
+  %7 = load <16 x float>, ptr %2, align 64
+  %8 = shufflevector <16 x float> %6, <16 x float> %7, <16 x i32> <i32 8, i32 9, i32 10, i32 11, i32 12, i32 13, i32 14, i32 15, i32 24, i32 25, i32 26, i32 27, i32 28, i32 29, i32 30, i32 31>
+  %9 = fadd <16 x float> %5, %8
+  store <16 x float> %9, ptr %2, align 64
+  %10 = load <16 x float>, ptr %2, align 64
+  %11 = load <16 x float>, ptr %2, align 64
+  %12 = shufflevector <16 x float> %10, <16 x float> %11, <16 x i32> <i32 0, i32 1, i32 2, i32 3, i32 8, i32 9, i32 10, i32 11, i32 16, i32 17, i32 18, i32 19, i32 24, i32 25, i32 26, i32 27>
+  %13 = load <16 x float>, ptr %2, align 64
+  %14 = load <16 x float>, ptr %2, align 64
+  %15 = shufflevector <16 x float> %13, <16 x float> %14, <16 x i32> <i32 4, i32 5, i32 6, i32 7, i32 12, i32 13, i32 14, i32 15, i32 20, i32 21, i32 22, i32 23, i32 28, i32 29, i32 30, i32 31>
+  %16 = fadd <16 x float> %12, %15
+  store <16 x float> %16, ptr %2, align 64
+  %17 = load <16 x float>, ptr %2, align 64
+  %18 = load <16 x float>, ptr %2, align 64
+  %19 = shufflevector <16 x float> %17, <16 x float> %18, <16 x i32> <i32 0, i32 1, i32 4, i32 5, i32 8, i32 9, i32 12, i32 13, i32 16, i32 17, i32 20, i32 21, i32 24, i32 25, i32 28, i32 29>
+  %20 = load <16 x float>, ptr %2, align 64
+  %21 = load <16 x float>, ptr %2, align 64
+  %22 = shufflevector <16 x float> %20, <16 x float> %21, <16 x i32> <i32 2, i32 3, i32 6, i32 7, i32 10, i32 11, i32 14, i32 15, i32 18, i32 19, i32 22, i32 23, i32 26, i32 27, i32 30, i32 31>
+  %23 = fadd <16 x float> %19, %22
+  store <16 x float> %23, ptr %2, align 64
+  %24 = load <16 x float>, ptr %2, align 64
+  %25 = load <16 x float>, ptr %2, align 64
+  %26 = shufflevector <16 x float> %24, <16 x float> %25, <16 x i32> <i32 0, i32 2, i32 4, i32 6, i32 8, i32 10, i32 12, i32 14, i32 16, i32 18, i32 20, i32 22, i32 24, i32 26, i32 28, i32 30>
+  %27 = load <16 x float>, ptr %2, align 64
+  %28 = load <16 x float>, ptr %2, align 64
+  %29 = shufflevector <16 x float> %27, <16 x float> %28, <16 x i32> <i32 1, i32 3, i32 5, i32 7, i32 9, i32 11, i32 13, i32 15, i32 17, i32 19, i32 21, i32 23, i32 25, i32 27, i32 29, i32 31>
+  %30 = fadd <16 x float> %26, %29
+  %31 = extractelement <16 x float> %30, i32 0
+  ret float %31
+}
+
+define internal <16 x float> @fma(<16 x float> noundef %0, <16 x float> noundef %1, <16 x float> noundef %2) #2 {
+  %4 = alloca <16 x float>, align 64
+  %5 = alloca <16 x float>, align 64
+  %6 = alloca <16 x float>, align 64
+  store <16 x float> %0, ptr %4, align 64
+  store <16 x float> %1, ptr %5, align 64
+  store <16 x float> %2, ptr %6, align 64
+  %7 = load <16 x float>, ptr %4, align 64
+  %8 = load <16 x float>, ptr %5, align 64
+  %9 = load <16 x float>, ptr %6, align 64
+  %10 = call <16 x float> @llvm.fma.v16f32(<16 x float> %7, <16 x float> %8, <16 x float> %9)
+  ret <16 x float> %10
+}
+
+declare float @llvm.sqrt.f32(float) #3
+
+define dso_local void @gelu(ptr noundef %0) #0 {
+  %2 = alloca ptr, align 8
+  %3 = alloca i64, align 8
+  %4 = alloca i64, align 8
+  %5 = alloca i64, align 8
+  %6 = alloca <16 x float>, align 64
+  %7 = alloca <16 x float>, align 64
+  store ptr %0, ptr %2, align 8
+  %8 = load ptr, ptr %2, align 8
+  %9 = getelementptr inbounds nuw %struct.gelu_args, ptr %8, i32 0, i32 1
+  %10 = load i64, ptr %9, align 8
+  call void @thread_range(i64 noundef %10, ptr noundef %3, ptr noundef %4)
+  %11 = load i64, ptr %3, align 8
+  store i64 %11, ptr %5, align 8
+  br label %12
+
+12:                                               ; preds = %38, %1
+  %13 = load i64, ptr %5, align 8
+  %14 = load i64, ptr %4, align 8
+  %15 = icmp slt i64 %13, %14
+  br i1 %15, label %16, label %41
+
+16:                                               ; preds = %12
+  %17 = load ptr, ptr %2, align 8
+  %18 = getelementptr inbounds nuw %struct.gelu_args, ptr %17, i32 0, i32 0
+  %19 = load ptr, ptr %18, align 8
+  %20 = load i64, ptr %5, align 8
+  %21 = mul nsw i64 %20, 16
+  %22 = getelementptr inbounds float, ptr %19, i64 %21
+  %23 = call <16 x float> @load(ptr noundef %22)
+  store <16 x float> %23, ptr %6, align 64
+  %24 = load <16 x float>, ptr %6, align 64
+  %25 = fmul <16 x float> %24, splat (float 5.000000e-01)
+  store <16 x float> %25, ptr %7, align 64
+  %26 = load ptr, ptr %2, align 8
+  %27 = getelementptr inbounds nuw %struct.gelu_args, ptr %26, i32 0, i32 0
+  %28 = load ptr, ptr %27, align 8
+  %29 = load i64, ptr %5, align 8
+  %30 = mul nsw i64 %29, 16
+  %31 = getelementptr inbounds float, ptr %28, i64 %30
+  %32 = load <16 x float>, ptr %7, align 64
+  %33 = load <16 x float>, ptr %6, align 64
+  %34 = fmul <16 x float> %33, splat (float 0x3FE6A09E60000000)
+  %35 = call <16 x float> @erf_f32(<16 x float> noundef %34)
+  %36 = load <16 x float>, ptr %7, align 64
+  %37 = call <16 x float> @fma(<16 x float> noundef %32, <16 x float> noundef %35, <16 x float> noundef %36)
+  call void @store(ptr noundef %31, <16 x float> noundef %37)
+  br label %38
+
+38:                                               ; preds = %16
+  %39 = load i64, ptr %5, align 8
+  %40 = add nsw i64 %39, 1
+  store i64 %40, ptr %5, align 8
+  br label %12, !llvm.loop !10
+
+41:                                               ; preds = %12
+  ret void
+}
+
+define internal <16 x float> @erf_f32(<16 x float> noundef %0) #2 {
+  %2 = alloca <16 x float>, align 64
+  %3 = alloca <16 x float>, align 64
+  %4 = alloca <16 x float>, align 64
+  %5 = alloca <16 x float>, align 64
+  store <16 x float> %0, ptr %2, align 64
+  %6 = load <16 x float>, ptr %2, align 64
+  %7 = call <16 x float> @magnitude(<16 x float> noundef %6)
+  store <16 x float> %7, ptr %3, align 64
+  %8 = load <16 x float>, ptr %3, align 64
+  %9 = call <16 x float> @splat(float noundef 0x3FD4F740A0000000)
+  %10 = call <16 x float> @splat(float noundef 1.000000e+00)
+  %11 = call <16 x float> @fma(<16 x float> noundef %8, <16 x float> noundef %9, <16 x float> noundef %10)
+  %12 = fdiv <16 x float> splat (float 1.000000e+00), %11
+  store <16 x float> %12, ptr %4, align 64
+  %13 = call <16 x float> @splat(float noundef 0x3FF0FB8440000000)
+  store <16 x float> %13, ptr %5, align 64
+  %14 = load <16 x float>, ptr %5, align 64
+  %15 = load <16 x float>, ptr %4, align 64
+  %16 = call <16 x float> @splat(float noundef 0xBFF7401C60000000)
+  %17 = call <16 x float> @fma(<16 x float> noundef %14, <16 x float> noundef %15, <16 x float> noundef %16)
+  store <16 x float> %17, ptr %5, align 64
+  %18 = load <16 x float>, ptr %5, align 64
+  %19 = load <16 x float>, ptr %4, align 64
+  %20 = call <16 x float> @splat(float noundef 0x3FF6BE1C60000000)
+  %21 = call <16 x float> @fma(<16 x float> noundef %18, <16 x float> noundef %19, <16 x float> noundef %20)
+  store <16 x float> %21, ptr %5, align 64
+  %22 = load <16 x float>, ptr %5, align 64
+  %23 = load <16 x float>, ptr %4, align 64
+  %24 = call <16 x float> @splat(float noundef 0xBFD23531C0000000)
+  %25 = call <16 x float> @fma(<16 x float> noundef %22, <16 x float> noundef %23, <16 x float> noundef %24)
+  store <16 x float> %25, ptr %5, align 64
+  %26 = load <16 x float>, ptr %5, align 64
+  %27 = load <16 x float>, ptr %4, align 64
+  %28 = call <16 x float> @splat(float noundef 0x3FD04F20C0000000)
+  %29 = call <16 x float> @fma(<16 x float> noundef %26, <16 x float> noundef %27, <16 x float> noundef %28)
+  store <16 x float> %29, ptr %5, align 64
+  %30 = load <16 x float>, ptr %5, align 64
+  %31 = load <16 x float>, ptr %4, align 64
+  %32 = fmul <16 x float> %30, %31
+  %33 = load <16 x float>, ptr %3, align 64
+  %34 = load <16 x float>, ptr %3, align 64
+  %35 = fmul <16 x float> %33, %34
+  %36 = fneg <16 x float> %35
+  %37 = call <16 x float> @exp_f32(<16 x float> noundef %36)
+  %38 = fmul <16 x float> %32, %37
+  %39 = fsub <16 x float> splat (float 1.000000e+00), %38
+  %40 = load <16 x float>, ptr %2, align 64
+  %41 = call <16 x float> @llvm.copysign.v16f32(<16 x float> %39, <16 x float> %40)
+  ret <16 x float> %41
+}
+
+define dso_local void @apply_rotary(ptr noundef %0) #0 {
+  %2 = alloca ptr, align 8
+  %3 = alloca <16 x float>, align 64
+  %4 = alloca i64, align 8
+  %5 = alloca i64, align 8
+  %6 = alloca i64, align 8
+  %7 = alloca i64, align 8
+  %8 = alloca i64, align 8
+  %9 = alloca i64, align 8
+  %10 = alloca ptr, align 8
+  %11 = alloca ptr, align 8
+  %12 = alloca i64, align 8
+  %13 = alloca <16 x float>, align 64
+  %14 = alloca <16 x float>, align 64
+  %15 = alloca <16 x float>, align 64
+  %16 = alloca <16 x float>, align 64
+  %17 = alloca <16 x float>, align 64
+  store ptr %0, ptr %2, align 8
+  store <16 x float> <float -1.000000e+00, float 1.000000e+00, float -1.000000e+00, float 1.000000e+00, float -1.000000e+00, float 1.000000e+00, float -1.000000e+00, float 1.000000e+00, float -1.000000e+00, float 1.000000e+00, float -1.000000e+00, float 1.000000e+00, float -1.000000e+00, float 1.000000e+00, float -1.000000e+00, float 1.000000e+00>, ptr %3, align 64
+  %18 = load ptr, ptr %2, align 8
+  %19 = getelementptr inbounds nuw %struct.apply_rotary_args, ptr %18, i32 0, i32 3
+  %20 = load i64, ptr %19, align 8
+  %21 = mul nsw i64 2, %20
+  store i64 %21, ptr %4, align 8
+  %22 = load ptr, ptr %2, align 8
+  %23 = getelementptr inbounds nuw %struct.apply_rotary_args, ptr %22, i32 0, i32 2
+  %24 = load i64, ptr %23, align 8
+  %25 = load i64, ptr %4, align 8
+  %26 = mul nsw i64 %24, %25
+  call void @thread_range(i64 noundef %26, ptr noundef %5, ptr noundef %6)
+  %27 = load i64, ptr %5, align 8
+  store i64 %27, ptr %7, align 8
+  br label %28
+
+28:                                               ; preds = %96, %1
+  %29 = load i64, ptr %7, align 8
+  %30 = load i64, ptr %6, align 8
+  %31 = icmp slt i64 %29, %30
+  br i1 %31, label %32, label %99
+
+32:                                               ; preds = %28
+  %33 = load i64, ptr %7, align 8
+  %34 = load i64, ptr %4, align 8
+  %35 = sdiv i64 %33, %34
+  store i64 %35, ptr %8, align 8
+  %36 = load i64, ptr %7, align 8
+  %37 = load i64, ptr %4, align 8
+  %38 = srem i64 %36, %37
+  store i64 %38, ptr %9, align 8
+  %39 = load ptr, ptr %2, align 8
+  %40 = getelementptr inbounds nuw %struct.apply_rotary_args, ptr %39, i32 0, i32 0
+  %41 = load ptr, ptr %40, align 8
+  %42 = load i64, ptr %8, align 8
+  %43 = mul nsw i64 %42, 3
+  %44 = load ptr, ptr %2, align 8
+  %45 = getelementptr inbounds nuw %struct.apply_rotary_args, ptr %44, i32 0, i32 3
+  %46 = load i64, ptr %45, align 8
+  %47 = mul nsw i64 %43, %46
+  %48 = load i64, ptr %9, align 8
+  %49 = add nsw i64 %47, %48
+  %50 = load i64, ptr @HEAD_WIDTH, align 8
+  %51 = mul nsw i64 %49, %50
+  %52 = getelementptr inbounds float, ptr %41, i64 %51
+  store ptr %52, ptr %10, align 8
+  %53 = load ptr, ptr %2, align 8
+  %54 = getelementptr inbounds nuw %struct.apply_rotary_args, ptr %53, i32 0, i32 1
+  %55 = load ptr, ptr %54, align 8
+  %56 = load i64, ptr %8, align 8
+  %57 = load i64, ptr @HEAD_WIDTH, align 8
+  %58 = mul nsw i64 %56, %57
+  %59 = getelementptr inbounds float, ptr %55, i64 %58
+  store ptr %59, ptr %11, align 8
+  store i64 0, ptr %12, align 8
+  br label %60
+
+60:                                               ; preds = %92, %32
+  %61 = load i64, ptr %12, align 8
+  %62 = load i64, ptr @HEAD_WIDTH, align 8
+  %63 = icmp slt i64 %61, %62
+  br i1 %63, label %64, label %95
+
+64:                                               ; preds = %60
+  %65 = load ptr, ptr %10, align 8
+  %66 = load i64, ptr %12, align 8
+  %67 = getelementptr inbounds float, ptr %65, i64 %66
+  %68 = call <16 x float> @load(ptr noundef %67)
+  store <16 x float> %68, ptr %13, align 64
+  %69 = load ptr, ptr %11, align 8
+  %70 = load i64, ptr %12, align 8
+  %71 = getelementptr inbounds float, ptr %69, i64 %70
+  %72 = call <16 x float> @load(ptr noundef %71)
+  store <16 x float> %72, ptr %14, align 64
+  %73 = load <16 x float>, ptr %14, align 64
+  %74 = load <16 x float>, ptr %14, align 64
+  %75 = shufflevector <16 x float> %73, <16 x float> %74, <16 x i32> <i32 0, i32 0, i32 2, i32 2, i32 4, i32 4, i32 6, i32 6, i32 8, i32 8, i32 10, i32 10, i32 12, i32 12, i32 14, i32 14>
+  store <16 x float> %75, ptr %15, align 64
+  %76 = load <16 x float>, ptr %14, align 64
+  %77 = load <16 x float>, ptr %14, align 64
+  %78 = shufflevector <16 x float> %76, <16 x float> %77, <16 x i32> <i32 1, i32 1, i32 3, i32 3, i32 5, i32 5, i32 7, i32 7, i32 9, i32 9, i32 11, i32 11, i32 13, i32 13, i32 15, i32 15>
+  store <16 x float> %78, ptr %16, align 64
+  %79 = load <16 x float>, ptr %13, align 64
+  %80 = load <16 x float>, ptr %13, align 64
+  %81 = shufflevector <16 x float> %79, <16 x float> %80, <16 x i32> <i32 1, i32 0, i32 3, i32 2, i32 5, i32 4, i32 7, i32 6, i32 9, i32 8, i32 11, i32 10, i32 13, i32 12, i32 15, i32 14>
+  store <16 x float> %81, ptr %17, align 64
+  %82 = load ptr, ptr %10, align 8
+  %83 = load i64, ptr %12, align 8
+  %84 = getelementptr inbounds float, ptr %82, i64 %83
+  %85 = load <16 x float>, ptr %13, align 64
+  %86 = load <16 x float>, ptr %15, align 64
+  %87 = load <16 x float>, ptr %17, align 64
+  %88 = fmul <16 x float> %87, <float -1.000000e+00, float 1.000000e+00, float -1.000000e+00, float 1.000000e+00, float -1.000000e+00, float 1.000000e+00, float -1.000000e+00, float 1.000000e+00, float -1.000000e+00, float 1.000000e+00, float -1.000000e+00, float 1.000000e+00, float -1.000000e+00, float 1.000000e+00, float -1.000000e+00, float 1.000000e+00>
+  %89 = load <16 x float>, ptr %16, align 64
+  %90 = fmul <16 x float> %88, %89
+  %91 = call <16 x float> @fma(<16 x float> noundef %85, <16 x float> noundef %86, <16 x float> noundef %90)
+  call void @store(ptr noundef %84, <16 x float> noundef %91)
+  br label %92
+
+92:                                               ; preds = %64
+  %93 = load i64, ptr %12, align 8
+  %94 = add nsw i64 %93, 16
+  store i64 %94, ptr %12, align 8
+  br label %60, !llvm.loop !11
+
+95:                                               ; preds = %60
+  br label %96
+
+96:                                               ; preds = %95
+  %97 = load i64, ptr %7, align 8
+  %98 = add nsw i64 %97, 1
+  store i64 %98, ptr %7, align 8
+  br label %28, !llvm.loop !13
+
+99:                                               ; preds = %28
+  ret void
+}
+
+define dso_local void @pack_rows(ptr noundef %0) #0 {
+  %2 = alloca ptr, align 8
+  %3 = alloca i64, align 8
+  %4 = alloca i64, align 8
+  %5 = alloca i64, align 8
+  %6 = alloca i64, align 8
+  %7 = alloca i64, align 8
+  %8 = alloca ptr, align 8
+  %9 = alloca <16 x float>, align 64
+  %10 = alloca <16 x float>, align 64
+  %11 = alloca <16 x float>, align 64
+  %12 = alloca float, align 4
+  %13 = alloca i64, align 8
+  %14 = alloca i64, align 8
+  %15 = alloca i64, align 8
+  %16 = alloca <16 x i16>, align 32
+  store ptr %0, ptr %2, align 8
+  %17 = load ptr, ptr %2, align 8
+  %18 = getelementptr inbounds nuw %struct.pack_rows_args, ptr %17, i32 0, i32 4
+  %19 = load i64, ptr %18, align 8
+  store i64 %19, ptr %3, align 8
+  %20 = load i64, ptr @X_IS_INT16, align 8
+  %21 = icmp ne i64 %20, 0
+  %22 = zext i1 %21 to i64
+  %23 = select i1 %21, i32 32, i32 16
+  %24 = sext i32 %23 to i64
+  store i64 %24, ptr %4, align 8
+  %25 = load ptr, ptr %2, align 8
+  %26 = getelementptr inbounds nuw %struct.pack_rows_args, ptr %25, i32 0, i32 3
+  %27 = load i64, ptr %26, align 8
+  call void @thread_range(i64 noundef %27, ptr noundef %5, ptr noundef %6)
+  %28 = load i64, ptr %5, align 8
+  store i64 %28, ptr %7, align 8
+  br label %29
+
+29:                                               ; preds = %135, %1
+  %30 = load i64, ptr %7, align 8
+  %31 = load i64, ptr %6, align 8
+  %32 = icmp slt i64 %30, %31
+  br i1 %32, label %33, label %138
+
+33:                                               ; preds = %29
+  %34 = load ptr, ptr %2, align 8
+  %35 = getelementptr inbounds nuw %struct.pack_rows_args, ptr %34, i32 0, i32 0
+  %36 = load ptr, ptr %35, align 8
+  %37 = load i64, ptr %7, align 8
+  %38 = load i64, ptr %3, align 8
+  %39 = mul nsw i64 %37, %38
+  %40 = getelementptr inbounds float, ptr %36, i64 %39
+  store ptr %40, ptr %8, align 8
+  %41 = call <16 x float> @splat(float noundef 1.000000e+00)
+  store <16 x float> %41, ptr %9, align 64
+  %42 = call <16 x float> @splat(float noundef 0.000000e+00)
+  store <16 x float> %42, ptr %10, align 64
+  %43 = call <16 x float> @splat(float noundef 0.000000e+00)
+  store <16 x float> %43, ptr %11, align 64
+  store float 1.000000e+00, ptr %12, align 4
+  %44 = load i64, ptr @X_IS_INT16, align 8
+  %45 = icmp ne i64 %44, 0
+  br i1 %45, label %46, label %73
+
+46:                                               ; preds = %33
+  store i64 0, ptr %13, align 8
+  br label %47
+
+47:                                               ; preds = %66, %46
+  %48 = load i64, ptr %13, align 8
+  %49 = load i64, ptr %3, align 8
+  %50 = icmp slt i64 %48, %49
+  br i1 %50, label %51, label %69
+
+51:                                               ; preds = %47
+  %52 = load <16 x float>, ptr %10, align 64
+  %53 = load ptr, ptr %8, align 8
+  %54 = load i64, ptr %13, align 8
+  %55 = getelementptr inbounds float, ptr %53, i64 %54
+  %56 = call <16 x float> @load(ptr noundef %55)
+  %57 = call <16 x float> @magnitude(<16 x float> noundef %56)
+  %58 = call <16 x float> @larger(<16 x float> noundef %52, <16 x float> noundef %57)
+  store <16 x float> %58, ptr %10, align 64
+  %59 = load ptr, ptr %8, align 8
+  %60 = load i64, ptr %13, align 8
+  %61 = getelementptr inbounds float, ptr %59, i64 %60
+  %62 = call <16 x float> @load(ptr noundef %61)
+  %63 = call <16 x float> @splat(float noundef 0.000000e+00)
+  %64 = load <16 x float>, ptr %11, align 64
+  %65 = call <16 x float> @fma(<16 x float> noundef %62, <16 x float> noundef %63, <16 x float> noundef %64)
+  store <16 x float> %65, ptr %11, align 64
+  br label %66
+
+66:                                               ; preds = %51
+  %67 = load i64, ptr %13, align 8
+  %68 = add nsw i64 %67, 16
+  store i64 %68, ptr %13, align 8
+  br label %47, !llvm.loop !14
+
+69:                                               ; preds = %47
+  %70 = load <16 x float>, ptr %10, align 64
+  %71 = load <16 x float>, ptr %11, align 64
+  %72 = call float @quant_step(<16 x float> noundef %70, <16 x float> noundef %71, float noundef 3.276700e+04, ptr noundef %9)
+  store float %72, ptr %12, align 4
+  br label %73
+
+73:                                               ; preds = %69, %33
+  %74 = load float, ptr %12, align 4
+  %75 = load ptr, ptr %2, align 8
+  %76 = getelementptr inbounds nuw %struct.pack_rows_args, ptr %75, i32 0, i32 2
+  %77 = load ptr, ptr %76, align 8
+  %78 = load i64, ptr %7, align 8
+  %79 = getelementptr inbounds float, ptr %77, i64 %78
+  store float %74, ptr %79, align 4
+  store i64 0, ptr %14, align 8
+  br label %80
+
+80:                                               ; preds = %131, %73
+  %81 = load i64, ptr %14, align 8
+  %82 = load i64, ptr %3, align 8
+  %83 = icmp slt i64 %81, %82
+  br i1 %83, label %84, label %134
+
+84:                                               ; preds = %80
+  %85 = load i64, ptr %14, align 8
+  %86 = load i64, ptr %4, align 8
+  %87 = sdiv i64 %85, %86
+  %88 = load i64, ptr %4, align 8
+  %89 = mul nsw i64 %87, %88
+  %90 = load ptr, ptr %2, align 8
+  %91 = getelementptr inbounds nuw %struct.pack_rows_args, ptr %90, i32 0, i32 3
+  %92 = load i64, ptr %91, align 8
+  %93 = mul nsw i64 %89, %92
+  %94 = load i64, ptr %7, align 8
+  %95 = load i64, ptr %4, align 8
+  %96 = mul nsw i64 %94, %95
+  %97 = add nsw i64 %93, %96
+  %98 = load i64, ptr %14, align 8
+  %99 = load i64, ptr %4, align 8
+  %100 = srem i64 %98, %99
+  %101 = add nsw i64 %97, %100
+  store i64 %101, ptr %15, align 8
+  %102 = load i64, ptr @X_IS_INT16, align 8
+  %103 = icmp ne i64 %102, 0
+  br i1 %103, label %104, label %120
+
+104:                                              ; preds = %84
+  %105 = load ptr, ptr %8, align 8
+  %106 = load i64, ptr %14, align 8
+  %107 = getelementptr inbounds float, ptr %105, i64 %106
+  %108 = call <16 x float> @load(ptr noundef %107)
+  %109 = load <16 x float>, ptr %9, align 64
+  %110 = fmul <16 x float> %108, %109
+  %111 = call <16 x i32> @round_to_int(<16 x float> noundef %110)
+  %112 = trunc <16 x i32> %111 to <16 x i16>
+  store <16 x i16> %112, ptr %16, align 32
+  %113 = load <16 x i16>, ptr %16, align 32
+  %114 = load ptr, ptr %2, align 8
+  %115 = getelementptr inbounds nuw %struct.pack_rows_args, ptr %114, i32 0, i32 1
+  %116 = load ptr, ptr %115, align 8
+  %117 = load i64, ptr %15, align 8
+  %118 = getelementptr inbounds i16, ptr %116, i64 %117
+  %119 = getelementptr inbounds nuw %struct.anon, ptr %118, i32 0, i32 0
+  store <16 x i16> %113, ptr %119, align 1
+  br label %130
+
+120:                                              ; preds = %84
+  %121 = load ptr, ptr %2, align 8
+  %122 = getelementptr inbounds nuw %struct.pack_rows_args, ptr %121, i32 0, i32 1
+  %123 = load ptr, ptr %122, align 8
+  %124 = load i64, ptr %15, align 8
+  %125 = getelementptr inbounds float, ptr %123, i64 %124
+  %126 = load ptr, ptr %8, align 8
+  %127 = load i64, ptr %14, align 8
+  %128 = getelementptr inbounds float, ptr %126, i64 %127
+  %129 = call <16 x float> @load(ptr noundef %128)
+  call void @store(ptr noundef %125, <16 x float> noundef %129)
+  br label %130
+
+130:                                              ; preds = %120, %104
+  br label %131
+
+131:                                              ; preds = %130
+  %132 = load i64, ptr %14, align 8
+  %133 = add nsw i64 %132, 16
+  store i64 %133, ptr %14, align 8
+  br label %80, !llvm.loop !15
+
+134:                                              ; preds = %80
+  br label %135
+
+135:                                              ; preds = %134
+  %136 = load i64, ptr %7, align 8
+  %137 = add nsw i64 %136, 1
+  store i64 %137, ptr %7, align 8
+  br label %29, !llvm.loop !16
+
+138:                                              ; preds = %29
+  ret void
+}
+
+define internal <16 x float> @larger(<16 x float> noundef %0, <16 x float> noundef %1) #2 {
+  %3 = alloca <16 x float>, align 64
+  %4 = alloca <16 x float>, align 64
+  store <16 x float> %0, ptr %3, align 64
+  store <16 x float> %1, ptr %4, align 64
+  %5 = load <16 x float>, ptr %3, align 64
+  %6 = load <16 x float>, ptr %4, align 64
+  %7 = fcmp ogt <16 x float> %5, %6
+  %8 = sext <16 x i1> %7 to <16 x i32>
+  %9 = load <16 x float>, ptr %3, align 64
+  %10 = load <16 x float>, ptr %4, align 64
+  %11 = icmp slt <16 x i32> %8, zeroinitializer
+  %12 = select <16 x i1> %11, <16 x float> %9, <16 x float> %10
+  ret <16 x float> %12
+}
+
+define internal <16 x float> @magnitude(<16 x float> noundef %0) #2 {
+  %2 = alloca <16 x float>, align 64
+  store <16 x float> %0, ptr %2, align 64
+  %3 = load <16 x float>, ptr %2, align 64
+  %4 = call <16 x float> @llvm.fabs.v16f32(<16 x float> %3)
+  ret <16 x float> %4
+}
+
+define internal float @quant_step(<16 x float> noundef %0, <16 x float> noundef %1, float noundef %2, ptr noundef %3) #2 {
+  %5 = alloca <16 x float>, align 64
+  %6 = alloca <16 x float>, align 64
+  %7 = alloca float, align 4
+  %8 = alloca ptr, align 8
+  %9 = alloca float, align 4
+  store <16 x float> %0, ptr %5, align 64
+  store <16 x float> %1, ptr %6, align 64
+  store float %2, ptr %7, align 4
+  store ptr %3, ptr %8, align 8
+  %10 = load <16 x float>, ptr %5, align 64
+  %11 = call float @hmax(<16 x float> noundef %10)
+  store float %11, ptr %9, align 4
+  %12 = load float, ptr %7, align 4
+  %13 = load float, ptr %9, align 4
+  %14 = fcmp ogt float %13, 0x39B4484C00000000
+  br i1 %14, label %15, label %17
+
+15:                                               ; preds = %4
+  %16 = load float, ptr %9, align 4
+  br label %18
+
+17:                                               ; preds = %4
+  br label %18
+
+18:                                               ; preds = %17, %15
+  %19 = phi float [ %16, %15 ], [ 0x39B4484C00000000, %17 ]
+  %20 = fdiv float %12, %19
+  %21 = call <16 x float> @splat(float noundef %20)
+  %22 = load ptr, ptr %8, align 8
+  store <16 x float> %21, ptr %22, align 64
+  %23 = load float, ptr %9, align 4
+  %24 = load float, ptr %7, align 4
+  %25 = fdiv float %23, %24
+  %26 = load <16 x float>, ptr %6, align 64
+  %27 = call float @hsum(<16 x float> noundef %26)
+  %28 = fadd float %25, %27
+  ret float %28
+}
+
+define internal <16 x i32> @round_to_int(<16 x float> noundef %0) #2 {
+  %2 = alloca <16 x float>, align 64
+  %3 = alloca <16 x float>, align 64
+  store <16 x float> %0, ptr %2, align 64
+  %4 = call <16 x float> @splat(float noundef 0x4168000000000000)
+  store <16 x float> %4, ptr %3, align 64
+  %5 = load <16 x float>, ptr %2, align 64
+  %6 = load <16 x float>, ptr %3, align 64
+  %7 = fadd <16 x float> %5, %6
+  %8 = bitcast <16 x float> %7 to <16 x i32>
+  %9 = load <16 x float>, ptr %3, align 64
+  %10 = bitcast <16 x float> %9 to <16 x i32>
+  %11 = sub <16 x i32> %8, %10
+  ret <16 x i32> %11
+}
+
+define dso_local void @matmul(ptr noundef %0) #0 {
+  %2 = alloca ptr, align 8
+  %3 = alloca %struct.matmul_args, align 8
+  %4 = alloca i64, align 8
+  %5 = alloca i64, align 8
+  %6 = alloca i64, align 8
+  %7 = alloca i64, align 8
+  %8 = alloca i64, align 8
+  %9 = alloca i64, align 8
+  %10 = alloca [128 x <16 x float>], align 64
+  %11 = alloca <16 x float>, align 64
+  %12 = alloca i64, align 8
+  %13 = alloca i64, align 8
+  %14 = alloca i64, align 8
+  %15 = alloca i64, align 8
+  %16 = alloca [16 x <16 x float>], align 64
+  %17 = alloca ptr, align 8
+  %18 = alloca i64, align 8
+  %19 = alloca i64, align 8
+  store ptr %0, ptr %2, align 8
+  %20 = load ptr, ptr %2, align 8
+  call void @llvm.memcpy.p0.p0.i64(ptr align 8 %3, ptr align 8 %20, i64 64, i1 false)
+  %21 = load i64, ptr @N_ROWS, align 8
+  %22 = load i64, ptr @N_OUTPUTS, align 8
+  %23 = mul nsw i64 %21, %22
+  store i64 %23, ptr %4, align 8
+  %24 = load i64, ptr @N_OUTPUTS, align 8
+  %25 = sdiv i64 16, %24
+  store i64 %25, ptr %5, align 8
+  %26 = load i64, ptr @X_IS_INT16, align 8
+  %27 = icmp ne i64 %26, 0
+  %28 = zext i1 %27 to i64
+  %29 = select i1 %27, i32 2, i32 4
+  %30 = sdiv i32 2048, %29
+  %31 = sext i32 %30 to i64
+  store i64 %31, ptr %6, align 8
+  %32 = getelementptr inbounds nuw %struct.matmul_args, ptr %3, i32 0, i32 7
+  %33 = load i64, ptr %32, align 8
+  store i64 %33, ptr %7, align 8
+  %34 = call <16 x float> @splat(float noundef 1.000000e+00)
+  store <16 x float> %34, ptr %11, align 64
+  store i64 0, ptr %12, align 8
+  br label %35
+
+35:                                               ; preds = %50, %1
+  %36 = load i64, ptr %12, align 8
+  %37 = load i64, ptr %4, align 8
+  %38 = icmp slt i64 %36, %37
+  br i1 %38, label %39, label %53
+
+39:                                               ; preds = %35
+  %40 = getelementptr inbounds nuw %struct.matmul_args, ptr %3, i32 0, i32 1
+  %41 = load ptr, ptr %40, align 8
+  %42 = load i64, ptr %12, align 8
+  %43 = load i64, ptr @N_OUTPUTS, align 8
+  %44 = sdiv i64 %42, %43
+  %45 = getelementptr inbounds float, ptr %41, i64 %44
+  %46 = load float, ptr %45, align 4
+  %47 = load i64, ptr %12, align 8
+  %48 = load <16 x float>, ptr %11, align 64
+  %49 = insertelement <16 x float> %48, float %46, i64 %47
+  store <16 x float> %49, ptr %11, align 64
+  br label %50
+
+50:                                               ; preds = %39
+  %51 = load i64, ptr %12, align 8
+  %52 = add nsw i64 %51, 1
+  store i64 %52, ptr %12, align 8
+  br label %35, !llvm.loop !17
+
+53:                                               ; preds = %35
+  %54 = getelementptr inbounds nuw %struct.matmul_args, ptr %3, i32 0, i32 6
+  %55 = load i64, ptr %54, align 8
+  %56 = load i64, ptr @N_OUTPUTS, align 8
+  %57 = sdiv i64 %55, %56
+  call void @thread_range(i64 noundef %57, ptr noundef %8, ptr noundef %9)
+  %58 = load i64, ptr %8, align 8
+  store i64 %58, ptr %13, align 8
+  br label %59
+
+59:                                               ; preds = %155, %53
+  %60 = load i64, ptr %13, align 8
+  %61 = load i64, ptr %9, align 8
+  %62 = icmp slt i64 %60, %61
+  br i1 %62, label %63, label %159
+
+63:                                               ; preds = %59
+  store i64 0, ptr %14, align 8
+  br label %64
+
+64:                                               ; preds = %150, %63
+  %65 = load i64, ptr %14, align 8
+  %66 = load i64, ptr %7, align 8
+  %67 = icmp slt i64 %65, %66
+  br i1 %67, label %68, label %154
+
+68:                                               ; preds = %64
+  %69 = load i64, ptr %13, align 8
+  store i64 %69, ptr %15, align 8
+  br label %70
+
+70:                                               ; preds = %146, %68
+  %71 = load i64, ptr %15, align 8
+  %72 = load i64, ptr %13, align 8
+  %73 = load i64, ptr %5, align 8
+  %74 = add nsw i64 %72, %73
+  %75 = load i64, ptr %9, align 8
+  %76 = call i64 @smaller(i64 noundef %74, i64 noundef %75)
+  %77 = icmp slt i64 %71, %76
+  br i1 %77, label %78, label %149
+
+78:                                               ; preds = %70
+  %79 = getelementptr inbounds [128 x <16 x float>], ptr %10, i64 0, i64 0
+  %80 = load i64, ptr %15, align 8
+  %81 = load i64, ptr %13, align 8
+  %82 = sub nsw i64 %80, %81
+  %83 = load i64, ptr %4, align 8
+  %84 = mul nsw i64 %82, %83
+  %85 = getelementptr inbounds <16 x float>, ptr %79, i64 %84
+  store ptr %85, ptr %17, align 8
+  store i64 0, ptr %18, align 8
+  br label %86
+
+86:                                               ; preds = %104, %78
+  %87 = load i64, ptr %18, align 8
+  %88 = load i64, ptr %4, align 8
+  %89 = icmp slt i64 %87, %88
+  br i1 %89, label %90, label %107
+
+90:                                               ; preds = %86
+  %91 = load i64, ptr %14, align 8
+  %92 = icmp sgt i64 %91, 0
+  br i1 %92, label %93, label %98
+
+93:                                               ; preds = %90
+  %94 = load ptr, ptr %17, align 8
+  %95 = load i64, ptr %18, align 8
+  %96 = getelementptr inbounds <16 x float>, ptr %94, i64 %95
+  %97 = load <16 x float>, ptr %96, align 64
+  br label %100
+
+98:                                               ; preds = %90
+  %99 = call <16 x float> @splat(float noundef 0.000000e+00)
+  br label %100
+
+100:                                              ; preds = %98, %93
+  %101 = phi <16 x float> [ %97, %93 ], [ %99, %98 ]
+  %102 = load i64, ptr %18, align 8
+  %103 = getelementptr inbounds [16 x <16 x float>], ptr %16, i64 0, i64 %102
+  store <16 x float> %101, ptr %103, align 64
+  br label %104
+
+104:                                              ; preds = %100
+  %105 = load i64, ptr %18, align 8
+  %106 = add nsw i64 %105, 1
+  store i64 %106, ptr %18, align 8
+  br label %86, !llvm.loop !18
+
+107:                                              ; preds = %86
+  %108 = getelementptr inbounds [16 x <16 x float>], ptr %16, i64 0, i64 0
+  %109 = load i64, ptr %15, align 8
+  %110 = load i64, ptr @N_OUTPUTS, align 8
+  %111 = mul nsw i64 %109, %110
+  %112 = load i64, ptr %14, align 8
+  %113 = load i64, ptr %14, align 8
+  %114 = load i64, ptr %6, align 8
+  %115 = add nsw i64 %113, %114
+  %116 = load i64, ptr %7, align 8
+  %117 = call i64 @smaller(i64 noundef %115, i64 noundef %116)
+  call void @add_products(ptr noundef %108, ptr noundef %3, i64 noundef %111, i64 noundef %112, i64 noundef %117)
+  %118 = load i64, ptr %14, align 8
+  %119 = load i64, ptr %6, align 8
+  %120 = add nsw i64 %118, %119
+  %121 = load i64, ptr %7, align 8
+  %122 = icmp slt i64 %120, %121
+  br i1 %122, label %123, label %139
+
+123:                                              ; preds = %107
+  store i64 0, ptr %19, align 8
+  br label %124
+
+124:                                              ; preds = %135, %123
+  %125 = load i64, ptr %19, align 8
+  %126 = load i64, ptr %4, align 8
+  %127 = icmp slt i64 %125, %126
+  br i1 %127, label %128, label %138
+
+128:                                              ; preds = %124
+  %129 = load i64, ptr %19, align 8
+  %130 = getelementptr inbounds [16 x <16 x float>], ptr %16, i64 0, i64 %129
+  %131 = load <16 x float>, ptr %130, align 64
+  %132 = load ptr, ptr %17, align 8
+  %133 = load i64, ptr %19, align 8
+  %134 = getelementptr inbounds <16 x float>, ptr %132, i64 %133
+  store <16 x float> %131, ptr %134, align 64
+  br label %135
+
+135:                                              ; preds = %128
+  %136 = load i64, ptr %19, align 8
+  %137 = add nsw i64 %136, 1
+  store i64 %137, ptr %19, align 8
+  br label %124, !llvm.loop !19
+
+138:                                              ; preds = %124
+  br label %145
+
+139:                                              ; preds = %107
+  %140 = getelementptr inbounds [16 x <16 x float>], ptr %16, i64 0, i64 0
+  %141 = load <16 x float>, ptr %11, align 64
+  %142 = load i64, ptr %15, align 8
+  %143 = load i64, ptr @N_OUTPUTS, align 8
+  %144 = mul nsw i64 %142, %143
+  call void @store_outputs(ptr noundef %140, <16 x float> noundef %141, ptr noundef %3, i64 noundef %144)
+  br label %145
+
+145:                                              ; preds = %139, %138
+  br label %146
+
+146:                                              ; preds = %145
+  %147 = load i64, ptr %15, align 8
+  %148 = add nsw i64 %147, 1
+  store i64 %148, ptr %15, align 8
+  br label %70, !llvm.loop !20
+
+149:                                              ; preds = %70
+  br label %150
+
+150:                                              ; preds = %149
+  %151 = load i64, ptr %6, align 8
+  %152 = load i64, ptr %14, align 8
+  %153 = add nsw i64 %152, %151
+  store i64 %153, ptr %14, align 8
+  br label %64, !llvm.loop !21
+
+154:                                              ; preds = %64
+  br label %155
+
+155:                                              ; preds = %154
+  %156 = load i64, ptr %5, align 8
+  %157 = load i64, ptr %13, align 8
+  %158 = add nsw i64 %157, %156
+  store i64 %158, ptr %13, align 8
+  br label %59, !llvm.loop !22
+
+159:                                              ; preds = %59
+  ret void
+}
+
+declare void @llvm.memcpy.p0.p0.i64(ptr noalias writeonly captures(none), ptr noalias readonly captures(none), i64, i1 immarg) #4
+
+define internal i64 @smaller(i64 noundef %0, i64 noundef %1) #1 {
+  %3 = alloca i64, align 8
+  %4 = alloca i64, align 8
+  store i64 %0, ptr %3, align 8
+  store i64 %1, ptr %4, align 8
+  %5 = load i64, ptr %3, align 8
+  %6 = load i64, ptr %4, align 8
+  %7 = icmp slt i64 %5, %6
+  br i1 %7, label %8, label %10
+
+8:                                                ; preds = %2
+  %9 = load i64, ptr %3, align 8
+  br label %12
+
+10:                                               ; preds = %2
+  %11 = load i64, ptr %4, align 8
+  br label %12
+
+12:                                               ; preds = %10, %8
+  %13 = phi i64 [ %9, %8 ], [ %11, %10 ]
+  ret i64 %13
+}
+
+define internal void @add_products(ptr noundef %0, ptr noundef %1, i64 noundef %2, i64 noundef %3, i64 noundef %4) #1 {
+  %6 = alloca ptr, align 8
+  %7 = alloca ptr, align 8
+  %8 = alloca i64, align 8
+  %9 = alloca i64, align 8
+  %10 = alloca i64, align 8
+  %11 = alloca i64, align 8
+  %12 = alloca i64, align 8
+  %13 = alloca ptr, align 8
+  %14 = alloca i64, align 8
+  %15 = alloca ptr, align 8
+  %16 = alloca i64, align 8
+  store ptr %0, ptr %6, align 8
+  store ptr %1, ptr %7, align 8
+  store i64 %2, ptr %8, align 8
+  store i64 %3, ptr %9, align 8
+  store i64 %4, ptr %10, align 8
+  %17 = load i64, ptr @IS_INT8, align 8
+  %18 = icmp ne i64 %17, 0
+  %19 = zext i1 %18 to i64
+  %20 = select i1 %18, i32 1, i32 4
+  %21 = sext i32 %20 to i64
+  store i64 %21, ptr %11, align 8
+  %22 = load ptr, ptr %7, align 8
+  %23 = getelementptr inbounds nuw %struct.matmul_args, ptr %22, i32 0, i32 7
+  %24 = load i64, ptr %23, align 8
+  %25 = load i64, ptr %11, align 8
+  %26 = mul nsw i64 %24, %25
+  store i64 %26, ptr %12, align 8
+  %27 = load ptr, ptr %7, align 8
+  %28 = getelementptr inbounds nuw %struct.matmul_args, ptr %27, i32 0, i32 2
+  %29 = load ptr, ptr %28, align 8
+  %30 = load i64, ptr %8, align 8
+  %31 = load i64, ptr %12, align 8
+  %32 = mul nsw i64 %30, %31
+  %33 = getelementptr inbounds i8, ptr %29, i64 %32
+  store ptr %33, ptr %13, align 8
+  %34 = load i64, ptr %9, align 8
+  store i64 %34, ptr %14, align 8
+  br label %35
+
+35:                                               ; preds = %87, %5
+  %36 = load i64, ptr %14, align 8
+  %37 = load i64, ptr %10, align 8
+  %38 = icmp slt i64 %36, %37
+  br i1 %38, label %39, label %91
+
+39:                                               ; preds = %35
+  %40 = load ptr, ptr %13, align 8
+  %41 = load i64, ptr %14, align 8
+  %42 = load i64, ptr %11, align 8
+  %43 = mul nsw i64 %41, %42
+  %44 = getelementptr inbounds i8, ptr %40, i64 %43
+  store ptr %44, ptr %15, align 8
+  %45 = load i64, ptr @X_IS_INT16, align 8
+  %46 = icmp ne i64 %45, 0
+  br i1 %46, label %47, label %58
+
+47:                                               ; preds = %39
+  %48 = load ptr, ptr %6, align 8
+  %49 = load ptr, ptr %7, align 8
+  %50 = getelementptr inbounds nuw %struct.matmul_args, ptr %49, i32 0, i32 0
+  %51 = load ptr, ptr %50, align 8
+  %52 = load i64, ptr %14, align 8
+  %53 = load i64, ptr @N_ROWS, align 8
+  %54 = mul nsw i64 %52, %53
+  %55 = getelementptr inbounds i16, ptr %51, i64 %54
+  %56 = load ptr, ptr %15, align 8
+  %57 = load i64, ptr %12, align 8
+  call void @add_products_int16(ptr noundef %48, ptr noundef %55, ptr noundef %56, i64 noundef %57)
+  br label %69
+
+58:                                               ; preds = %39
+  %59 = load ptr, ptr %6, align 8
+  %60 = load ptr, ptr %7, align 8
+  %61 = getelementptr inbounds nuw %struct.matmul_args, ptr %60, i32 0, i32 0
+  %62 = load ptr, ptr %61, align 8
+  %63 = load i64, ptr %14, align 8
+  %64 = load i64, ptr @N_ROWS, align 8
+  %65 = mul nsw i64 %63, %64
+  %66 = getelementptr inbounds float, ptr %62, i64 %65
+  %67 = load ptr, ptr %15, align 8
+  %68 = load i64, ptr %12, align 8
+  call void @add_products_f32(ptr noundef %59, ptr noundef %66, ptr noundef %67, i64 noundef %68)
+  br label %69
+
+69:                                               ; preds = %58, %47
+  store i64 0, ptr %16, align 8
+  br label %70
+
+70:                                               ; preds = %83, %69
+  %71 = load i64, ptr %16, align 8
+  %72 = load i64, ptr @N_OUTPUTS, align 8
+  %73 = icmp slt i64 %71, %72
+  br i1 %73, label %74, label %86
+
+74:                                               ; preds = %70
+  %75 = load ptr, ptr %15, align 8
+  %76 = load i64, ptr %16, align 8
+  %77 = add nsw i64 %76, 16
+  %78 = load i64, ptr %12, align 8
+  %79 = mul nsw i64 %77, %78
+  %80 = load i64, ptr @N_COLUMNS, align 8
+  %81 = load i64, ptr %11, align 8
+  %82 = mul nsw i64 %80, %81
+  call void @prefetch(ptr noundef %75, i64 noundef %79, i64 noundef %82)
+  br label %83
+
+83:                                               ; preds = %74
+  %84 = load i64, ptr %16, align 8
+  %85 = add nsw i64 %84, 1
+  store i64 %85, ptr %16, align 8
+  br label %70, !llvm.loop !23
+
+86:                                               ; preds = %70
+  br label %87
+
+87:                                               ; preds = %86
+  %88 = load i64, ptr @N_COLUMNS, align 8
+  %89 = load i64, ptr %14, align 8
+  %90 = add nsw i64 %89, %88
+  store i64 %90, ptr %14, align 8
+  br label %35, !llvm.loop !24
+
+91:                                               ; preds = %35
+  ret void
+}
+
+define internal void @store_outputs(ptr noundef %0, <16 x float> noundef %1, ptr noundef %2, i64 noundef %3) #2 {
+  %5 = alloca ptr, align 8
+  %6 = alloca <16 x float>, align 64
+  %7 = alloca ptr, align 8
+  %8 = alloca i64, align 8
+  %9 = alloca [16 x <16 x float>], align 64
+  %10 = alloca i64, align 8
+  %11 = alloca i64, align 8
+  %12 = alloca <16 x float>, align 64
+  %13 = alloca <16 x float>, align 64
+  %14 = alloca <16 x float>, align 64
+  %15 = alloca i64, align 8
+  %16 = alloca i64, align 8
+  store ptr %0, ptr %5, align 8
+  store <16 x float> %1, ptr %6, align 64
+  store ptr %2, ptr %7, align 8
+  store i64 %3, ptr %8, align 8
+  call void @llvm.memset.p0.i64(ptr align 64 %9, i8 0, i64 1024, i1 false)
+  store i64 0, ptr %10, align 8
+  br label %17
+
+17:                                               ; preds = %42, %4
+  %18 = load i64, ptr %10, align 8
+  %19 = load i64, ptr @N_ROWS, align 8
+  %20 = load i64, ptr @N_OUTPUTS, align 8
+  %21 = mul nsw i64 %19, %20
+  %22 = icmp slt i64 %18, %21
+  br i1 %22, label %23, label %45
+
+23:                                               ; preds = %17
+  %24 = load i64, ptr @X_IS_INT16, align 8
+  %25 = icmp ne i64 %24, 0
+  br i1 %25, label %26, label %33
+
+26:                                               ; preds = %23
+  %27 = load ptr, ptr %5, align 8
+  %28 = load i64, ptr %10, align 8
+  %29 = getelementptr inbounds <16 x float>, ptr %27, i64 %28
+  %30 = load <16 x float>, ptr %29, align 64
+  %31 = bitcast <16 x float> %30 to <16 x i32>
+  %32 = sitofp <16 x i32> %31 to <16 x float>
+  br label %38
+
+33:                                               ; preds = %23
+  %34 = load ptr, ptr %5, align 8
+  %35 = load i64, ptr %10, align 8
+  %36 = getelementptr inbounds <16 x float>, ptr %34, i64 %35
+  %37 = load <16 x float>, ptr %36, align 64
+  br label %38
+
+38:                                               ; preds = %33, %26
+  %39 = phi <16 x float> [ %32, %26 ], [ %37, %33 ]
+  %40 = load i64, ptr %10, align 8
+  %41 = getelementptr inbounds [16 x <16 x float>], ptr %9, i64 0, i64 %40
+  store <16 x float> %39, ptr %41, align 64
+  br label %42
+
+42:                                               ; preds = %38
+  %43 = load i64, ptr %10, align 8
+  %44 = add nsw i64 %43, 1
+  store i64 %44, ptr %10, align 8
+  br label %17, !llvm.loop !25
+
+45:                                               ; preds = %17
+  %46 = load i64, ptr %8, align 8
+  %47 = load i64, ptr @N_OUTPUTS, align 8
+  %48 = add nsw i64 %46, %47
+  %49 = sub nsw i64 %48, 1
+  store i64 %49, ptr %11, align 8
+  %50 = load ptr, ptr %7, align 8
+  %51 = getelementptr inbounds nuw %struct.matmul_args, ptr %50, i32 0, i32 3
+  %52 = load ptr, ptr %51, align 8
+  %53 = load i64, ptr %8, align 8
+  %54 = getelementptr inbounds float, ptr %52, i64 %53
+  %55 = load float, ptr %54, align 4
+  %56 = insertelement <8 x float> poison, float %55, i64 0
+  %57 = shufflevector <8 x float> %56, <8 x float> poison, <8 x i32> zeroinitializer
+  %58 = load <16 x float>, ptr %12, align 64
+  %59 = shufflevector <8 x float> %57, <8 x float> poison, <16 x i32> <i32 0, i32 1, i32 2, i32 3, i32 4, i32 5, i32 6, i32 7, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison>
+  %60 = shufflevector <16 x float> %58, <16 x float> %59, <16 x i32> <i32 16, i32 1, i32 17, i32 3, i32 18, i32 5, i32 19, i32 7, i32 20, i32 9, i32 21, i32 11, i32 22, i32 13, i32 23, i32 15>
+  store <16 x float> %60, ptr %12, align 64
+  %61 = load ptr, ptr %7, align 8
+  %62 = getelementptr inbounds nuw %struct.matmul_args, ptr %61, i32 0, i32 3
+  %63 = load ptr, ptr %62, align 8
+  %64 = load i64, ptr %11, align 8
+  %65 = getelementptr inbounds float, ptr %63, i64 %64
+  %66 = load float, ptr %65, align 4
+  %67 = insertelement <8 x float> poison, float %66, i64 0
+  %68 = shufflevector <8 x float> %67, <8 x float> poison, <8 x i32> zeroinitializer
+  %69 = load <16 x float>, ptr %12, align 64
+  %70 = shufflevector <8 x float> %68, <8 x float> poison, <16 x i32> <i32 0, i32 1, i32 2, i32 3, i32 4, i32 5, i32 6, i32 7, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison>
+  %71 = shufflevector <16 x float> %69, <16 x float> %70, <16 x i32> <i32 0, i32 16, i32 2, i32 17, i32 4, i32 18, i32 6, i32 19, i32 8, i32 20, i32 10, i32 21, i32 12, i32 22, i32 14, i32 23>
+  store <16 x float> %71, ptr %12, align 64
+  %72 = load ptr, ptr %7, align 8
+  %73 = getelementptr inbounds nuw %struct.matmul_args, ptr %72, i32 0, i32 4
+  %74 = load ptr, ptr %73, align 8
+  %75 = load i64, ptr %8, align 8
+  %76 = getelementptr inbounds float, ptr %74, i64 %75
+  %77 = load float, ptr %76, align 4
+  %78 = insertelement <8 x float> poison, float %77, i64 0
+  %79 = shufflevector <8 x float> %78, <8 x float> poison, <8 x i32> zeroinitializer
+  %80 = load <16 x float>, ptr %13, align 64
+  %81 = shufflevector <8 x float> %79, <8 x float> poison, <16 x i32> <i32 0, i32 1, i32 2, i32 3, i32 4, i32 5, i32 6, i32 7, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison>
+  %82 = shufflevector <16 x float> %80, <16 x float> %81, <16 x i32> <i32 16, i32 1, i32 17, i32 3, i32 18, i32 5, i32 19, i32 7, i32 20, i32 9, i32 21, i32 11, i32 22, i32 13, i32 23, i32 15>
+  store <16 x float> %82, ptr %13, align 64
+  %83 = load ptr, ptr %7, align 8
+  %84 = getelementptr inbounds nuw %struct.matmul_args, ptr %83, i32 0, i32 4
+  %85 = load ptr, ptr %84, align 8
+  %86 = load i64, ptr %11, align 8
+  %87 = getelementptr inbounds float, ptr %85, i64 %86
+  %88 = load float, ptr %87, align 4
+  %89 = insertelement <8 x float> poison, float %88, i64 0
+  %90 = shufflevector <8 x float> %89, <8 x float> poison, <8 x i32> zeroinitializer
+  %91 = load <16 x float>, ptr %13, align 64
+  %92 = shufflevector <8 x float> %90, <8 x float> poison, <16 x i32> <i32 0, i32 1, i32 2, i32 3, i32 4, i32 5, i32 6, i32 7, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison>
+  %93 = shufflevector <16 x float> %91, <16 x float> %92, <16 x i32> <i32 0, i32 16, i32 2, i32 17, i32 4, i32 18, i32 6, i32 19, i32 8, i32 20, i32 10, i32 21, i32 12, i32 22, i32 14, i32 23>
+  store <16 x float> %93, ptr %13, align 64
+  %94 = getelementptr inbounds [16 x <16 x float>], ptr %9, i64 0, i64 0
+  %95 = call <16 x float> @hsum_16(ptr noundef %94)
+  %96 = load <16 x float>, ptr %6, align 64
+  %97 = fmul <16 x float> %95, %96
+  %98 = load <16 x float>, ptr %12, align 64
+  %99 = fmul <16 x float> %97, %98
+  %100 = load <16 x float>, ptr %13, align 64
+  %101 = fadd <16 x float> %99, %100
+  store <16 x float> %101, ptr %14, align 64
+  store i64 0, ptr %15, align 8
+  br label %102
+
+102:                                              ; preds = %136, %45
+  %103 = load i64, ptr %15, align 8
+  %104 = load i64, ptr @N_ROWS, align 8
+  %105 = icmp slt i64 %103, %104
+  br i1 %105, label %106, label %139
+
+106:                                              ; preds = %102
+  store i64 0, ptr %16, align 8
+  br label %107
+
+107:                                              ; preds = %132, %106
+  %108 = load i64, ptr %16, align 8
+  %109 = load i64, ptr @N_OUTPUTS, align 8
+  %110 = icmp slt i64 %108, %109
+  br i1 %110, label %111, label %135
+
+111:                                              ; preds = %107
+  %112 = load <16 x float>, ptr %14, align 64
+  %113 = load i64, ptr %15, align 8
+  %114 = load i64, ptr @N_OUTPUTS, align 8
+  %115 = mul nsw i64 %113, %114
+  %116 = load i64, ptr %16, align 8
+  %117 = add nsw i64 %115, %116
+  %118 = extractelement <16 x float> %112, i64 %117
+  %119 = load ptr, ptr %7, align 8
+  %120 = getelementptr inbounds nuw %struct.matmul_args, ptr %119, i32 0, i32 5
+  %121 = load ptr, ptr %120, align 8
+  %122 = load i64, ptr %15, align 8
+  %123 = load ptr, ptr %7, align 8
+  %124 = getelementptr inbounds nuw %struct.matmul_args, ptr %123, i32 0, i32 6
+  %125 = load i64, ptr %124, align 8
+  %126 = mul nsw i64 %122, %125
+  %127 = load i64, ptr %8, align 8
+  %128 = add nsw i64 %126, %127
+  %129 = load i64, ptr %16, align 8
+  %130 = add nsw i64 %128, %129
+  %131 = getelementptr inbounds float, ptr %121, i64 %130
+  store float %118, ptr %131, align 4
+  br label %132
+
+132:                                              ; preds = %111
+  %133 = load i64, ptr %16, align 8
+  %134 = add nsw i64 %133, 1
+  store i64 %134, ptr %16, align 8
+  br label %107, !llvm.loop !26
+
+135:                                              ; preds = %107
+  br label %136
+
+136:                                              ; preds = %135
+  %137 = load i64, ptr %15, align 8
+  %138 = add nsw i64 %137, 1
+  store i64 %138, ptr %15, align 8
+  br label %102, !llvm.loop !27
+
+139:                                              ; preds = %102
+  ret void
+}
+
+define dso_local void @attention(ptr noundef %0) #5 {
+  %2 = alloca ptr, align 8
+  %3 = alloca %struct.attention_args, align 8
+  %4 = alloca i64, align 8
+  %5 = alloca i64, align 8
+  %6 = alloca i64, align 8
+  %7 = alloca i64, align 8
+  %8 = alloca i64, align 8
+  %9 = alloca i64, align 8
+  %10 = alloca i64, align 8
+  %11 = alloca i64, align 8
+  %12 = alloca i64, align 8
+  %13 = alloca i64, align 8
+  %14 = alloca i64, align 8
+  %15 = alloca ptr, align 8
+  %16 = alloca ptr, align 8
+  %17 = alloca ptr, align 8
+  %18 = alloca float, align 4
+  %19 = alloca float, align 4
+  store ptr %0, ptr %2, align 8
+  %20 = load ptr, ptr %2, align 8
+  call void @llvm.memcpy.p0.p0.i64(ptr align 8 %3, ptr align 8 %20, i64 104, i1 false)
+  %21 = getelementptr inbounds nuw %struct.attention_args, ptr %3, i32 0, i32 9
+  %22 = load i64, ptr %21, align 8
+  store i64 %22, ptr %4, align 8
+  %23 = getelementptr inbounds nuw %struct.attention_args, ptr %3, i32 0, i32 8
+  %24 = load i64, ptr %23, align 8
+  %25 = load i64, ptr %4, align 8
+  %26 = mul nsw i64 %24, %25
+  call void @thread_range(i64 noundef %26, ptr noundef %5, ptr noundef %6)
+  %27 = load i64, ptr %5, align 8
+  store i64 %27, ptr %7, align 8
+  br label %28
+
+28:                                               ; preds = %139, %1
+  %29 = load i64, ptr %7, align 8
+  %30 = load i64, ptr %6, align 8
+  %31 = icmp slt i64 %29, %30
+  br i1 %31, label %32, label %142
+
+32:                                               ; preds = %28
+  %33 = load i64, ptr %7, align 8
+  %34 = load i64, ptr %4, align 8
+  %35 = sdiv i64 %33, %34
+  store i64 %35, ptr %8, align 8
+  %36 = load i64, ptr %7, align 8
+  %37 = load i64, ptr %4, align 8
+  %38 = srem i64 %36, %37
+  store i64 %38, ptr %9, align 8
+  %39 = load i64, ptr %7, align 8
+  %40 = add nsw i64 %39, 1
+  %41 = load i64, ptr %6, align 8
+  %42 = sub nsw i64 %41, 1
+  %43 = call i64 @smaller(i64 noundef %40, i64 noundef %42)
+  store i64 %43, ptr %10, align 8
+  %44 = getelementptr inbounds nuw %struct.attention_args, ptr %3, i32 0, i32 5
+  %45 = load ptr, ptr %44, align 8
+  %46 = load i64, ptr %8, align 8
+  %47 = getelementptr inbounds i64, ptr %45, i64 %46
+  %48 = load i64, ptr %47, align 8
+  store i64 %48, ptr %11, align 8
+  %49 = load i64, ptr %8, align 8
+  %50 = getelementptr inbounds nuw %struct.attention_args, ptr %3, i32 0, i32 12
+  %51 = load i64, ptr %50, align 8
+  %52 = mul nsw i64 %49, %51
+  %53 = load i64, ptr %9, align 8
+  %54 = load i64, ptr @HEAD_WIDTH, align 8
+  %55 = mul nsw i64 %53, %54
+  %56 = add nsw i64 %52, %55
+  store i64 %56, ptr %12, align 8
+  %57 = load i64, ptr %8, align 8
+  %58 = load i64, ptr %9, align 8
+  %59 = call i64 @head_offset(ptr noundef %3, i64 noundef %57, i64 noundef %58)
+  store i64 %59, ptr %13, align 8
+  %60 = load i64, ptr %10, align 8
+  %61 = load i64, ptr %4, align 8
+  %62 = sdiv i64 %60, %61
+  %63 = load i64, ptr %10, align 8
+  %64 = load i64, ptr %4, align 8
+  %65 = srem i64 %63, %64
+  %66 = call i64 @head_offset(ptr noundef %3, i64 noundef %62, i64 noundef %65)
+  store i64 %66, ptr %14, align 8
+  %67 = getelementptr inbounds nuw %struct.attention_args, ptr %3, i32 0, i32 2
+  %68 = load ptr, ptr %67, align 8
+  %69 = load i64, ptr %13, align 8
+  %70 = getelementptr inbounds i8, ptr %68, i64 %69
+  store ptr %70, ptr %15, align 8
+  %71 = getelementptr inbounds nuw %struct.attention_args, ptr %3, i32 0, i32 3
+  %72 = load ptr, ptr %71, align 8
+  %73 = load i64, ptr %13, align 8
+  %74 = getelementptr inbounds i8, ptr %72, i64 %73
+  store ptr %74, ptr %16, align 8
+  %75 = getelementptr inbounds nuw %struct.attention_args, ptr %3, i32 0, i32 1
+  %76 = load ptr, ptr %75, align 8
+  %77 = icmp ne ptr %76, null
+  br i1 %77, label %78, label %103
+
+78:                                               ; preds = %32
+  %79 = load ptr, ptr %15, align 8
+  %80 = load i64, ptr %11, align 8
+  %81 = sub nsw i64 %80, 1
+  %82 = call i64 @head_bytes()
+  %83 = mul nsw i64 %81, %82
+  %84 = getelementptr inbounds i8, ptr %79, i64 %83
+  %85 = getelementptr inbounds nuw %struct.attention_args, ptr %3, i32 0, i32 1
+  %86 = load ptr, ptr %85, align 8
+  %87 = load i64, ptr %12, align 8
+  %88 = getelementptr inbounds float, ptr %86, i64 %87
+  call void @store_head(ptr noundef %84, ptr noundef %88)
+  %89 = load ptr, ptr %16, align 8
+  %90 = load i64, ptr %11, align 8
+  %91 = sub nsw i64 %90, 1
+  %92 = call i64 @head_bytes()
+  %93 = mul nsw i64 %91, %92
+  %94 = getelementptr inbounds i8, ptr %89, i64 %93
+  %95 = getelementptr inbounds nuw %struct.attention_args, ptr %3, i32 0, i32 1
+  %96 = load ptr, ptr %95, align 8
+  %97 = load i64, ptr %12, align 8
+  %98 = getelementptr inbounds float, ptr %96, i64 %97
+  %99 = load i64, ptr %4, align 8
+  %100 = load i64, ptr @HEAD_WIDTH, align 8
+  %101 = mul nsw i64 %99, %100
+  %102 = getelementptr inbounds float, ptr %98, i64 %101
+  call void @store_head(ptr noundef %94, ptr noundef %102)
+  br label %103
+
+103:                                              ; preds = %78, %32
+  %104 = getelementptr inbounds nuw %struct.attention_args, ptr %3, i32 0, i32 6
+  %105 = load ptr, ptr %104, align 8
+  %106 = load i64, ptr %7, align 8
+  %107 = getelementptr inbounds nuw %struct.attention_args, ptr %3, i32 0, i32 11
+  %108 = load i64, ptr %107, align 8
+  %109 = mul nsw i64 %106, %108
+  %110 = getelementptr inbounds float, ptr %105, i64 %109
+  store ptr %110, ptr %17, align 8
+  %111 = getelementptr inbounds nuw %struct.attention_args, ptr %3, i32 0, i32 0
+  %112 = load ptr, ptr %111, align 8
+  %113 = load i64, ptr %12, align 8
+  %114 = getelementptr inbounds float, ptr %112, i64 %113
+  %115 = load ptr, ptr %15, align 8
+  %116 = load ptr, ptr %16, align 8
+  %117 = load i64, ptr %11, align 8
+  %118 = load ptr, ptr %17, align 8
+  %119 = call float @score_keys(ptr noundef %114, ptr noundef %115, ptr noundef %116, i64 noundef %117, ptr noundef %118)
+  store float %119, ptr %18, align 4
+  %120 = load ptr, ptr %17, align 8
+  %121 = load i64, ptr %11, align 8
+  %122 = load float, ptr %18, align 4
+  %123 = call float @exp_scores(ptr noundef %120, i64 noundef %121, float noundef %122)
+  store float %123, ptr %19, align 4
+  %124 = load ptr, ptr %17, align 8
+  %125 = load ptr, ptr %16, align 8
+  %126 = getelementptr inbounds nuw %struct.attention_args, ptr %3, i32 0, i32 2
+  %127 = load ptr, ptr %126, align 8
+  %128 = load i64, ptr %14, align 8
+  %129 = getelementptr inbounds i8, ptr %127, i64 %128
+  %130 = load i64, ptr %11, align 8
+  %131 = load float, ptr %19, align 4
+  %132 = fdiv float 1.000000e+00, %131
+  %133 = getelementptr inbounds nuw %struct.attention_args, ptr %3, i32 0, i32 7
+  %134 = load ptr, ptr %133, align 8
+  %135 = load i64, ptr %7, align 8
+  %136 = load i64, ptr @HEAD_WIDTH, align 8
+  %137 = mul nsw i64 %135, %136
+  %138 = getelementptr inbounds float, ptr %134, i64 %137
+  call void @sum_values(ptr noundef %124, ptr noundef %125, ptr noundef %129, i64 noundef %130, float noundef %132, ptr noundef %138)
+  br label %139
+
+139:                                              ; preds = %103
+  %140 = load i64, ptr %7, align 8
+  %141 = add nsw i64 %140, 1
+  store i64 %141, ptr %7, align 8
+  br label %28, !llvm.loop !28
+
+142:                                              ; preds = %28
+  ret void
+}
+
+define internal i64 @head_offset(ptr noundef %0, i64 noundef %1, i64 noundef %2) #1 {
+  %4 = alloca ptr, align 8
+  %5 = alloca i64, align 8
+  %6 = alloca i64, align 8
+  store ptr %0, ptr %4, align 8
+  store i64 %1, ptr %5, align 8
+  store i64 %2, ptr %6, align 8
+  %7 = load ptr, ptr %4, align 8
+  %8 = getelementptr inbounds nuw %struct.attention_args, ptr %7, i32 0, i32 4
+  %9 = load ptr, ptr %8, align 8
+  %10 = load i64, ptr %5, align 8
+  %11 = getelementptr inbounds i64, ptr %9, i64 %10
+  %12 = load i64, ptr %11, align 8
+  %13 = load ptr, ptr %4, align 8
+  %14 = getelementptr inbounds nuw %struct.attention_args, ptr %13, i32 0, i32 9
+  %15 = load i64, ptr %14, align 8
+  %16 = mul nsw i64 %12, %15
+  %17 = load i64, ptr %6, align 8
+  %18 = add nsw i64 %16, %17
+  %19 = load ptr, ptr %4, align 8
+  %20 = getelementptr inbounds nuw %struct.attention_args, ptr %19, i32 0, i32 10
+  %21 = load i64, ptr %20, align 8
+  %22 = mul nsw i64 %18, %21
+  %23 = call i64 @head_bytes()
+  %24 = mul nsw i64 %22, %23
+  ret i64 %24
+}
+
+define internal void @store_head(ptr noundef %0, ptr noundef %1) #2 {
+  %3 = alloca ptr, align 8
+  %4 = alloca ptr, align 8
+  %5 = alloca <16 x float>, align 64
+  %6 = alloca <16 x float>, align 64
+  %7 = alloca <16 x float>, align 64
+  %8 = alloca i64, align 8
+  %9 = alloca i64, align 8
+  %10 = alloca i64, align 8
+  store ptr %0, ptr %3, align 8
+  store ptr %1, ptr %4, align 8
+  %11 = load i64, ptr @IS_INT8, align 8
+  %12 = icmp ne i64 %11, 0
+  br i1 %12, label %13, label %71
+
+13:                                               ; preds = %2
+  %14 = load ptr, ptr %4, align 8
+  %15 = call <16 x float> @load(ptr noundef %14)
+  %16 = call <16 x float> @magnitude(<16 x float> noundef %15)
+  store <16 x float> %16, ptr %5, align 64
+  %17 = load ptr, ptr %4, align 8
+  %18 = call <16 x float> @load(ptr noundef %17)
+  %19 = fmul <16 x float> %18, zeroinitializer
+  store <16 x float> %19, ptr %6, align 64
+  store i64 16, ptr %8, align 8
+  br label %20
+
+20:                                               ; preds = %39, %13
+  %21 = load i64, ptr %8, align 8
+  %22 = load i64, ptr @HEAD_WIDTH, align 8
+  %23 = icmp slt i64 %21, %22
+  br i1 %23, label %24, label %42
+
+24:                                               ; preds = %20
+  %25 = load <16 x float>, ptr %5, align 64
+  %26 = load ptr, ptr %4, align 8
+  %27 = load i64, ptr %8, align 8
+  %28 = getelementptr inbounds float, ptr %26, i64 %27
+  %29 = call <16 x float> @load(ptr noundef %28)
+  %30 = call <16 x float> @magnitude(<16 x float> noundef %29)
+  %31 = call <16 x float> @larger(<16 x float> noundef %25, <16 x float> noundef %30)
+  store <16 x float> %31, ptr %5, align 64
+  %32 = load ptr, ptr %4, align 8
+  %33 = load i64, ptr %8, align 8
+  %34 = getelementptr inbounds float, ptr %32, i64 %33
+  %35 = call <16 x float> @load(ptr noundef %34)
+  %36 = fmul <16 x float> %35, zeroinitializer
+  %37 = load <16 x float>, ptr %6, align 64
+  %38 = fadd <16 x float> %37, %36
+  store <16 x float> %38, ptr %6, align 64
+  br label %39
+
+39:                                               ; preds = %24
+  %40 = load i64, ptr %8, align 8
+  %41 = add nsw i64 %40, 16
+  store i64 %41, ptr %8, align 8
+  br label %20, !llvm.loop !29
+
+42:                                               ; preds = %20
+  %43 = load <16 x float>, ptr %5, align 64
+  %44 = load <16 x float>, ptr %6, align 64
+  %45 = call float @quant_step(<16 x float> noundef %43, <16 x float> noundef %44, float noundef 1.270000e+02, ptr noundef %7)
+  %46 = load ptr, ptr %3, align 8
+  %47 = load i64, ptr @HEAD_WIDTH, align 8
+  %48 = getelementptr inbounds i8, ptr %46, i64 %47
+  %49 = getelementptr inbounds nuw %struct.anon.5, ptr %48, i32 0, i32 0
+  store float %45, ptr %49, align 1
+  store i64 0, ptr %9, align 8
+  br label %50
+
+50:                                               ; preds = %67, %42
+  %51 = load i64, ptr %9, align 8
+  %52 = load i64, ptr @HEAD_WIDTH, align 8
+  %53 = icmp slt i64 %51, %52
+  br i1 %53, label %54, label %70
+
+54:                                               ; preds = %50
+  %55 = load ptr, ptr %4, align 8
+  %56 = load i64, ptr %9, align 8
+  %57 = getelementptr inbounds float, ptr %55, i64 %56
+  %58 = call <16 x float> @load(ptr noundef %57)
+  %59 = load <16 x float>, ptr %7, align 64
+  %60 = fmul <16 x float> %58, %59
+  %61 = call <16 x i32> @round_to_int(<16 x float> noundef %60)
+  %62 = trunc <16 x i32> %61 to <16 x i8>
+  %63 = load ptr, ptr %3, align 8
+  %64 = load i64, ptr %9, align 8
+  %65 = getelementptr inbounds i8, ptr %63, i64 %64
+  %66 = getelementptr inbounds nuw %struct.anon.6, ptr %65, i32 0, i32 0
+  store <16 x i8> %62, ptr %66, align 1
+  br label %67
+
+67:                                               ; preds = %54
+  %68 = load i64, ptr %9, align 8
+  %69 = add nsw i64 %68, 16
+  store i64 %69, ptr %9, align 8
+  br label %50, !llvm.loop !30
+
+70:                                               ; preds = %50
+  br label %88
+
+71:                                               ; preds = %2
+  store i64 0, ptr %10, align 8
+  br label %72
+
+72:                                               ; preds = %84, %71
+  %73 = load i64, ptr %10, align 8
+  %74 = load i64, ptr @HEAD_WIDTH, align 8
+  %75 = icmp slt i64 %73, %74
+  br i1 %75, label %76, label %87
+
+76:                                               ; preds = %72
+  %77 = load ptr, ptr %3, align 8
+  %78 = load i64, ptr %10, align 8
+  %79 = getelementptr inbounds float, ptr %77, i64 %78
+  %80 = load ptr, ptr %4, align 8
+  %81 = load i64, ptr %10, align 8
+  %82 = getelementptr inbounds float, ptr %80, i64 %81
+  %83 = call <16 x float> @load(ptr noundef %82)
+  call void @store(ptr noundef %79, <16 x float> noundef %83)
+  br label %84
+
+84:                                               ; preds = %76
+  %85 = load i64, ptr %10, align 8
+  %86 = add nsw i64 %85, 16
+  store i64 %86, ptr %10, align 8
+  br label %72, !llvm.loop !31
+
+87:                                               ; preds = %72
+  br label %88
+
+88:                                               ; preds = %87, %70
+  ret void
+}
+
+define internal i64 @head_bytes() #1 {
+  %1 = load i64, ptr @IS_INT8, align 8
+  %2 = icmp ne i64 %1, 0
+  br i1 %2, label %3, label %6
+
+3:                                                ; preds = %0
+  %4 = load i64, ptr @HEAD_WIDTH, align 8
+  %5 = add nsw i64 %4, 4
+  br label %9
+
+6:                                                ; preds = %0
+  %7 = load i64, ptr @HEAD_WIDTH, align 8
+  %8 = mul nsw i64 4, %7
+  br label %9
+
+9:                                                ; preds = %6, %3
+  %10 = phi i64 [ %5, %3 ], [ %8, %6 ]
+  ret i64 %10
+}
+
+define internal float @score_keys(ptr noundef %0, ptr noundef %1, ptr noundef %2, i64 noundef %3, ptr noundef %4) #2 {
+  %6 = alloca ptr, align 8
+  %7 = alloca ptr, align 8
+  %8 = alloca ptr, align 8
+  %9 = alloca i64, align 8
+  %10 = alloca ptr, align 8
+  %11 = alloca ptr, align 8
+  %12 = alloca i64, align 8
+  %13 = alloca i64, align 8
+  %14 = alloca float, align 4
+  %15 = alloca i64, align 8
+  %16 = alloca ptr, align 8
+  %17 = alloca <16 x float>, align 64
+  %18 = alloca i64, align 8
+  %19 = alloca float, align 4
+  store ptr %0, ptr %6, align 8
+  store ptr %1, ptr %7, align 8
+  store ptr %2, ptr %8, align 8
+  store i64 %3, ptr %9, align 8
+  store ptr %4, ptr %10, align 8
+  %20 = load i64, ptr @HEAD_WIDTH, align 8
+  %21 = sdiv i64 %20, 16
+  %22 = call ptr @llvm.stacksave.p0()
+  store ptr %22, ptr %11, align 8
+  %23 = alloca <16 x float>, i64 %21, align 64
+  store i64 %21, ptr %12, align 8
+  store i64 0, ptr %13, align 8
+  br label %24
+
+24:                                               ; preds = %44, %5
+  %25 = load i64, ptr %13, align 8
+  %26 = load i64, ptr @HEAD_WIDTH, align 8
+  %27 = sdiv i64 %26, 16
+  %28 = icmp slt i64 %25, %27
+  br i1 %28, label %29, label %47
+
+29:                                               ; preds = %24
+  %30 = load ptr, ptr %6, align 8
+  %31 = load i64, ptr %13, align 8
+  %32 = mul nsw i64 %31, 16
+  %33 = getelementptr inbounds float, ptr %30, i64 %32
+  %34 = call <16 x float> @load(ptr noundef %33)
+  %35 = load i64, ptr @HEAD_WIDTH, align 8
+  %36 = sitofp i64 %35 to double
+  %37 = call double @llvm.sqrt.f64(double %36)
+  %38 = fdiv double 1.000000e+00, %37
+  %39 = fptrunc double %38 to float
+  %40 = call <16 x float> @splat(float noundef %39)
+  %41 = fmul <16 x float> %34, %40
+  %42 = load i64, ptr %13, align 8
+  %43 = getelementptr inbounds <16 x float>, ptr %23, i64 %42
+  store <16 x float> %41, ptr %43, align 64
+  br label %44
+
+44:                                               ; preds = %29
+  %45 = load i64, ptr %13, align 8
+  %46 = add nsw i64 %45, 1
+  store i64 %46, ptr %13, align 8
+  br label %24, !llvm.loop !32
+
+47:                                               ; preds = %24
+  store float 0xFFF0000000000000, ptr %14, align 4
+  store i64 0, ptr %15, align 8
+  br label %48
+
+48:                                               ; preds = %100, %47
+  %49 = load i64, ptr %15, align 8
+  %50 = load i64, ptr %9, align 8
+  %51 = icmp slt i64 %49, %50
+  br i1 %51, label %52, label %103
+
+52:                                               ; preds = %48
+  %53 = load ptr, ptr %7, align 8
+  %54 = load i64, ptr %15, align 8
+  %55 = load i64, ptr %9, align 8
+  %56 = load ptr, ptr %8, align 8
+  call void @prefetch_head(ptr noundef %53, i64 noundef %54, i64 noundef %55, ptr noundef %56)
+  %57 = load ptr, ptr %7, align 8
+  %58 = load i64, ptr %15, align 8
+  %59 = call i64 @head_bytes()
+  %60 = mul nsw i64 %58, %59
+  %61 = getelementptr inbounds i8, ptr %57, i64 %60
+  store ptr %61, ptr %16, align 8
+  %62 = call <16 x float> @splat(float noundef 0.000000e+00)
+  store <16 x float> %62, ptr %17, align 64
+  store i64 0, ptr %18, align 8
+  br label %63
+
+63:                                               ; preds = %78, %52
+  %64 = load i64, ptr %18, align 8
+  %65 = load i64, ptr @HEAD_WIDTH, align 8
+  %66 = sdiv i64 %65, 16
+  %67 = icmp slt i64 %64, %66
+  br i1 %67, label %68, label %81
+
+68:                                               ; preds = %63
+  %69 = load i64, ptr %18, align 8
+  %70 = getelementptr inbounds <16 x float>, ptr %23, i64 %69
+  %71 = load <16 x float>, ptr %70, align 64
+  %72 = load ptr, ptr %16, align 8
+  %73 = load i64, ptr %18, align 8
+  %74 = mul nsw i64 %73, 16
+  %75 = call <16 x float> @load_head(ptr noundef %72, i64 noundef %74)
+  %76 = load <16 x float>, ptr %17, align 64
+  %77 = call <16 x float> @fma(<16 x float> noundef %71, <16 x float> noundef %75, <16 x float> noundef %76)
+  store <16 x float> %77, ptr %17, align 64
+  br label %78
+
+78:                                               ; preds = %68
+  %79 = load i64, ptr %18, align 8
+  %80 = add nsw i64 %79, 1
+  store i64 %80, ptr %18, align 8
+  br label %63, !llvm.loop !33
+
+81:                                               ; preds = %63
+  %82 = load <16 x float>, ptr %17, align 64
+  %83 = call float @hsum(<16 x float> noundef %82)
+  %84 = load ptr, ptr %16, align 8
+  %85 = call float @head_step(ptr noundef %84)
+  %86 = fmul float %83, %85
+  store float %86, ptr %19, align 4
+  %87 = load float, ptr %19, align 4
+  %88 = load ptr, ptr %10, align 8
+  %89 = load i64, ptr %15, align 8
+  %90 = getelementptr inbounds float, ptr %88, i64 %89
+  store float %87, ptr %90, align 4
+  %91 = load float, ptr %14, align 4
+  %92 = load float, ptr %19, align 4
+  %93 = fcmp ogt float %91, %92
+  br i1 %93, label %94, label %96
+
+94:                                               ; preds = %81
+  %95 = load float, ptr %14, align 4
+  br label %98
+
+96:                                               ; preds = %81
+  %97 = load float, ptr %19, align 4
+  br label %98
+
+98:                                               ; preds = %96, %94
+  %99 = phi float [ %95, %94 ], [ %97, %96 ]
+  store float %99, ptr %14, align 4
+  br label %100
+
+100:                                              ; preds = %98
+  %101 = load i64, ptr %15, align 8
+  %102 = add nsw i64 %101, 1
+  store i64 %102, ptr %15, align 8
+  br label %48, !llvm.loop !34
+
+103:                                              ; preds = %48
+  %104 = load ptr, ptr %10, align 8
+  %105 = load i64, ptr %9, align 8
+  %106 = getelementptr inbounds float, ptr %104, i64 %105
+  %107 = call <16 x float> @splat(float noundef 0xFFF0000000000000)
+  call void @store(ptr noundef %106, <16 x float> noundef %107)
+  %108 = load float, ptr %14, align 4
+  %109 = load ptr, ptr %11, align 8
+  call void @llvm.stackrestore.p0(ptr %109)
+  ret float %108
+}
+
+define internal float @exp_scores(ptr noundef %0, i64 noundef %1, float noundef %2) #2 {
+  %4 = alloca ptr, align 8
+  %5 = alloca i64, align 8
+  %6 = alloca float, align 4
+  %7 = alloca <16 x float>, align 64
+  %8 = alloca i64, align 8
+  %9 = alloca <16 x float>, align 64
+  store ptr %0, ptr %4, align 8
+  store i64 %1, ptr %5, align 8
+  store float %2, ptr %6, align 4
+  %10 = call <16 x float> @splat(float noundef 0.000000e+00)
+  store <16 x float> %10, ptr %7, align 64
+  store i64 0, ptr %8, align 8
+  br label %11
+
+11:                                               ; preds = %32, %3
+  %12 = load i64, ptr %8, align 8
+  %13 = load i64, ptr %5, align 8
+  %14 = icmp slt i64 %12, %13
+  br i1 %14, label %15, label %35
+
+15:                                               ; preds = %11
+  %16 = load ptr, ptr %4, align 8
+  %17 = load i64, ptr %8, align 8
+  %18 = getelementptr inbounds float, ptr %16, i64 %17
+  %19 = call <16 x float> @load(ptr noundef %18)
+  %20 = load float, ptr %6, align 4
+  %21 = insertelement <16 x float> poison, float %20, i64 0
+  %22 = shufflevector <16 x float> %21, <16 x float> poison, <16 x i32> zeroinitializer
+  %23 = fsub <16 x float> %19, %22
+  %24 = call <16 x float> @exp_f32(<16 x float> noundef %23)
+  store <16 x float> %24, ptr %9, align 64
+  %25 = load ptr, ptr %4, align 8
+  %26 = load i64, ptr %8, align 8
+  %27 = getelementptr inbounds float, ptr %25, i64 %26
+  %28 = load <16 x float>, ptr %9, align 64
+  call void @store(ptr noundef %27, <16 x float> noundef %28)
+  %29 = load <16 x float>, ptr %9, align 64
+  %30 = load <16 x float>, ptr %7, align 64
+  %31 = fadd <16 x float> %30, %29
+  store <16 x float> %31, ptr %7, align 64
+  br label %32
+
+32:                                               ; preds = %15
+  %33 = load i64, ptr %8, align 8
+  %34 = add nsw i64 %33, 16
+  store i64 %34, ptr %8, align 8
+  br label %11, !llvm.loop !35
+
+35:                                               ; preds = %11
+  %36 = load <16 x float>, ptr %7, align 64
+  %37 = call float @hsum(<16 x float> noundef %36)
+  ret float %37
+}
+
+define internal void @sum_values(ptr noundef %0, ptr noundef %1, ptr noundef %2, i64 noundef %3, float noundef %4, ptr noundef %5) #2 {
+  %7 = alloca ptr, align 8
+  %8 = alloca ptr, align 8
+  %9 = alloca ptr, align 8
+  %10 = alloca i64, align 8
+  %11 = alloca float, align 4
+  %12 = alloca ptr, align 8
+  %13 = alloca ptr, align 8
+  %14 = alloca i64, align 8
+  %15 = alloca i64, align 8
+  %16 = alloca i64, align 8
+  %17 = alloca ptr, align 8
+  %18 = alloca <16 x float>, align 64
+  %19 = alloca i64, align 8
+  %20 = alloca i64, align 8
+  store ptr %0, ptr %7, align 8
+  store ptr %1, ptr %8, align 8
+  store ptr %2, ptr %9, align 8
+  store i64 %3, ptr %10, align 8
+  store float %4, ptr %11, align 4
+  store ptr %5, ptr %12, align 8
+  %21 = load i64, ptr @HEAD_WIDTH, align 8
+  %22 = sdiv i64 %21, 16
+  %23 = call ptr @llvm.stacksave.p0()
+  store ptr %23, ptr %13, align 8
+  %24 = alloca <16 x float>, i64 %22, align 64
+  store i64 %22, ptr %14, align 8
+  store i64 0, ptr %15, align 8
+  br label %25
+
+25:                                               ; preds = %34, %6
+  %26 = load i64, ptr %15, align 8
+  %27 = load i64, ptr @HEAD_WIDTH, align 8
+  %28 = sdiv i64 %27, 16
+  %29 = icmp slt i64 %26, %28
+  br i1 %29, label %30, label %37
+
+30:                                               ; preds = %25
+  %31 = call <16 x float> @splat(float noundef 0.000000e+00)
+  %32 = load i64, ptr %15, align 8
+  %33 = getelementptr inbounds <16 x float>, ptr %24, i64 %32
+  store <16 x float> %31, ptr %33, align 64
+  br label %34
+
+34:                                               ; preds = %30
+  %35 = load i64, ptr %15, align 8
+  %36 = add nsw i64 %35, 1
+  store i64 %36, ptr %15, align 8
+  br label %25, !llvm.loop !36
+
+37:                                               ; preds = %25
+  store i64 0, ptr %16, align 8
+  br label %38
+
+38:                                               ; preds = %81, %37
+  %39 = load i64, ptr %16, align 8
+  %40 = load i64, ptr %10, align 8
+  %41 = icmp slt i64 %39, %40
+  br i1 %41, label %42, label %84
+
+42:                                               ; preds = %38
+  %43 = load ptr, ptr %8, align 8
+  %44 = load i64, ptr %16, align 8
+  %45 = load i64, ptr %10, align 8
+  %46 = load ptr, ptr %9, align 8
+  call void @prefetch_head(ptr noundef %43, i64 noundef %44, i64 noundef %45, ptr noundef %46)
+  %47 = load ptr, ptr %8, align 8
+  %48 = load i64, ptr %16, align 8
+  %49 = call i64 @head_bytes()
+  %50 = mul nsw i64 %48, %49
+  %51 = getelementptr inbounds i8, ptr %47, i64 %50
+  store ptr %51, ptr %17, align 8
+  %52 = load ptr, ptr %7, align 8
+  %53 = load i64, ptr %16, align 8
+  %54 = getelementptr inbounds float, ptr %52, i64 %53
+  %55 = load float, ptr %54, align 4
+  %56 = load ptr, ptr %17, align 8
+  %57 = call float @head_step(ptr noundef %56)
+  %58 = fmul float %55, %57
+  %59 = call <16 x float> @splat(float noundef %58)
+  store <16 x float> %59, ptr %18, align 64
+  store i64 0, ptr %19, align 8
+  br label %60
+
+60:                                               ; preds = %77, %42
+  %61 = load i64, ptr %19, align 8
+  %62 = load i64, ptr @HEAD_WIDTH, align 8
+  %63 = sdiv i64 %62, 16
+  %64 = icmp slt i64 %61, %63
+  br i1 %64, label %65, label %80
+
+65:                                               ; preds = %60
+  %66 = load <16 x float>, ptr %18, align 64
+  %67 = load ptr, ptr %17, align 8
+  %68 = load i64, ptr %19, align 8
+  %69 = mul nsw i64 %68, 16
+  %70 = call <16 x float> @load_head(ptr noundef %67, i64 noundef %69)
+  %71 = load i64, ptr %19, align 8
+  %72 = getelementptr inbounds <16 x float>, ptr %24, i64 %71
+  %73 = load <16 x float>, ptr %72, align 64
+  %74 = call <16 x float> @fma(<16 x float> noundef %66, <16 x float> noundef %70, <16 x float> noundef %73)
+  %75 = load i64, ptr %19, align 8
+  %76 = getelementptr inbounds <16 x float>, ptr %24, i64 %75
+  store <16 x float> %74, ptr %76, align 64
+  br label %77
+
+77:                                               ; preds = %65
+  %78 = load i64, ptr %19, align 8
+  %79 = add nsw i64 %78, 1
+  store i64 %79, ptr %19, align 8
+  br label %60, !llvm.loop !37
+
+80:                                               ; preds = %60
+  br label %81
+
+81:                                               ; preds = %80
+  %82 = load i64, ptr %16, align 8
+  %83 = add nsw i64 %82, 1
+  store i64 %83, ptr %16, align 8
+  br label %38, !llvm.loop !38
+
+84:                                               ; preds = %38
+  store i64 0, ptr %20, align 8
+  br label %85
+
+85:                                               ; preds = %102, %84
+  %86 = load i64, ptr %20, align 8
+  %87 = load i64, ptr @HEAD_WIDTH, align 8
+  %88 = sdiv i64 %87, 16
+  %89 = icmp slt i64 %86, %88
+  br i1 %89, label %90, label %105
+
+90:                                               ; preds = %85
+  %91 = load ptr, ptr %12, align 8
+  %92 = load i64, ptr %20, align 8
+  %93 = mul nsw i64 %92, 16
+  %94 = getelementptr inbounds float, ptr %91, i64 %93
+  %95 = load i64, ptr %20, align 8
+  %96 = getelementptr inbounds <16 x float>, ptr %24, i64 %95
+  %97 = load <16 x float>, ptr %96, align 64
+  %98 = load float, ptr %11, align 4
+  %99 = insertelement <16 x float> poison, float %98, i64 0
+  %100 = shufflevector <16 x float> %99, <16 x float> poison, <16 x i32> zeroinitializer
+  %101 = fmul <16 x float> %97, %100
+  call void @store(ptr noundef %94, <16 x float> noundef %101)
+  br label %102
+
+102:                                              ; preds = %90
+  %103 = load i64, ptr %20, align 8
+  %104 = add nsw i64 %103, 1
+  store i64 %104, ptr %20, align 8
+  br label %85, !llvm.loop !39
+
+105:                                              ; preds = %85
+  %106 = load ptr, ptr %13, align 8
+  call void @llvm.stackrestore.p0(ptr %106)
+  ret void
+}
+
+define dso_local void @replay(ptr noundef %0) #5 {
+  %2 = alloca ptr, align 8
+  %3 = alloca i64, align 8
+  store ptr %0, ptr %2, align 8
+  store i64 0, ptr %3, align 8
+  br label %4
+
+4:                                                ; preds = %25, %1
+  %5 = load i64, ptr %3, align 8
+  %6 = load ptr, ptr %2, align 8
+  %7 = getelementptr inbounds nuw %struct.replay_args, ptr %6, i32 0, i32 1
+  %8 = load i64, ptr %7, align 8
+  %9 = icmp slt i64 %5, %8
+  br i1 %9, label %10, label %28
+
+10:                                               ; preds = %4
+  %11 = load ptr, ptr %2, align 8
+  %12 = getelementptr inbounds nuw %struct.replay_args, ptr %11, i32 0, i32 0
+  %13 = load ptr, ptr %12, align 8
+  %14 = load i64, ptr %3, align 8
+  %15 = getelementptr inbounds %struct.kernel_call, ptr %13, i64 %14
+  %16 = getelementptr inbounds nuw %struct.kernel_call, ptr %15, i32 0, i32 0
+  %17 = load ptr, ptr %16, align 8
+  %18 = load ptr, ptr %2, align 8
+  %19 = getelementptr inbounds nuw %struct.replay_args, ptr %18, i32 0, i32 0
+  %20 = load ptr, ptr %19, align 8
+  %21 = load i64, ptr %3, align 8
+  %22 = getelementptr inbounds %struct.kernel_call, ptr %20, i64 %21
+  %23 = getelementptr inbounds nuw %struct.kernel_call, ptr %22, i32 0, i32 1
+  %24 = load ptr, ptr %23, align 8
+  call void %17(ptr noundef %24)
+  call void @GOMP_barrier()
+  br label %25
+
+25:                                               ; preds = %10
+  %26 = load i64, ptr %3, align 8
+  %27 = add nsw i64 %26, 1
+  store i64 %27, ptr %3, align 8
+  br label %4, !llvm.loop !40
+
+28:                                               ; preds = %4
+  ret void
+}
+
+declare void @GOMP_barrier()
+
+declare i32 @omp_get_thread_num()
+
+declare i32 @omp_get_num_threads()
+
+declare <16 x float> @llvm.fma.v16f32(<16 x float>, <16 x float>, <16 x float>) #3
+
+define internal <16 x float> @exp_f32(<16 x float> noundef %0) #2 {
+  %2 = alloca <16 x float>, align 64
+  %3 = alloca <16 x float>, align 64
+  %4 = alloca <16 x float>, align 64
+  %5 = alloca <16 x float>, align 64
+  store <16 x float> %0, ptr %2, align 64
+  %6 = load <16 x float>, ptr %2, align 64
+  %7 = fcmp olt <16 x float> %6, splat (float -8.700000e+01)
+  %8 = sext <16 x i1> %7 to <16 x i32>
+  %9 = call <16 x float> @splat(float noundef -8.700000e+01)
+  %10 = load <16 x float>, ptr %2, align 64
+  %11 = icmp slt <16 x i32> %8, zeroinitializer
+  %12 = select <16 x i1> %11, <16 x float> %9, <16 x float> %10
+  store <16 x float> %12, ptr %2, align 64
+  %13 = load <16 x float>, ptr %2, align 64
+  %14 = fmul <16 x float> %13, splat (float 0x3FF7154760000000)
+  %15 = call <16 x float> @llvm.rint.v16f32(<16 x float> %14)
+  store <16 x float> %15, ptr %3, align 64
+  %16 = load <16 x float>, ptr %3, align 64
+  %17 = call <16 x float> @splat(float noundef 0x3F2BD01060000000)
+  %18 = load <16 x float>, ptr %3, align 64
+  %19 = call <16 x float> @splat(float noundef 0xBFE6300000000000)
+  %20 = load <16 x float>, ptr %2, align 64
+  %21 = call <16 x float> @fma(<16 x float> noundef %18, <16 x float> noundef %19, <16 x float> noundef %20)
+  %22 = call <16 x float> @fma(<16 x float> noundef %16, <16 x float> noundef %17, <16 x float> noundef %21)
+  store <16 x float> %22, ptr %4, align 64
+  %23 = call <16 x float> @splat(float noundef 0x3F2A01A020000000)
+  store <16 x float> %23, ptr %5, align 64
+  %24 = load <16 x float>, ptr %5, align 64
+  %25 = load <16 x float>, ptr %4, align 64
+  %26 = call <16 x float> @splat(float noundef 0x3F56C16C20000000)
+  %27 = call <16 x float> @fma(<16 x float> noundef %24, <16 x float> noundef %25, <16 x float> noundef %26)
+  store <16 x float> %27, ptr %5, align 64
+  %28 = load <16 x float>, ptr %5, align 64
+  %29 = load <16 x float>, ptr %4, align 64
+  %30 = call <16 x float> @splat(float noundef 0x3F81111120000000)
+  %31 = call <16 x float> @fma(<16 x float> noundef %28, <16 x float> noundef %29, <16 x float> noundef %30)
+  store <16 x float> %31, ptr %5, align 64
+  %32 = load <16 x float>, ptr %5, align 64
+  %33 = load <16 x float>, ptr %4, align 64
+  %34 = call <16 x float> @splat(float noundef 0x3FA5555560000000)
+  %35 = call <16 x float> @fma(<16 x float> noundef %32, <16 x float> noundef %33, <16 x float> noundef %34)
+  store <16 x float> %35, ptr %5, align 64
+  %36 = load <16 x float>, ptr %5, align 64
+  %37 = load <16 x float>, ptr %4, align 64
+  %38 = call <16 x float> @splat(float noundef 0x3FC5555560000000)
+  %39 = call <16 x float> @fma(<16 x float> noundef %36, <16 x float> noundef %37, <16 x float> noundef %38)
+  store <16 x float> %39, ptr %5, align 64
+  %40 = load <16 x float>, ptr %5, align 64
+  %41 = load <16 x float>, ptr %4, align 64
+  %42 = call <16 x float> @splat(float noundef 5.000000e-01)
+  %43 = call <16 x float> @fma(<16 x float> noundef %40, <16 x float> noundef %41, <16 x float> noundef %42)
+  store <16 x float> %43, ptr %5, align 64
+  %44 = load <16 x float>, ptr %5, align 64
+  %45 = load <16 x float>, ptr %4, align 64
+  %46 = call <16 x float> @splat(float noundef 1.000000e+00)
+  %47 = call <16 x float> @fma(<16 x float> noundef %44, <16 x float> noundef %45, <16 x float> noundef %46)
+  store <16 x float> %47, ptr %5, align 64
+  %48 = load <16 x float>, ptr %5, align 64
+  %49 = load <16 x float>, ptr %4, align 64
+  %50 = call <16 x float> @splat(float noundef 1.000000e+00)
+  %51 = call <16 x float> @fma(<16 x float> noundef %48, <16 x float> noundef %49, <16 x float> noundef %50)
+  store <16 x float> %51, ptr %5, align 64
+  %52 = load <16 x float>, ptr %5, align 64
+  %53 = load <16 x float>, ptr %3, align 64
+  %54 = call <16 x i32> @round_to_int(<16 x float> noundef %53)
+  %55 = add <16 x i32> %54, splat (i32 127)
+  %56 = shl <16 x i32> %55, splat (i32 23)
+  %57 = bitcast <16 x i32> %56 to <16 x float>
+  %58 = fmul <16 x float> %52, %57
+  ret <16 x float> %58
+}
+
+declare <16 x float> @llvm.copysign.v16f32(<16 x float>, <16 x float>) #3
+
+declare <16 x float> @llvm.rint.v16f32(<16 x float>) #3
+
+declare <16 x float> @llvm.fabs.v16f32(<16 x float>) #3
+
+define internal float @hmax(<16 x float> noundef %0) #2 {
+  %2 = alloca <16 x float>, align 64
+  store <16 x float> %0, ptr %2, align 64
+  %3 = load <16 x float>, ptr %2, align 64
+  %4 = load <16 x float>, ptr %2, align 64
+  %5 = shufflevector <16 x float> %3, <16 x float> %4, <16 x i32> <i32 0, i32 1, i32 2, i32 3, i32 4, i32 5, i32 6, i32 7, i32 16, i32 17, i32 18, i32 19, i32 20, i32 21, i32 22, i32 23>
+  %6 = load <16 x float>, ptr %2, align 64
+  %7 = load <16 x float>, ptr %2, align 64
+  %8 = shufflevector <16 x float> %6, <16 x float> %7, <16 x i32> <i32 8, i32 9, i32 10, i32 11, i32 12, i32 13, i32 14, i32 15, i32 24, i32 25, i32 26, i32 27, i32 28, i32 29, i32 30, i32 31>
+  %9 = call <16 x float> @larger(<16 x float> noundef %5, <16 x float> noundef %8)
+  store <16 x float> %9, ptr %2, align 64
+  %10 = load <16 x float>, ptr %2, align 64
+  %11 = load <16 x float>, ptr %2, align 64
+  %12 = shufflevector <16 x float> %10, <16 x float> %11, <16 x i32> <i32 0, i32 1, i32 2, i32 3, i32 8, i32 9, i32 10, i32 11, i32 16, i32 17, i32 18, i32 19, i32 24, i32 25, i32 26, i32 27>
+  %13 = load <16 x float>, ptr %2, align 64
+  %14 = load <16 x float>, ptr %2, align 64
+  %15 = shufflevector <16 x float> %13, <16 x float> %14, <16 x i32> <i32 4, i32 5, i32 6, i32 7, i32 12, i32 13, i32 14, i32 15, i32 20, i32 21, i32 22, i32 23, i32 28, i32 29, i32 30, i32 31>
+  %16 = call <16 x float> @larger(<16 x float> noundef %12, <16 x float> noundef %15)
+  store <16 x float> %16, ptr %2, align 64
+  %17 = load <16 x float>, ptr %2, align 64
+  %18 = load <16 x float>, ptr %2, align 64
+  %19 = shufflevector <16 x float> %17, <16 x float> %18, <16 x i32> <i32 0, i32 1, i32 4, i32 5, i32 8, i32 9, i32 12, i32 13, i32 16, i32 17, i32 20, i32 21, i32 24, i32 25, i32 28, i32 29>
+  %20 = load <16 x float>, ptr %2, align 64
+  %21 = load <16 x float>, ptr %2, align 64
+  %22 = shufflevector <16 x float> %20, <16 x float> %21, <16 x i32> <i32 2, i32 3, i32 6, i32 7, i32 10, i32 11, i32 14, i32 15, i32 18, i32 19, i32 22, i32 23, i32 26, i32 27, i32 30, i32 31>
+  %23 = call <16 x float> @larger(<16 x float> noundef %19, <16 x float> noundef %22)
+  store <16 x float> %23, ptr %2, align 64
+  %24 = load <16 x float>, ptr %2, align 64
+  %25 = load <16 x float>, ptr %2, align 64
+  %26 = shufflevector <16 x float> %24, <16 x float> %25, <16 x i32> <i32 0, i32 2, i32 4, i32 6, i32 8, i32 10, i32 12, i32 14, i32 16, i32 18, i32 20, i32 22, i32 24, i32 26, i32 28, i32 30>
+  %27 = load <16 x float>, ptr %2, align 64
+  %28 = load <16 x float>, ptr %2, align 64
+  %29 = shufflevector <16 x float> %27, <16 x float> %28, <16 x i32> <i32 1, i32 3, i32 5, i32 7, i32 9, i32 11, i32 13, i32 15, i32 17, i32 19, i32 21, i32 23, i32 25, i32 27, i32 29, i32 31>
+  %30 = call <16 x float> @larger(<16 x float> noundef %26, <16 x float> noundef %29)
+  %31 = extractelement <16 x float> %30, i32 0
+  ret float %31
+}
+
+define internal void @add_products_int16(ptr noundef %0, ptr noundef %1, ptr noundef %2, i64 noundef %3) #2 {
+  %5 = alloca ptr, align 8
+  %6 = alloca ptr, align 8
+  %7 = alloca ptr, align 8
+  %8 = alloca i64, align 8
+  %9 = alloca i64, align 8
+  %10 = alloca <16 x i32>, align 64
+  %11 = alloca i64, align 8
+  store ptr %0, ptr %5, align 8
+  store ptr %1, ptr %6, align 8
+  store ptr %2, ptr %7, align 8
+  store i64 %3, ptr %8, align 8
+  store i64 0, ptr %9, align 8
+  br label %12
+
+12:                                               ; preds = %64, %4
+  %13 = load i64, ptr %9, align 8
+  %14 = load i64, ptr @N_ROWS, align 8
+  %15 = load i64, ptr @N_OUTPUTS, align 8
+  %16 = mul nsw i64 %14, %15
+  %17 = icmp slt i64 %13, %16
+  br i1 %17, label %18, label %67
+
+18:                                               ; preds = %12
+  %19 = load ptr, ptr %5, align 8
+  %20 = load i64, ptr %9, align 8
+  %21 = getelementptr inbounds <16 x float>, ptr %19, i64 %20
+  %22 = load <16 x float>, ptr %21, align 64
+  %23 = bitcast <16 x float> %22 to <16 x i32>
+  store <16 x i32> %23, ptr %10, align 64
+  store i64 0, ptr %11, align 8
+  br label %24
+
+24:                                               ; preds = %55, %18
+  %25 = load i64, ptr %11, align 8
+  %26 = load i64, ptr @N_COLUMNS, align 8
+  %27 = icmp slt i64 %25, %26
+  br i1 %27, label %28, label %58
+
+28:                                               ; preds = %24
+  %29 = load <16 x i32>, ptr %10, align 64
+  %30 = load ptr, ptr %6, align 8
+  %31 = load i64, ptr %11, align 8
+  %32 = load i64, ptr @N_ROWS, align 8
+  %33 = mul nsw i64 %31, %32
+  %34 = getelementptr inbounds i16, ptr %30, i64 %33
+  %35 = load i64, ptr %9, align 8
+  %36 = load i64, ptr @N_OUTPUTS, align 8
+  %37 = sdiv i64 %35, %36
+  %38 = mul nsw i64 %37, 2
+  %39 = mul nsw i64 %38, 16
+  %40 = getelementptr inbounds i16, ptr %34, i64 %39
+  %41 = getelementptr inbounds nuw %struct.anon.2, ptr %40, i32 0, i32 0
+  %42 = load <32 x i16>, ptr %41, align 1
+  %43 = load ptr, ptr %7, align 8
+  %44 = load i64, ptr %9, align 8
+  %45 = load i64, ptr @N_OUTPUTS, align 8
+  %46 = srem i64 %44, %45
+  %47 = load i64, ptr %8, align 8
+  %48 = mul nsw i64 %46, %47
+  %49 = getelementptr inbounds i8, ptr %43, i64 %48
+  %50 = load i64, ptr %11, align 8
+  %51 = getelementptr inbounds i8, ptr %49, i64 %50
+  %52 = getelementptr inbounds nuw %struct.anon.3, ptr %51, i32 0, i32 0
+  %53 = load <32 x i8>, ptr %52, align 1
+  %54 = call <16 x i32> @dot_int16(<16 x i32> noundef %29, <32 x i16> noundef %42, <32 x i8> noundef %53)
+  store <16 x i32> %54, ptr %10, align 64
+  br label %55
+
+55:                                               ; preds = %28
+  %56 = load i64, ptr %11, align 8
+  %57 = add nsw i64 %56, 32
+  store i64 %57, ptr %11, align 8
+  br label %24, !llvm.loop !41
+
+58:                                               ; preds = %24
+  %59 = load <16 x i32>, ptr %10, align 64
+  %60 = bitcast <16 x i32> %59 to <16 x float>
+  %61 = load ptr, ptr %5, align 8
+  %62 = load i64, ptr %9, align 8
+  %63 = getelementptr inbounds <16 x float>, ptr %61, i64 %62
+  store <16 x float> %60, ptr %63, align 64
+  br label %64
+
+64:                                               ; preds = %58
+  %65 = load i64, ptr %9, align 8
+  %66 = add nsw i64 %65, 1
+  store i64 %66, ptr %9, align 8
+  br label %12, !llvm.loop !42
+
+67:                                               ; preds = %12
+  ret void
+}
+
+define internal void @add_products_f32(ptr noundef %0, ptr noundef %1, ptr noundef %2, i64 noundef %3) #2 {
+  %5 = alloca ptr, align 8
+  %6 = alloca ptr, align 8
+  %7 = alloca ptr, align 8
+  %8 = alloca i64, align 8
+  %9 = alloca i64, align 8
+  %10 = alloca [2 x <16 x float>], align 64
+  %11 = alloca i64, align 8
+  %12 = alloca i64, align 8
+  store ptr %0, ptr %5, align 8
+  store ptr %1, ptr %6, align 8
+  store ptr %2, ptr %7, align 8
+  store i64 %3, ptr %8, align 8
+  store i64 0, ptr %9, align 8
+  br label %13
+
+13:                                               ; preds = %86, %4
+  %14 = load i64, ptr %9, align 8
+  %15 = load i64, ptr @N_COLUMNS, align 8
+  %16 = icmp slt i64 %14, %15
+  br i1 %16, label %17, label %89
+
+17:                                               ; preds = %13
+  store i64 0, ptr %11, align 8
+  br label %18
+
+18:                                               ; preds = %47, %17
+  %19 = load i64, ptr %11, align 8
+  %20 = load i64, ptr @N_OUTPUTS, align 8
+  %21 = icmp slt i64 %19, %20
+  br i1 %21, label %22, label %50
+
+22:                                               ; preds = %18
+  %23 = load i64, ptr @IS_INT8, align 8
+  %24 = icmp ne i64 %23, 0
+  br i1 %24, label %25, label %34
+
+25:                                               ; preds = %22
+  %26 = load ptr, ptr %7, align 8
+  %27 = load i64, ptr %11, align 8
+  %28 = load i64, ptr %8, align 8
+  %29 = mul nsw i64 %27, %28
+  %30 = getelementptr inbounds i8, ptr %26, i64 %29
+  %31 = load i64, ptr %9, align 8
+  %32 = getelementptr inbounds i8, ptr %30, i64 %31
+  %33 = call <16 x float> @load_int8(ptr noundef %32)
+  br label %43
+
+34:                                               ; preds = %22
+  %35 = load ptr, ptr %7, align 8
+  %36 = load i64, ptr %11, align 8
+  %37 = load i64, ptr %8, align 8
+  %38 = mul nsw i64 %36, %37
+  %39 = getelementptr inbounds i8, ptr %35, i64 %38
+  %40 = load i64, ptr %9, align 8
+  %41 = getelementptr inbounds float, ptr %39, i64 %40
+  %42 = call <16 x float> @load(ptr noundef %41)
+  br label %43
+
+43:                                               ; preds = %34, %25
+  %44 = phi <16 x float> [ %33, %25 ], [ %42, %34 ]
+  %45 = load i64, ptr %11, align 8
+  %46 = getelementptr inbounds [2 x <16 x float>], ptr %10, i64 0, i64 %45
+  store <16 x float> %44, ptr %46, align 64
+  br label %47
+
+47:                                               ; preds = %43
+  %48 = load i64, ptr %11, align 8
+  %49 = add nsw i64 %48, 1
+  store i64 %49, ptr %11, align 8
+  br label %18, !llvm.loop !43
+
+50:                                               ; preds = %18
+  store i64 0, ptr %12, align 8
+  br label %51
+
+51:                                               ; preds = %82, %50
+  %52 = load i64, ptr %12, align 8
+  %53 = load i64, ptr @N_ROWS, align 8
+  %54 = load i64, ptr @N_OUTPUTS, align 8
+  %55 = mul nsw i64 %53, %54
+  %56 = icmp slt i64 %52, %55
+  br i1 %56, label %57, label %85
+
+57:                                               ; preds = %51
+  %58 = load ptr, ptr %6, align 8
+  %59 = load i64, ptr %9, align 8
+  %60 = load i64, ptr @N_ROWS, align 8
+  %61 = mul nsw i64 %59, %60
+  %62 = getelementptr inbounds float, ptr %58, i64 %61
+  %63 = load i64, ptr %12, align 8
+  %64 = load i64, ptr @N_OUTPUTS, align 8
+  %65 = sdiv i64 %63, %64
+  %66 = mul nsw i64 %65, 16
+  %67 = getelementptr inbounds float, ptr %62, i64 %66
+  %68 = call <16 x float> @load(ptr noundef %67)
+  %69 = load i64, ptr %12, align 8
+  %70 = load i64, ptr @N_OUTPUTS, align 8
+  %71 = srem i64 %69, %70
+  %72 = getelementptr inbounds [2 x <16 x float>], ptr %10, i64 0, i64 %71
+  %73 = load <16 x float>, ptr %72, align 64
+  %74 = load ptr, ptr %5, align 8
+  %75 = load i64, ptr %12, align 8
+  %76 = getelementptr inbounds <16 x float>, ptr %74, i64 %75
+  %77 = load <16 x float>, ptr %76, align 64
+  %78 = call <16 x float> @fma(<16 x float> noundef %68, <16 x float> noundef %73, <16 x float> noundef %77)
+  %79 = load ptr, ptr %5, align 8
+  %80 = load i64, ptr %12, align 8
+  %81 = getelementptr inbounds <16 x float>, ptr %79, i64 %80
+  store <16 x float> %78, ptr %81, align 64
+  br label %82
+
+82:                                               ; preds = %57
+  %83 = load i64, ptr %12, align 8
+  %84 = add nsw i64 %83, 1
+  store i64 %84, ptr %12, align 8
+  br label %51, !llvm.loop !44
+
+85:                                               ; preds = %51
+  br label %86
+
+86:                                               ; preds = %85
+  %87 = load i64, ptr %9, align 8
+  %88 = add nsw i64 %87, 16
+  store i64 %88, ptr %9, align 8
+  br label %13, !llvm.loop !45
+
+89:                                               ; preds = %13
+  ret void
+}
+
+define internal void @prefetch(ptr noundef %0, i64 noundef %1, i64 noundef %2) #1 {
+  %4 = alloca ptr, align 8
+  %5 = alloca i64, align 8
+  %6 = alloca i64, align 8
+  %7 = alloca i64, align 8
+  store ptr %0, ptr %4, align 8
+  store i64 %1, ptr %5, align 8
+  store i64 %2, ptr %6, align 8
+  store i64 0, ptr %7, align 8
+  br label %8
+
+8:                                                ; preds = %20, %3
+  %9 = load i64, ptr %7, align 8
+  %10 = load i64, ptr %6, align 8
+  %11 = icmp slt i64 %9, %10
+  br i1 %11, label %12, label %23
+
+12:                                               ; preds = %8
+  %13 = load ptr, ptr %4, align 8
+  %14 = ptrtoint ptr %13 to i64
+  %15 = load i64, ptr %5, align 8
+  %16 = add i64 %14, %15
+  %17 = load i64, ptr %7, align 8
+  %18 = add i64 %16, %17
+  %19 = inttoptr i64 %18 to ptr
+  call void @llvm.prefetch.p0(ptr %19, i32 0, i32 2, i32 1)
+  br label %20
+
+20:                                               ; preds = %12
+  %21 = load i64, ptr %7, align 8
+  %22 = add nsw i64 %21, 64
+  store i64 %22, ptr %7, align 8
+  br label %8, !llvm.loop !46
+
+23:                                               ; preds = %8
+  ret void
+}
+
+define internal <16 x i32> @dot_int16(<16 x i32> noundef %0, <32 x i16> noundef %1, <32 x i8> noundef %2) #2 {
+  %4 = alloca <16 x i32>, align 64
+  %5 = alloca <32 x i16>, align 64
+  %6 = alloca <32 x i8>, align 32
+  %7 = alloca <32 x i32>, align 128
+  store <16 x i32> %0, ptr %4, align 64
+  store <32 x i16> %1, ptr %5, align 64
+  store <32 x i8> %2, ptr %6, align 32
+  %8 = load <32 x i16>, ptr %5, align 64
+  %9 = sext <32 x i16> %8 to <32 x i32>
+  %10 = load <32 x i8>, ptr %6, align 32
+  %11 = sext <32 x i8> %10 to <32 x i32>
+  %12 = mul <32 x i32> %9, %11
+  store <32 x i32> %12, ptr %7, align 128
+  %13 = load <32 x i32>, ptr %7, align 128
+  %14 = shufflevector <32 x i32> %13, <32 x i32> poison, <16 x i32> <i32 0, i32 2, i32 4, i32 6, i32 8, i32 10, i32 12, i32 14, i32 16, i32 18, i32 20, i32 22, i32 24, i32 26, i32 28, i32 30>
+  %15 = load <32 x i32>, ptr %7, align 128
+  %16 = shufflevector <32 x i32> %15, <32 x i32> poison, <16 x i32> <i32 1, i32 3, i32 5, i32 7, i32 9, i32 11, i32 13, i32 15, i32 17, i32 19, i32 21, i32 23, i32 25, i32 27, i32 29, i32 31>
+  %17 = add <16 x i32> %14, %16
+  %18 = load <16 x i32>, ptr %4, align 64
+  %19 = add <16 x i32> %17, %18
+  ret <16 x i32> %19
+}
+
+define internal <16 x float> @load_int8(ptr noundef %0) #2 {
+  %2 = alloca ptr, align 8
+  store ptr %0, ptr %2, align 8
+  %3 = load ptr, ptr %2, align 8
+  %4 = getelementptr inbounds nuw %struct.anon.4, ptr %3, i32 0, i32 0
+  %5 = load <16 x i8>, ptr %4, align 1
+  %6 = sitofp <16 x i8> %5 to <16 x float>
+  ret <16 x float> %6
+}
+
+declare void @llvm.prefetch.p0(ptr readonly captures(none), i32 immarg, i32 immarg, i32 immarg) #7
+
+declare void @llvm.memset.p0.i64(ptr writeonly captures(none), i8, i64, i1 immarg) #8
+
+define internal <16 x float> @hsum_16(ptr noundef %0) #2 {
+  %2 = alloca ptr, align 8
+  %3 = alloca i64, align 8
+  %4 = alloca i64, align 8
+  %5 = alloca i64, align 8
+  store ptr %0, ptr %2, align 8
+  store i64 0, ptr %3, align 8
+  br label %6
+
+6:                                                ; preds = %38, %1
+  %7 = load i64, ptr %3, align 8
+  %8 = icmp slt i64 %7, 8
+  br i1 %8, label %9, label %41
+
+9:                                                ; preds = %6
+  %10 = load ptr, ptr %2, align 8
+  %11 = load i64, ptr %3, align 8
+  %12 = mul nsw i64 2, %11
+  %13 = getelementptr inbounds <16 x float>, ptr %10, i64 %12
+  %14 = load <16 x float>, ptr %13, align 64
+  %15 = load ptr, ptr %2, align 8
+  %16 = load i64, ptr %3, align 8
+  %17 = mul nsw i64 2, %16
+  %18 = add nsw i64 %17, 1
+  %19 = getelementptr inbounds <16 x float>, ptr %15, i64 %18
+  %20 = load <16 x float>, ptr %19, align 64
+  %21 = shufflevector <16 x float> %14, <16 x float> %20, <16 x i32> <i32 0, i32 1, i32 2, i32 3, i32 4, i32 5, i32 6, i32 7, i32 16, i32 17, i32 18, i32 19, i32 20, i32 21, i32 22, i32 23>
+  %22 = load ptr, ptr %2, align 8
+  %23 = load i64, ptr %3, align 8
+  %24 = mul nsw i64 2, %23
+  %25 = getelementptr inbounds <16 x float>, ptr %22, i64 %24
+  %26 = load <16 x float>, ptr %25, align 64
+  %27 = load ptr, ptr %2, align 8
+  %28 = load i64, ptr %3, align 8
+  %29 = mul nsw i64 2, %28
+  %30 = add nsw i64 %29, 1
+  %31 = getelementptr inbounds <16 x float>, ptr %27, i64 %30
+  %32 = load <16 x float>, ptr %31, align 64
+  %33 = shufflevector <16 x float> %26, <16 x float> %32, <16 x i32> <i32 8, i32 9, i32 10, i32 11, i32 12, i32 13, i32 14, i32 15, i32 24, i32 25, i32 26, i32 27, i32 28, i32 29, i32 30, i32 31>
+  %34 = fadd <16 x float> %21, %33
+  %35 = load ptr, ptr %2, align 8
+  %36 = load i64, ptr %3, align 8
+  %37 = getelementptr inbounds <16 x float>, ptr %35, i64 %36
+  store <16 x float> %34, ptr %37, align 64
+  br label %38
+
+38:                                               ; preds = %9
+  %39 = load i64, ptr %3, align 8
+  %40 = add nsw i64 %39, 1
+  store i64 %40, ptr %3, align 8
+  br label %6, !llvm.loop !47
+
+41:                                               ; preds = %6
+  store i64 0, ptr %4, align 8
+  br label %42
+
+42:                                               ; preds = %74, %41
+  %43 = load i64, ptr %4, align 8
+  %44 = icmp slt i64 %43, 4
+  br i1 %44, label %45, label %77
+
+45:                                               ; preds = %42
+  %46 = load ptr, ptr %2, align 8
+  %47 = load i64, ptr %4, align 8
+  %48 = mul nsw i64 2, %47
+  %49 = getelementptr inbounds <16 x float>, ptr %46, i64 %48
+  %50 = load <16 x float>, ptr %49, align 64
+  %51 = load ptr, ptr %2, align 8
+  %52 = load i64, ptr %4, align 8
+  %53 = mul nsw i64 2, %52
+  %54 = add nsw i64 %53, 1
+  %55 = getelementptr inbounds <16 x float>, ptr %51, i64 %54
+  %56 = load <16 x float>, ptr %55, align 64
+  %57 = shufflevector <16 x float> %50, <16 x float> %56, <16 x i32> <i32 0, i32 1, i32 2, i32 3, i32 8, i32 9, i32 10, i32 11, i32 16, i32 17, i32 18, i32 19, i32 24, i32 25, i32 26, i32 27>
+  %58 = load ptr, ptr %2, align 8
+  %59 = load i64, ptr %4, align 8
+  %60 = mul nsw i64 2, %59
+  %61 = getelementptr inbounds <16 x float>, ptr %58, i64 %60
+  %62 = load <16 x float>, ptr %61, align 64
+  %63 = load ptr, ptr %2, align 8
+  %64 = load i64, ptr %4, align 8
+  %65 = mul nsw i64 2, %64
+  %66 = add nsw i64 %65, 1
+  %67 = getelementptr inbounds <16 x float>, ptr %63, i64 %66
+  %68 = load <16 x float>, ptr %67, align 64
+  %69 = shufflevector <16 x float> %62, <16 x float> %68, <16 x i32> <i32 4, i32 5, i32 6, i32 7, i32 12, i32 13, i32 14, i32 15, i32 20, i32 21, i32 22, i32 23, i32 28, i32 29, i32 30, i32 31>
+  %70 = fadd <16 x float> %57, %69
+  %71 = load ptr, ptr %2, align 8
+  %72 = load i64, ptr %4, align 8
+  %73 = getelementptr inbounds <16 x float>, ptr %71, i64 %72
+  store <16 x float> %70, ptr %73, align 64
+  br label %74
+
+74:                                               ; preds = %45
+  %75 = load i64, ptr %4, align 8
+  %76 = add nsw i64 %75, 1
+  store i64 %76, ptr %4, align 8
+  br label %42, !llvm.loop !48
+
+77:                                               ; preds = %42
+  store i64 0, ptr %5, align 8
+  br label %78
+
+78:                                               ; preds = %110, %77
+  %79 = load i64, ptr %5, align 8
+  %80 = icmp slt i64 %79, 2
+  br i1 %80, label %81, label %113
+
+81:                                               ; preds = %78
+  %82 = load ptr, ptr %2, align 8
+  %83 = load i64, ptr %5, align 8
+  %84 = mul nsw i64 2, %83
+  %85 = getelementptr inbounds <16 x float>, ptr %82, i64 %84
+  %86 = load <16 x float>, ptr %85, align 64
+  %87 = load ptr, ptr %2, align 8
+  %88 = load i64, ptr %5, align 8
+  %89 = mul nsw i64 2, %88
+  %90 = add nsw i64 %89, 1
+  %91 = getelementptr inbounds <16 x float>, ptr %87, i64 %90
+  %92 = load <16 x float>, ptr %91, align 64
+  %93 = shufflevector <16 x float> %86, <16 x float> %92, <16 x i32> <i32 0, i32 1, i32 4, i32 5, i32 8, i32 9, i32 12, i32 13, i32 16, i32 17, i32 20, i32 21, i32 24, i32 25, i32 28, i32 29>
+  %94 = load ptr, ptr %2, align 8
+  %95 = load i64, ptr %5, align 8
+  %96 = mul nsw i64 2, %95
+  %97 = getelementptr inbounds <16 x float>, ptr %94, i64 %96
+  %98 = load <16 x float>, ptr %97, align 64
+  %99 = load ptr, ptr %2, align 8
+  %100 = load i64, ptr %5, align 8
+  %101 = mul nsw i64 2, %100
+  %102 = add nsw i64 %101, 1
+  %103 = getelementptr inbounds <16 x float>, ptr %99, i64 %102
+  %104 = load <16 x float>, ptr %103, align 64
+  %105 = shufflevector <16 x float> %98, <16 x float> %104, <16 x i32> <i32 2, i32 3, i32 6, i32 7, i32 10, i32 11, i32 14, i32 15, i32 18, i32 19, i32 22, i32 23, i32 26, i32 27, i32 30, i32 31>
+  %106 = fadd <16 x float> %93, %105
+  %107 = load ptr, ptr %2, align 8
+  %108 = load i64, ptr %5, align 8
+  %109 = getelementptr inbounds <16 x float>, ptr %107, i64 %108
+  store <16 x float> %106, ptr %109, align 64
+  br label %110
+
+110:                                              ; preds = %81
+  %111 = load i64, ptr %5, align 8
+  %112 = add nsw i64 %111, 1
+  store i64 %112, ptr %5, align 8
+  br label %78, !llvm.loop !49
+
+113:                                              ; preds = %78
+  %114 = load ptr, ptr %2, align 8
+  %115 = getelementptr inbounds <16 x float>, ptr %114, i64 0
+  %116 = load <16 x float>, ptr %115, align 64
+  %117 = load ptr, ptr %2, align 8
+  %118 = getelementptr inbounds <16 x float>, ptr %117, i64 1
+  %119 = load <16 x float>, ptr %118, align 64
+  %120 = shufflevector <16 x float> %116, <16 x float> %119, <16 x i32> <i32 0, i32 2, i32 4, i32 6, i32 8, i32 10, i32 12, i32 14, i32 16, i32 18, i32 20, i32 22, i32 24, i32 26, i32 28, i32 30>
+  %121 = load ptr, ptr %2, align 8
+  %122 = getelementptr inbounds <16 x float>, ptr %121, i64 0
+  %123 = load <16 x float>, ptr %122, align 64
+  %124 = load ptr, ptr %2, align 8
+  %125 = getelementptr inbounds <16 x float>, ptr %124, i64 1
+  %126 = load <16 x float>, ptr %125, align 64
+  %127 = shufflevector <16 x float> %123, <16 x float> %126, <16 x i32> <i32 1, i32 3, i32 5, i32 7, i32 9, i32 11, i32 13, i32 15, i32 17, i32 19, i32 21, i32 23, i32 25, i32 27, i32 29, i32 31>
+  %128 = fadd <16 x float> %120, %127
+  ret <16 x float> %128
+}
+
+declare ptr @llvm.stacksave.p0() #9
+
+declare double @llvm.sqrt.f64(double) #3
+
+define internal void @prefetch_head(ptr noundef %0, i64 noundef %1, i64 noundef %2, ptr noundef %3) #1 {
+  %5 = alloca ptr, align 8
+  %6 = alloca i64, align 8
+  %7 = alloca i64, align 8
+  %8 = alloca ptr, align 8
+  %9 = alloca i64, align 8
+  %10 = alloca ptr, align 8
+  store ptr %0, ptr %5, align 8
+  store i64 %1, ptr %6, align 8
+  store i64 %2, ptr %7, align 8
+  store ptr %3, ptr %8, align 8
+  %11 = load i64, ptr %6, align 8
+  %12 = call i64 @head_bytes()
+  %13 = add nsw i64 4096, %12
+  %14 = sub nsw i64 %13, 1
+  %15 = call i64 @head_bytes()
+  %16 = sdiv i64 %14, %15
+  %17 = add nsw i64 %11, %16
+  store i64 %17, ptr %9, align 8
+  %18 = load i64, ptr %9, align 8
+  %19 = load i64, ptr %7, align 8
+  %20 = icmp slt i64 %18, %19
+  br i1 %20, label %21, label %23
+
+21:                                               ; preds = %4
+  %22 = load ptr, ptr %5, align 8
+  br label %25
+
+23:                                               ; preds = %4
+  %24 = load ptr, ptr %8, align 8
+  br label %25
+
+25:                                               ; preds = %23, %21
+  %26 = phi ptr [ %22, %21 ], [ %24, %23 ]
+  store ptr %26, ptr %10, align 8
+  %27 = load ptr, ptr %10, align 8
+  %28 = load i64, ptr %9, align 8
+  %29 = load i64, ptr %7, align 8
+  %30 = icmp slt i64 %28, %29
+  br i1 %30, label %31, label %33
+
+31:                                               ; preds = %25
+  %32 = load i64, ptr %9, align 8
+  br label %37
+
+33:                                               ; preds = %25
+  %34 = load i64, ptr %9, align 8
+  %35 = load i64, ptr %7, align 8
+  %36 = sub nsw i64 %34, %35
+  br label %37
+
+37:                                               ; preds = %33, %31
+  %38 = phi i64 [ %32, %31 ], [ %36, %33 ]
+  %39 = call i64 @head_bytes()
+  %40 = mul nsw i64 %38, %39
+  %41 = call i64 @head_bytes()
+  call void @prefetch(ptr noundef %27, i64 noundef %40, i64 noundef %41)
+  ret void
+}
+
+define internal <16 x float> @load_head(ptr noundef %0, i64 noundef %1) #2 {
+  %3 = alloca ptr, align 8
+  %4 = alloca i64, align 8
+  store ptr %0, ptr %3, align 8
+  store i64 %1, ptr %4, align 8
+  %5 = load i64, ptr @IS_INT8, align 8
+  %6 = icmp ne i64 %5, 0
+  br i1 %6, label %7, label %12
+
+7:                                                ; preds = %2
+  %8 = load ptr, ptr %3, align 8
+  %9 = load i64, ptr %4, align 8
+  %10 = getelementptr inbounds i8, ptr %8, i64 %9
+  %11 = call <16 x float> @load_int8(ptr noundef %10)
+  br label %17
+
+12:                                               ; preds = %2
+  %13 = load ptr, ptr %3, align 8
+  %14 = load i64, ptr %4, align 8
+  %15 = getelementptr inbounds float, ptr %13, i64 %14
+  %16 = call <16 x float> @load(ptr noundef %15)
+  br label %17
+
+17:                                               ; preds = %12, %7
+  %18 = phi <16 x float> [ %11, %7 ], [ %16, %12 ]
+  ret <16 x float> %18
+}
+
+define internal float @head_step(ptr noundef %0) #1 {
+  %2 = alloca ptr, align 8
+  store ptr %0, ptr %2, align 8
+  %3 = load i64, ptr @IS_INT8, align 8
+  %4 = icmp ne i64 %3, 0
+  br i1 %4, label %5, label %11
+
+5:                                                ; preds = %1
+  %6 = load ptr, ptr %2, align 8
+  %7 = load i64, ptr @HEAD_WIDTH, align 8
+  %8 = getelementptr inbounds i8, ptr %6, i64 %7
+  %9 = getelementptr inbounds nuw %struct.anon.7, ptr %8, i32 0, i32 0
+  %10 = load float, ptr %9, align 1
+  br label %12
+
+11:                                               ; preds = %1
+  br label %12
+
+12:                                               ; preds = %11, %5
+  %13 = phi float [ %10, %5 ], [ 1.000000e+00, %11 ]
+  ret float %13
+}
+
+declare void @llvm.stackrestore.p0(ptr) #9
+
+attributes #0 = { nounwind }
+attributes #1 = { alwaysinline nounwind }
+attributes #2 = { alwaysinline nounwind }
+attributes #3 = { nocallback nocreateundeforpoison nofree nosync nounwind speculatable willreturn memory(none) }
+attributes #4 = { nocallback nofree nounwind willreturn memory(argmem: readwrite) }
+attributes #5 = { nounwind }
+attributes #7 = { nocallback nofree nosync nounwind willreturn memory(argmem: readwrite, inaccessiblemem: readwrite) }
+attributes #8 = { nocallback nofree nounwind willreturn memory(argmem: write) }
+attributes #9 = { nocallback nofree nosync nounwind willreturn }
+
+
+!5 = distinct !{!5, !6}
+!6 = !{!"llvm.loop.mustprogress"}
+!7 = distinct !{!7, !6}
+!8 = distinct !{!8, !6}
+!9 = distinct !{!9, !6}
+!10 = distinct !{!10, !6}
+!11 = distinct !{!11, !6, !12}
+!12 = !{!"llvm.loop.unroll.full"}
+!13 = distinct !{!13, !6}
+!14 = distinct !{!14, !6}
+!15 = distinct !{!15, !6}
+!16 = distinct !{!16, !6}
+!17 = distinct !{!17, !6, !12}
+!18 = distinct !{!18, !6, !12}
+!19 = distinct !{!19, !6, !12}
+!20 = distinct !{!20, !6}
+!21 = distinct !{!21, !6}
+!22 = distinct !{!22, !6}
+!23 = distinct !{!23, !6, !12}
+!24 = distinct !{!24, !6}
+!25 = distinct !{!25, !6, !12}
+!26 = distinct !{!26, !6, !12}
+!27 = distinct !{!27, !6, !12}
+!28 = distinct !{!28, !6}
+!29 = distinct !{!29, !6, !12}
+!30 = distinct !{!30, !6, !12}
+!31 = distinct !{!31, !6, !12}
+!32 = distinct !{!32, !6, !12}
+!33 = distinct !{!33, !6, !12}
+!34 = distinct !{!34, !6}
+!35 = distinct !{!35, !6}
+!36 = distinct !{!36, !6, !12}
+!37 = distinct !{!37, !6, !12}
+!38 = distinct !{!38, !6}
+!39 = distinct !{!39, !6, !12}
+!40 = distinct !{!40, !6}
+!41 = distinct !{!41, !6, !12}
+!42 = distinct !{!42, !6, !12}
+!43 = distinct !{!43, !6, !12}
+!44 = distinct !{!44, !6, !12}
+!45 = distinct !{!45, !6, !12}
+!46 = distinct !{!46, !6, !12}
+!47 = distinct !{!47, !6, !12}
+!48 = distinct !{!48, !6, !12}
+!49 = distinct !{!49, !6, !12}

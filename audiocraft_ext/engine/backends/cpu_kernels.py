@@ -1,0 +1,110 @@
+"""CPU kernels of a decoding step: matrix products of a few rows, attention over the cache, norm, rotary and GELU.
+
+Calls cpu_kernels.c. Batch- and thread-invariant: every row is reduced in a fixed order, so it has the same
+bits alone and in a batch, on any number of threads. Does not know layers, jobs or positions.
+"""
+
+import torch
+from torch import Tensor
+
+from audiocraft_ext.engine.backends import llvm_jit
+from audiocraft_ext.engine.backends.llvm_jit import compile_kernel, double_field, run
+
+# As in cpu_kernels.c.
+LANES = 16
+MAX_ROWS = 8
+_COLUMNS = 64
+# Inputs whose int32 sums, one per lane, cannot overflow: products are at most 32,767 times 127.
+_MAX_INT16_INPUTS = LANES * (2**31 // (32767 * 127))
+
+
+def is_available(*widths: int) -> bool:
+    """Whether the kernels compile and run here, and take rows and heads of these widths: multiples of ``LANES``."""
+    return all(width % LANES == 0 for width in widths) and llvm_jit.is_available()
+
+
+def add_norm(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None, eps: float, dtype: torch.dtype) -> Tensor:
+    """Add y [M, D] to the residual x [M, D] in place; its layer norm [M, D]. All in fp32, `dtype` too."""
+    out, (n_rows, width) = torch.empty_like(x), x.shape
+    bias = torch.zeros_like(weight) if bias is None else bias
+    run(compile_kernel("add_norm"), x, y.contiguous(), weight, bias, out, n_rows, width, double_field(eps))
+    return out
+
+
+def apply_rotary(qkv: Tensor, factors: Tensor) -> Tensor:
+    """Rotate the queries and keys of qkv [M, 3, H, Dh] in place by complex factors [M, Dh / 2]."""
+    n_rows, _, n_heads, head_width = qkv.shape
+    run(compile_kernel("apply_rotary", HEAD_WIDTH=head_width), qkv, factors, n_rows, n_heads)
+    return qkv
+
+
+def gelu(x: Tensor) -> Tensor:
+    """Exact GELU of x [M, D] in place, within 1e-6; D is a multiple of ``LANES``."""
+    run(compile_kernel("gelu"), x, x.numel() // LANES)
+    return x
+
+
+def can_use_int16(n_inputs: int) -> bool:
+    """Whether ``matmul_int16`` takes rows of this many inputs."""
+    return n_inputs % (2 * LANES) == 0 and n_inputs <= _MAX_INT16_INPUTS
+
+
+def matmul(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    """x [M, in] times weight [out, in], times scale [out], plus bias [out]: [M, out]. All fp32, or the weight int8."""
+    return _matmul(x, torch.float32, weight, scale, bias)
+
+
+def matmul_int16(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    """``matmul`` by an int8 weight, each row of x quantised to int16 symmetrically; for what ``can_use_int16``.
+
+    Each lane's sum of integers is exact; the lanes are summed in fp32.
+    """
+    return _matmul(x, torch.int16, weight, scale, bias)
+
+
+def _matmul(x: Tensor, dtype: torch.dtype, weight: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    """The product of x, packed in fp32 or int16, ``MAX_ROWS`` rows at a time."""
+    n_outputs, n_inputs = weight.shape
+    is_int16 = dtype == torch.int16
+    lanes = 2 * LANES if is_int16 else LANES
+    pack_rows = compile_kernel("pack_rows", X_IS_INT16=is_int16)
+    y = torch.empty(len(x), n_outputs)
+    for rows, out in zip(x.contiguous().split(MAX_ROWS), y.split(MAX_ROWS), strict=True):
+        kernel = compile_kernel(
+            "matmul",
+            N_ROWS=len(rows),
+            N_OUTPUTS=2 if n_outputs % 2 == 0 else 1,
+            N_COLUMNS=_COLUMNS if n_inputs % _COLUMNS == 0 else lanes,
+            X_IS_INT16=is_int16,
+            IS_INT8=weight.dtype == torch.int8,
+        )
+        packed, steps = torch.empty(rows.shape, dtype=dtype), torch.empty(len(rows))
+        run(pack_rows, rows, packed, steps, *rows.shape)
+        run(kernel, packed, steps, weight, scale, bias, out, n_outputs, n_inputs)
+    return y
+
+
+class CachedAttention:
+    """Attention of one new position per row over an fp32 or int8 cache, up to each row's length.
+
+    `rows` [M] of the cache and `lengths` [M], new positions included, are read at each call: write to them in between.
+    """
+
+    def __init__(self, rows: Tensor, lengths: Tensor, n_heads: int, n_positions: int) -> None:
+        """Lengths are at most ``n_positions``."""
+        self.rows, self.lengths, self.n_heads = rows, lengths, n_heads
+        # A vector of -inf follows the last score.
+        self._stride = n_positions + LANES
+        self._scores = torch.empty(len(rows) * n_heads * self._stride)
+
+    def __call__(self, query: Tensor, keys: Tensor, values: Tensor, new: Tensor | None) -> Tensor:
+        """[M, H Dh] of query [M, H, Dh], Dh a multiple of ``LANES``, and the cache's keys and values [R, H, S, ...].
+
+        `new` [M, 2, H, Dh], keys and values, is written to each row's last position first.
+        """
+        n_rows, _, head_width = query.shape
+        out = query.new_empty(n_rows, self.n_heads * head_width)
+        kernel = compile_kernel("attention", HEAD_WIDTH=head_width, IS_INT8=keys.dtype == torch.int8)
+        tensors = (query, 0 if new is None else new, keys, values, self.rows, self.lengths, self._scores, out)
+        run(kernel, *tensors, n_rows, self.n_heads, keys.shape[2], self._stride, query.stride(0))
+        return out
