@@ -150,7 +150,7 @@ def _licence(repository: str, commit: str) -> str | None:
     unknown = _LICENCES.get(repository.split("/")[0])
     try:
         card = metadata_load(hf_hub_download(repository, "README.md", revision=commit))
-    except (OSError, ValueError, hub.HTTPError):
+    except (OSError, ValueError, hub.httpx.HTTPError):
         return unknown
     return (card or {}).get("license", unknown)
 

@@ -17,15 +17,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-import httpx2
 from filelock import FileLock
 from tqdm import tqdm
 
+from audiocraft_ext.checkpoint.locate.hub import httpx
 from audiocraft_ext.errors import CheckpointError
 
 log = logging.getLogger(__name__)
 
-_TIMEOUT = httpx2.Timeout(60, connect=10)
+_TIMEOUT = httpx.Timeout(60, connect=10)
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _BACKOFF_S = (0.5, 1.0, 2.0)  # before each retry in a row that makes no progress
 
@@ -48,11 +48,11 @@ def download(url: str, cache: Path) -> Path:
     if sha256 and (verified := _newest(folder, sha256)):
         return verified
     folder.mkdir(parents=True, exist_ok=True)
-    logging.getLogger(httpx2.__name__).setLevel(logging.WARNING)  # below that it logs every URL in full
+    logging.getLogger(httpx.__name__).setLevel(logging.WARNING)  # below that it logs every URL in full
     hooks = {"request": [_check_transport]}  # called for every redirect, too
     with (
         FileLock(folder / "lock"),
-        httpx2.Client(timeout=_TIMEOUT, follow_redirects=True, event_hooks=hooks) as client,
+        httpx.Client(timeout=_TIMEOUT, follow_redirects=True, event_hooks=hooks) as client,
     ):
         try:
             return _download_with_retries(client, url, sha256, folder)
@@ -75,7 +75,7 @@ def redact_url(url: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
-def _download_with_retries(client: httpx2.Client, url: str, sha256: str | None, folder: Path) -> Path:
+def _download_with_retries(client: httpx.Client, url: str, sha256: str | None, folder: Path) -> Path:
     """Retry as long as retries receive data; give up after ``len(_BACKOFF_S) + 1`` attempts in a row that do not."""
     most_bytes, n_failed = 0, 0
     while True:
@@ -90,7 +90,7 @@ def _download_with_retries(client: httpx2.Client, url: str, sha256: str | None, 
             time.sleep(_BACKOFF_S[n_failed])
 
 
-def _download_once(client: httpx2.Client, url: str, sha256: str | None, folder: Path) -> Path:
+def _download_once(client: httpx.Client, url: str, sha256: str | None, folder: Path) -> Path:
     """Ask by GET, since a signed URL may not allow HEAD: for the rest of a partial file if its version is known.
 
     A server without ranges, or with new content, answers 200 and the whole file (RFC 9110, Range and If-Range).
@@ -121,19 +121,19 @@ def _download_once(client: httpx2.Client, url: str, sha256: str | None, folder: 
 
 
 @contextmanager
-def _get(client: httpx2.Client, url: str, headers: dict[str, str]) -> Iterator[httpx2.Response]:
+def _get(client: httpx.Client, url: str, headers: dict[str, str]) -> Iterator[httpx.Response]:
     """The response to a GET, its body unread; errors while the body is read are translated, too."""
     try:
         with client.stream("GET", url, headers={"Accept-Encoding": "identity", **headers}) as response:
             _check_status(response)
             yield response
-    except httpx2.TransportError as error:
+    except httpx.TransportError as error:
         raise _TransientError(str(error) or type(error).__name__) from None
-    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise CheckpointError(f"{redact_url(url)} cannot be downloaded: {type(error).__name__}.") from None
 
 
-def _check_transport(request: httpx2.Request) -> None:
+def _check_transport(request: httpx.Request) -> None:
     if request.url.scheme != "https" and not (request.url.scheme == "http" and request.url.host in _LOOPBACK):
         raise CheckpointError(
             f"{redact_url(str(request.url))} is refused: only https:// URLs are downloaded, since anything else can be "
@@ -141,7 +141,7 @@ def _check_transport(request: httpx2.Request) -> None:
         )
 
 
-def _check_status(response: httpx2.Response) -> None:
+def _check_status(response: httpx.Response) -> None:
     place, status = redact_url(str(response.url)), response.status_code
     if status in (408, 429) or status >= 500:
         raise _TransientError(f"the server answers {status}")
@@ -154,7 +154,7 @@ def _check_status(response: httpx2.Response) -> None:
         )
 
 
-def _receive(response: httpx2.Response, part: Path) -> None:
+def _receive(response: httpx.Response, part: Path) -> None:
     """Append the bytes as sent: a resumed download's offsets count those, whatever Content-Encoding says."""
     n_bytes = int(response.headers.get("Content-Length", 0)) or None
     name = redact_url(str(response.url))

@@ -9,11 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from httpx2 import HTTPError
 from huggingface_hub import HfApi, errors, snapshot_download
 from huggingface_hub.utils import filter_repo_objects
 
 from audiocraft_ext.errors import CheckpointError
+
+try:
+    import httpx2 as httpx
+except ImportError:  # the hub's client before version 2, as on many CUDA machines, brings httpx
+    import httpx  # type: ignore[no-redef]
 
 DEMUCS_BAG = "htdemucs.yaml"
 DIFFUSION_FILE = "mbd_musicgen_32khz.th"
@@ -108,7 +112,7 @@ def cached(name: str) -> Path | None:
 def _as_hub_error(name: str, revision: str | None = None) -> Iterator[None]:
     try:
         yield
-    except (OSError, HTTPError, errors.HFValidationError) as error:
+    except (OSError, httpx.HTTPError, errors.HFValidationError) as error:
         if _is_disk_full(error):
             raise
         raise HubError(_reason(name, revision, error)) from error
@@ -128,7 +132,7 @@ def _reason(name: str, revision: str | None, error: Exception) -> str:
             return "the token in HF_TOKEN may not read it; set HF_TOKEN to one that may"
         case errors.HfHubHTTPError():
             return f"the hub answers {status}; try again later"
-        case errors.LocalEntryNotFoundError() | ConnectionError() | HTTPError():
+        case errors.LocalEntryNotFoundError() | ConnectionError() | httpx.HTTPError():
             return "the hub is unreachable or disabled (HF_HUB_OFFLINE), and its cache has no complete copy"
         case _:
             return f"{type(error).__name__}; try again"
