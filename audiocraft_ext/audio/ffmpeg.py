@@ -45,14 +45,9 @@ def stream_output(
     damaged file contains.
     """
     environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+    null, pipe = subprocess.DEVNULL, subprocess.PIPE
     child = subprocess.Popen(
-        command,
-        stdin=stdin,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=environment,
-        bufsize=0,
-        start_new_session=True,
+        command, bufsize=0, stdin=stdin, stdout=pipe, stderr=null, env=environment, start_new_session=True
     )
     assert child.stdout is not None
     try:
@@ -93,9 +88,9 @@ def kill_on_cancel(kill: Callable[[], None], progress: Progress, timeout_s: floa
 
 
 def child_killer() -> Callable[[], None]:
-    """A function that kills every process this thread starts from now on, called from any thread. Linux only.
+    """A function that kills the processes this thread has started since, callable from any thread. Linux only.
 
-    For a library that starts ffmpeg by itself and waits for it. Elsewhere the function does nothing.
+    For a library that starts ffmpeg itself and waits for it. Elsewhere the function does nothing.
     """
     children = Path(f"/proc/self/task/{threading.get_native_id()}/children")
 

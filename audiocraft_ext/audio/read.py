@@ -147,7 +147,7 @@ def _audio_offset(file: int) -> int:
 def _codec_of_wav(head: bytes) -> list[str]:
     """Input options for an extensible wav with fewer valid bits than its container has, which ffmpeg takes for both."""
     at = head.find(b"fmt ", 12)
-    if head[:4] != b"RIFF" or head[8:12] != b"WAVE" or not 0 < at <= len(head) - 34:
+    if head[:4] not in (b"RIFF", b"RF64", b"BW64") or head[8:12] != b"WAVE" or not 0 < at <= len(head) - 34:
         return []
     tag, container_bits, valid_bits = struct.unpack_from("<H", head, at + 8) + struct.unpack_from(
         "<H2xH", head, at + 22

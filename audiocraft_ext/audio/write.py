@@ -83,7 +83,7 @@ def _riff_chunk(name: bytes, text: str) -> bytes:
 
 
 def _mp3(samples: np.ndarray, sample_rate: int, title: str, comment: str, progress: Progress) -> bytes:
-    # 32 bits: with 16, LAME's decisions, and so the decoded samples, differ from those of `audio_write` by 50 dB more.
+    # The difference from `audio_write`'s mp3 is 80 dB below the signal, r.m.s.; from 16 bits it would be 50 dB.
     segment = _segment(samples, sample_rate, 4)
     segment.converter = ffmpeg_path()  # of this object, not of pydub
     with kill_on_cancel(child_killer(), progress, _MP3_TIMEOUT_S):
@@ -94,7 +94,7 @@ def _mp3(samples: np.ndarray, sample_rate: int, title: str, comment: str, progre
             progress.check()
             raise
     frames = _id3_frame(b"TIT2", title, b"") if title else b""
-    frames += _id3_frame(b"COMM", comment, b"eng\xff\xfe\0\0")  # its language, and no description: the comment itself
+    frames += _id3_frame(b"COMM", comment, b"eng\xff\xfe\0\0")  # language, and no description: the main comment
     size = bytes(len(frames) >> shift & 0x7F for shift in (21, 14, 7, 0))
     return b"".join((b"ID3\3\0\0", size, frames, mp3.getvalue()))
 
@@ -105,7 +105,7 @@ def _remove_temporary_files(error: Exception) -> None:
         if frame.f_code is AudioSegment.export.__code__:
             for file in (frame.f_locals.get("data"), frame.f_locals.get("output")):
                 if file is not None:
-                    os.unlink(file.name)
+                    Path(file.name).unlink(missing_ok=True)
 
 
 def _id3_frame(name: bytes, text: str, prefix: bytes) -> bytes:

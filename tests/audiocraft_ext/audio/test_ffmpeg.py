@@ -1,4 +1,4 @@
-"""The ffmpeg that is run, and a child that hangs: killed by a cancel or the time limit, whoever started it."""
+"""The ffmpeg that is run, and one that hangs: killed by a cancel or at the time limit."""
 
 import sys
 import threading
@@ -15,13 +15,9 @@ from audiocraft_ext.audio.read import ReadLimits, read
 from audiocraft_ext.audio.write import write
 from audiocraft_ext.errors import Cancelled, InputError
 from audiocraft_ext.progress import Progress
+from tests.support.processes import children
 
 SECOND = torch.zeros(1, 32_000)
-
-
-def children() -> set[str]:
-    """The process ids of this process's children, zombies included. Linux only."""
-    return {child for task in Path("/proc/self/task").glob("*/children") for child in task.read_text().split()}
 
 
 @pytest.fixture

@@ -17,13 +17,9 @@ from audiocraft_ext.errors import InputError
 from tests.support.audio_files import RATE, chords, ffmpeg, write
 from tests.support.broken_files import sources
 from tests.support.malicious_files import DISGUISES, SCRIPTS
+from tests.support.processes import children
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def children() -> set[str]:
-    """The process ids of this process's children, those included that ended and were not waited for. Linux only."""
-    return {child for task in Path("/proc/self/task").glob("*/children") for child in task.read_text().split()}
 
 
 def refusal(path: Path, *window: float, **limits: float) -> InputError:
