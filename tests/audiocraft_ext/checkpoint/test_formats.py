@@ -1,4 +1,4 @@
-"""Every format × every kind and every source that it can have: the table in docs/checkpoints.md, a test a cell."""
+"""Every format × every kind and every source that it can have: the table in weights/README.md, a test a cell."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ from tests.support.loopback import File, HubHandler, Server, serving
 from tests.support.music import greedy, greedy_of
 from tests.support.tiny import KINDS
 
-TABLE = Path(__file__).parents[3] / "docs" / "checkpoints.md"
+README = Path(__file__).parents[3] / "weights" / "README.md"
 SOURCES = ("file", "folder", "tar", "zip", "URL", "hub id")
 CELLS = [(name, place) for name in WRAPPINGS for place in SOURCES if place != "file" or name in ONE_FILE]
 
@@ -155,7 +155,7 @@ def test_every_format_loads_from_every_source(
 
 
 def test_the_table_in_the_readme_says_what_is_tested() -> None:
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in TABLE.read_text().splitlines()]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in README.read_text().splitlines()]
     start = rows.index(["format", *KINDS, *SOURCES])
     table = {row[0]: dict(zip(rows[start], row, strict=True)) for row in rows[start + 2 :][: len(WRAPPINGS)]}
     assert list(table) == list(WRAPPINGS)
