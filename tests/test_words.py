@@ -27,7 +27,7 @@ ACCEPTED = [
 
 def check(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
     (folder / "file.py").write_text(text)
-    command = [sys.executable, ROOT / "script" / "check-words", folder / "file.py"]
+    command = [sys.executable, str(ROOT / "script" / "check-words"), str(folder / "file.py")]
     return subprocess.run(command, capture_output=True, text=True)
 
 
