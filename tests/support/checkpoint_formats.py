@@ -183,7 +183,7 @@ def _lora(lm: LanguageModel, folder: Path) -> None:
     (folder / "adapter_config.json").write_text(json.dumps(settings))
 
 
-# By the names in docs/checkpoints.md.
+# By the names that weights/README.md gives them.
 ONE_FILE: dict[str, Callable[[LanguageModel, Path], None]] = {
     "audiocraft export": _export,
     "fine-tuner output": _fine_tuner,
