@@ -1,8 +1,4 @@
-<<<<<<< HEAD:tests/audiocraft_ext/checkpoint/read/test_formats.py
 """Every format, every kind of model and every source: they are independent, and tested one by one."""
-=======
-"""Every format × every kind and every source that it can have: the table in weights/README.md, a test a cell."""
->>>>>>> part-docs:tests/audiocraft_ext/checkpoint/test_formats.py
 
 import json
 import shutil
@@ -24,10 +20,6 @@ from tests.support.loopback import File, HubHandler, Server, serving
 from tests.support.music import greedy, greedy_of
 from tests.support.tiny import KINDS
 
-<<<<<<< HEAD:tests/audiocraft_ext/checkpoint/read/test_formats.py
-=======
-README = Path(__file__).parents[3] / "weights" / "README.md"
->>>>>>> part-docs:tests/audiocraft_ext/checkpoint/test_formats.py
 SOURCES = ("file", "folder", "tar", "zip", "URL", "hub id")
 # A format of one file, and one of several folders.
 CELLS = [("dora checkpoint", place) for place in SOURCES] + [("PEFT LoRA", place) for place in SOURCES[1:]]
@@ -163,15 +155,3 @@ def test_a_checkpoint_loads_from_every_source(
     error = 1e-5 if name == "PEFT LoRA" else 0  # 2e-6 measured: what was taken away is added again
     for key, value in loaded.items():
         torch.testing.assert_close(value, expected[key], rtol=0, atol=error)
-<<<<<<< HEAD:tests/audiocraft_ext/checkpoint/read/test_formats.py
-=======
-
-
-def test_the_table_in_the_readme_says_what_is_tested() -> None:
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in README.read_text().splitlines()]
-    start = rows.index(["format", *KINDS, *SOURCES])
-    table = {row[0]: dict(zip(rows[start], row, strict=True)) for row in rows[start + 2 :][: len(WRAPPINGS)]}
-    assert list(table) == list(WRAPPINGS)
-    assert all(row[kind] == "✓" for row in table.values() for kind in KINDS)
-    assert [(name, place) for name, row in table.items() for place in SOURCES if row[place] == "✓"] == CELLS
->>>>>>> part-docs:tests/audiocraft_ext/checkpoint/test_formats.py
