@@ -23,7 +23,7 @@ import torch
 from cog import BasePredictor, File, Input, Path
 
 from audiocraft_ext import audio, checkpoint, memory, musicgen
-from audiocraft_ext.engine.threads import use_cpu_threads
+from audiocraft_ext.engine.backends.threads import set_own_num_threads
 from audiocraft_ext.errors import InputError
 from audiocraft_ext.fetch import fetch
 from audiocraft_ext.progress import Progress, SilentProgress
@@ -73,12 +73,12 @@ class Predictor(BasePredictor):
             memory.collect()
         n_cores = torch.get_num_threads()
         # A thread that ends, and its team of OpenMP threads with it (why: engine.engine).
-        with ThreadPoolExecutor(1, "loader", use_cpu_threads, (n_cores,)) as loader:
+        with ThreadPoolExecutor(1, "loader", set_own_num_threads, (n_cores,)) as loader:
             loading = loader.submit(musicgen.load, chosen, switches.device, switches.settings, switches.smoke_test)
             self.model: musicgen.Model = loading.result()
         n_threads = 1 if switches.device == "cpu" and self.model.has_own_thread else n_cores
         # More than slots: who waits for a URL that sends nothing keeps a thread when the slot is free again.
-        self.threads = ThreadPoolExecutor(2 * MAX_CONCURRENCY, "prediction", use_cpu_threads, (n_threads,))
+        self.threads = ThreadPoolExecutor(2 * MAX_CONCURRENCY, "prediction", set_own_num_threads, (n_threads,))
         self.running: set[str] = set()
         self.is_failing = False
         self.trial: asyncio.Task[None] | None = None

@@ -14,12 +14,13 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from audiocraft_ext.engine.cache import row_bytes
-from audiocraft_ext.engine.decoder import Decoder
-from audiocraft_ext.engine.engine import ROWS_PER_SLOT, Engine
-from audiocraft_ext.engine.linear import MAX_ROWS, Kernels, Quantize
+from audiocraft_ext.engine import backends
+from audiocraft_ext.engine.engine import Engine
+from audiocraft_ext.engine.kv_cache import ROWS_PER_SLOT, kv_bytes_per_row
 from audiocraft_ext.engine.pattern import DelayPattern
+from audiocraft_ext.engine.quantize import Quantize
 from audiocraft_ext.engine.scheduler import Job
+from audiocraft_ext.engine.transformer import Transformer
 from audiocraft_ext.errors import InputError
 from audiocraft_ext.lm_weights import engine_weights, unsupported
 from audiocraft_ext.progress import Progress
@@ -36,9 +37,6 @@ _log = logging.getLogger(__name__)
 # Positions for a prompt's tokens, before the codes or cross-attended to: some 400 words. Room that one prompt needed is
 # every slot's from then on.
 _TEXT_POSITIONS = 512
-# The rest is for the codec, the text encoder and cross-attention, which for a window of 30 s takes a third as much as
-# the slots at most.
-_MEMORY_SHARE = 0.6
 
 
 class LanguageModel(Protocol):
@@ -128,8 +126,8 @@ class Settings:
     engine: EngineName = "fast"
     n_slots: int = 16
     quantize: Quantize = "none"
-    use_graph: bool = True
-    kernels: Kernels | None = None  # None is the device's own
+    capture: bool = True
+    backend: backends.BackendName | None = None  # None is the device's own
     # The engine's weights take the place of the LM's own, which cannot be asked any more.
     consume: bool = True
 
@@ -142,15 +140,23 @@ class EngineLanguageModel:
     def __init__(self, lm: LMModel, n_frames: int, settings: Settings) -> None:
         self.lm = lm
         self.lock = threading.Lock()  # audiocraft's conditioners share autocast contexts: one request at a time
-        device, dtype = lm.emb[0].weight.device, lm.transformer.layers[0].linear1.weight.dtype
         pattern = DelayPattern(tuple(lm.pattern_provider.delays), lm.special_token_id)
         n_steps = pattern.n_steps(n_frames)
         self.n_prefix_max, self.n_cross_max = (_condition_positions(lm, way) for way in ("prepend", "cross"))
         n_positions = n_steps + self.n_prefix_max + 1
-        n_slots = _fitting_slots(lm, settings, n_positions, device, dtype)
+        layer = lm.transformer.layers[0]
+        backend = backends.choose(
+            layer.linear1.weight,
+            layer.self_attn.num_heads,
+            quantize=settings.quantize,
+            name=settings.backend,
+            capture=settings.capture,
+        )
+        slot_bytes = ROWS_PER_SLOT * kv_bytes_per_row(len(lm.transformer.layers), lm.dim, n_positions, backend.dtype)
+        n_slots = backend.fitting_slots(settings.n_slots, slot_bytes)
         weights = engine_weights(lm, settings.consume)
-        decoder = Decoder(weights, ROWS_PER_SLOT * n_slots, n_positions, settings.quantize, settings.kernels)
-        self.engine = Engine(decoder, pattern, n_slots, n_steps, use_graph=settings.use_graph)
+        transformer = Transformer(weights, ROWS_PER_SLOT * n_slots, n_positions, backend)
+        self.engine = Engine(transformer, pattern, n_slots, n_steps)
 
     def for_request(self, seed: int, progress: Progress) -> RequestLM:
         return _EngineRequestLM(self, seed, progress)
@@ -181,7 +187,7 @@ class _EngineRequestLM(RequestLM):
         two_step_cfg: bool = False,
     ) -> Tensor:
         del two_step_cfg  # one pass over both rows gives what two passes give
-        device = self._model.engine.device
+        device = self._model.engine.backend.device
         if prompt is None:
             prompt = torch.zeros((1, self._lm.n_q, 0), dtype=torch.int64)
         prefix, cross = self._condition_states(conditions, is_guided=cfg_coef != 1)
@@ -232,7 +238,7 @@ class _EngineRequestLM(RequestLM):
         lm = self._lm
         with self.progress.holding(self._model.lock):
             states = lm.condition_provider(lm.condition_provider.tokenize(conditions))
-            nothing = torch.zeros(len(conditions), 0, lm.dim, device=self._model.engine.device)
+            nothing = torch.zeros(len(conditions), 0, lm.dim, device=self._model.engine.backend.device)
             prefix, cross = lm.fuser(nothing, states)
         return prefix, cross
 
@@ -256,23 +262,3 @@ def _condition_positions(lm: LMModel, way: str) -> int:
     names, conditioners = lm.fuser.fuse2cond.get(way, []), lm.condition_provider.conditioners
     melody = sum(getattr(conditioners[name], "chroma_len", 0) for name in names if name in conditioners)
     return melody + (_TEXT_POSITIONS if names else 0)
-
-
-def _fitting_slots(lm: LMModel, settings: Settings, n_positions: int, device: torch.device, dtype: torch.dtype) -> int:
-    """As many slots as are wished for, as the CPU's kernels keep apart, and as fit into most of the free memory."""
-    if device.type == "cpu":
-        return min(settings.n_slots, MAX_ROWS // ROWS_PER_SLOT)
-    free, _ = torch.cuda.mem_get_info(device)
-    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # what torch keeps for itself
-    slot = ROWS_PER_SLOT * row_bytes(len(lm.transformer.layers), lm.dim, n_positions, dtype)
-    return slots_in(int(_MEMORY_SHARE * free), slot, settings.n_slots)
-
-
-def slots_in(n_bytes: int, slot_bytes: int, n_wished: int) -> int:
-    """As many slots as are wished for, or the largest power of two of them that fits; at least one.
-
-    How a product adds up may follow its number of rows: with a little more or less memory at the next start, the same
-    seed is to give the same file.
-    """
-    n_fitting = max(1, n_bytes // slot_bytes)
-    return n_wished if n_wished <= n_fitting else 1 << (n_fitting.bit_length() - 1)

@@ -19,7 +19,7 @@ from audiocraft_ext.checkpoint import formats, parts, source, tensors
 from audiocraft_ext.checkpoint.build import codec_kind
 from audiocraft_ext.checkpoint.formats import CodecFile, Contents, TransformersFile
 from audiocraft_ext.checkpoint.tensors import State
-from audiocraft_ext.engine.linear import is_of_int8
+from audiocraft_ext.engine.quantize import is_int8_exact
 from audiocraft_ext.errors import CheckpointError
 from audiocraft_ext.upstream import T5Config, T5EncoderModel, transformers_logging
 
@@ -89,7 +89,7 @@ def _cast(state: State, dtype: torch.dtype) -> State:
 def _was_int8(state: State) -> bool:
     """Whether no matrix loses anything in int8: it has been there before."""
     matrices = (value for name, value in state.items() if is_matrix(name, value))
-    return all(is_of_int8(matrix.float()) for matrix in matrices)
+    return all(is_int8_exact(matrix.float()) for matrix in matrices)
 
 
 def is_matrix(name: str, value: Tensor) -> bool:

@@ -1,0 +1,95 @@
+"""The slot table: the jobs' side of a step, on the device. Knows nothing of the transformer."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from audiocraft_ext.engine import sampling
+from audiocraft_ext.engine.pattern import UNKNOWN
+from audiocraft_ext.engine.sampling import SamplingParams
+from audiocraft_ext.engine.scheduler import Job
+
+
+@dataclass(frozen=True)
+class SlotTable:
+    """Each slot's [N] tokens and noise, where it is, and how it is sampled.
+
+    A slot is assigned to a job, activated when the job's prompt is in the cache, and released. It takes part in steps
+    meanwhile; what an inactive one computes is dropped.
+    """
+
+    sequence: Tensor  # [N, K, S + 1], what has been generated and what is to be; a finished job is one past its last
+    uniform_bits: Tensor  # [N, S + 1, K]
+    step: Tensor  # sampled next
+    position: Tensor  # of the next input in the cache; an inactive slot's is the cache's last, which no job reaches
+    is_active: Tensor
+    is_not_finite: Tensor
+    guidance: Tensor
+    params: SamplingParams
+    idle_position: int
+
+    @classmethod
+    def allocate(
+        cls, n_slots: int, n_codebooks: int, n_steps: int, n_positions: int, device: torch.device
+    ) -> "SlotTable":
+        """All slots inactive, for sequences of up to `n_steps` S and a cache of `n_positions`."""
+
+        def zeros(*shape: int, dtype: torch.dtype = torch.int64) -> Tensor:
+            return torch.zeros(shape, dtype=dtype, device=device)
+
+        return cls(
+            sequence=zeros(n_slots, n_codebooks, n_steps + 1),
+            uniform_bits=zeros(n_slots, n_steps + 1, n_codebooks),
+            step=zeros(n_slots) + 1,
+            position=zeros(n_slots) + n_positions - 1,
+            is_active=zeros(n_slots, dtype=torch.bool),
+            is_not_finite=zeros(n_slots, dtype=torch.bool),
+            guidance=zeros(n_slots, dtype=torch.float32),
+            params=SamplingParams(
+                temperature=zeros(n_slots, dtype=torch.float32),
+                top_k=zeros(n_slots),
+                top_p=zeros(n_slots, dtype=torch.float32),
+            ),
+            idle_position=n_positions - 1,
+        )
+
+    def assign(self, slot: int, job: Job, sequence: Tensor, first_step: int) -> None:
+        """Write a job and its steps [K, S] into a slot; those before `first_step` are given."""
+        n_codebooks, n_steps = sequence.shape
+        bits = sampling.uniform_bits(job.seed, job.noise_step, n_steps - first_step, n_codebooks)
+        self.sequence[slot, :, :n_steps] = sequence
+        self.uniform_bits[slot, first_step:n_steps] = bits.to(self.uniform_bits.device)
+        self.step[slot], self.is_not_finite[slot], self.guidance[slot] = first_step, False, job.guidance
+        self.params.temperature[slot] = job.temperature
+        self.params.top_k[slot], self.params.top_p[slot] = job.top_k, job.top_p
+
+    def activate(self, slot: int, position: int) -> None:
+        """Let the slot's samples count; its last input was at this position."""
+        self.position[slot], self.is_active[slot] = position, True
+
+    def release(self, slot: int | slice) -> None:
+        """Make a slot inactive; ``slice(None)`` is all of them."""
+        self.is_active[slot], self.position[slot] = False, self.idle_position
+
+    def last_tokens(self, slots: Tensor) -> Tensor:
+        """Tokens [M, K] of the step before the next."""
+        return self.sequence[slots, :, self.step[slots] - 1]
+
+    def sample(self, slots: Tensor, conditional: Tensor, unconditional: Tensor, max_top_k: int | None) -> None:
+        """Draw the next step of slots [J] from logits [J, K, V] of both rows, and advance the active ones."""
+        step, is_active = self.step[slots], self.is_active[slots]
+        logits = sampling.apply_guidance(conditional, unconditional, self.guidance[slots])
+        drawn = sampling.sample(logits, self.uniform_bits[slots, step], self.params[slots], max_top_k)
+        given = self.sequence[slots, :, step]
+        is_open = is_active[:, None] & (given == UNKNOWN)
+        self.sequence[slots, :, step] = torch.where(is_open, drawn, given)
+        self.is_not_finite[slots] |= is_active & ~logits.isfinite().flatten(1).all(1)
+        self.step[slots] = step + is_active
+        self.position[slots] += is_active
+
+
+def max_top_k(jobs: list[Job]) -> int | None:
+    """The largest top-k of jobs that are all sampled by top-k alone, else None."""
+    is_top_k = all(job.top_p == 0 and job.top_k > 0 for job in jobs)
+    return max(job.top_k for job in jobs) if is_top_k else None
