@@ -54,6 +54,6 @@ requirements: .venv/ready
 # On a CUDA machine as it is, without the set-up above: such machines bring their own torch. First what is right, then
 # how fast, whatever came out; the tables come last.
 gpu-check:
-	-$(PYTHON) -m pytest -q tests/test_gpu.py tests/audiocraft_ext/engine/test_cuda_kernels.py
+	-$(PYTHON) -m pytest -q tests/test_gpu.py tests/audiocraft_ext/engine/backends/test_triton_kernels.py
 	$(PYTHON) -m benchmarks.engine --size small --clips 1 4 16
 	$(PYTHON) -m benchmarks.engine --size medium --clips 1 4 16

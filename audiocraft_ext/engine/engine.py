@@ -103,17 +103,17 @@ class Engine:
         return self._scheduler.prefilling(), self._scheduler.decoding()
 
     def _run(self, newcomer: Sequence | None, decoding: list[Sequence]) -> list[Sequence]:
-        """Prefill a piece of the newcomer's prompt, step the others; those for whom a step was sampled."""
+        """Step the others, prefill a piece of the newcomer's prompt; those for whom a step was sampled."""
         sampled: list[Sequence] = []
-        if newcomer is not None:
-            with self._isolate_failure(newcomer):
-                newcomer.report()
-                self._prefill(newcomer)
-                sampled += [newcomer] if newcomer.status is Status.DECODING else []
         if decoding:
             with self._isolate_failure(*decoding):
                 self._decode(decoding)
                 sampled += decoding
+        if newcomer is not None:  # last: a step of all slots would advance one that is newly active
+            with self._isolate_failure(newcomer):
+                newcomer.report()
+                self._prefill(newcomer)
+                sampled += [newcomer] if newcomer.status is Status.DECODING else []
         return sampled
 
     def _postprocess(self, sampled: list[Sequence]) -> None:

@@ -19,7 +19,7 @@ class SlotTable:
     meanwhile; what an inactive one computes is dropped.
     """
 
-    sequence: Tensor  # [N, K, S + 1], what has been generated and what is to be; a finished job is one past its last
+    sequence: Tensor  # [N, K, S + 1], what has been generated and what is to be; a finished job's step is S at most
     uniform_bits: Tensor  # [N, S + 1, K]
     step: Tensor  # sampled next
     position: Tensor  # of the next input in the cache; an inactive slot's is the cache's last, which no job reaches

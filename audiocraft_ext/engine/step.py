@@ -66,10 +66,10 @@ class Step:
 
     def forward(self) -> None:
         hidden = self._transformer.run_layers(self._inputs, self._sines, self._rotary, self._attention)
-        self._logits = self._transformer.logits(hidden)
+        self.logits = self._transformer.logits(hidden)
 
     def sample(self) -> None:
-        conditional, unconditional = self._logits[self._conditional], self._logits[self._unconditional]
+        conditional, unconditional = self.logits[self._conditional], self.logits[self._unconditional]
         self._table.sample(self._slots, conditional, unconditional, self._max_top_k)
 
     @contextmanager
