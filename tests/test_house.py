@@ -1,5 +1,6 @@
 """The rules of the house: who may import what, and what importing may do."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -46,11 +47,17 @@ def test_requests_and_errors_import_the_standard_library_alone(name: str) -> Non
 
 
 def test_the_engine_needs_torch_and_compilers_of_kernels_and_nothing_else_of_ours() -> None:
-    for path in (PACKAGE / "engine").glob("*.py"):
+    for path in (PACKAGE / "engine").rglob("*.py"):
         tops = {module.split(".")[0] for module in imports_of(path)}
         assert tops <= sys.stdlib_module_names | {"audiocraft_ext", "torch", "triton", "llvmlite"}, path
         ours = {module for module in imports_of(path) if module.startswith("audiocraft_ext.")}
         assert all(module.startswith("audiocraft_ext.engine") for module in ours), path
+
+
+def test_the_engine_asks_for_the_device_in_its_backends_alone() -> None:
+    for path in (PACKAGE / "engine").glob("*.py"):
+        if path.stem not in {"native", "cpu_kernels", "cpu_matmul"}:  # they are the backend's
+            assert not re.findall("cuda|cpu|kernels", path.read_text(), re.IGNORECASE), path
 
 
 def test_only_the_predictor_imports_cog_and_only_the_door_imports_audiocraft_and_transformers() -> None:

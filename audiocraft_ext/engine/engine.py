@@ -1,6 +1,6 @@
 """Tokens for many jobs at once: continuous batching of a transformer over slots.
 
-It knows nothing of audiocraft, audio, text or cog, nor of devices, which are the backend's. A thread of the engine's own
+Knows nothing of audiocraft, audio, text or cog, nor of devices: these are the backend's. A thread of the engine's own
 admits jobs, feeds their prompts piece by piece between the steps of the others, and steps all of them together.
 """
 

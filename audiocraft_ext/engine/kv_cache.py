@@ -63,13 +63,13 @@ class KVCache:
     def update(
         self, layer: int, rows: Tensor | slice, positions: Tensor | slice, keys: Tensor, values: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Write keys and values, shaped as ``cache[rows, :, positions]``; these rows' [M, H, S, ...] after it."""
+        """Write keys and values, shaped as ``cache[rows, :, positions]``; these rows' [B, H, S, ...] after it."""
         self.keys[layer][rows, :, positions] = quantize_kv(keys, self.dtype)
         self.values[layer][rows, :, positions] = quantize_kv(values, self.dtype)
         return self._rows(self.keys[layer], rows), self._rows(self.values[layer], rows)
 
     def cross(self, layer: int, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
-        """Cross-attention keys and values [M, H, T', ...] of these rows."""
+        """Cross-attention keys and values [B, H, T', ...] of these rows."""
         return self._rows(self.cross_keys[layer], rows), self._rows(self.cross_values[layer], rows)
 
     @staticmethod
@@ -78,7 +78,7 @@ class KVCache:
         return cached if isinstance(rows, Tensor) and len(rows) == len(cached) else cached[rows]
 
     def write_cross(self, layer: int, rows: slice, keys_values: Tensor) -> None:
-        """Write one layer's keys and values [M, T', 2, H, Dh]; ``reserve_cross`` made room."""
+        """Write one layer's keys and values [B, T', 2, H, Dh]; ``reserve_cross`` made room."""
         new = quantize_kv(keys_values, self.dtype).permute(2, 0, 3, 1, 4)
         for cached, part in zip((self.cross_keys[layer], self.cross_values[layer]), new, strict=True):
             cached[rows, :, : part.shape[2]] = part

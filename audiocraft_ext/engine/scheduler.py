@@ -58,7 +58,7 @@ class Status(Enum):
 
 @dataclass(eq=False)
 class Sequence:
-    """A job in flight: `step` is sampled next, `n_prefilled` of its `inputs` [R, P + first step, D] are in the cache."""
+    """A job in flight: `step` comes next, `n_prefilled` of its `inputs` [R, P + first step, D] are in the cache."""
 
     job: Job
     future: Future[Tensor]

@@ -13,15 +13,15 @@ from audiocraft_ext.engine.scheduler import Job
 
 @dataclass(frozen=True)
 class SlotTable:
-    """Each slot's [N] tokens and noise, where it is, and how it is sampled.
+    """Tokens, noise and parameters of each slot [J].
 
-    A slot is assigned to a job, activated when the job's prompt is in the cache, and released. It takes part in steps
-    meanwhile; what an inactive one computes is dropped.
+    A slot is assigned to a job, activated once the job's prompt is in the cache, and released. Steps of all slots
+    include inactive ones, whose samples are dropped.
     """
 
-    sequence: Tensor  # [N, K, S + 1], what has been generated and what is to be; a finished job's step is S at most
-    uniform_bits: Tensor  # [N, S + 1, K]
-    step: Tensor  # sampled next
+    sequence: Tensor  # [J, K, S + 1], given or generated, else UNKNOWN; a finished job's step is S at most
+    uniform_bits: Tensor  # [J, S + 1, K]
+    step: Tensor  # the next to be sampled
     position: Tensor  # of the next input in the cache; an inactive slot's is the cache's last, which no job reaches
     is_active: Tensor
     is_not_finite: Tensor
@@ -73,7 +73,7 @@ class SlotTable:
         self.is_active[slot], self.position[slot] = False, self.idle_position
 
     def last_tokens(self, slots: Tensor) -> Tensor:
-        """Tokens [M, K] of the step before the next."""
+        """Tokens [B, K] of the step before the next."""
         return self.sequence[slots, :, self.step[slots] - 1]
 
     def sample(self, slots: Tensor, conditional: Tensor, unconditional: Tensor, max_top_k: int | None) -> None:

@@ -15,7 +15,7 @@ Selection = list[tuple[int, int]]
 
 
 class Step:
-    """The tensors of a step of M rows, and the backend's capture of it, which reads and writes them where they are."""
+    """The tensors of a step of B rows, and the backend's capture of it, which reads and writes them where they are."""
 
     def __init__(self, transformer: Transformer, table: SlotTable, n_rows: int) -> None:
         self.n_rows = n_rows
@@ -36,7 +36,7 @@ class Step:
         self._captured.reset()
 
     def run(self, selection: Selection, max_top_k: int | None) -> None:
-        """Step the selected jobs, M rows in all; `max_top_k` as in ``sampling.sample``."""
+        """Step the selected jobs, B rows in all; `max_top_k` as in ``sampling.sample``."""
         if self._cross_capacity != self._transformer.cache.cross_capacity:
             self.reset()
         if selection != self._selection:

@@ -110,7 +110,7 @@ class Transformer:
         return self.embeddings[tokens + self._offsets].float().sum(-2)
 
     def position_encoding(self, positions: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Of positions [M]: sines [M, D] to add to their inputs, rotary factors [M, Dh / 2] of their queries and keys."""
+        """Sines [B, D] to add to inputs at positions [B], and rotary factors [B, Dh / 2] of their queries and keys."""
         rotary = None if self._rotary is None else self._rotary.index_select(0, positions)
         return self._sines.index_select(0, positions), rotary
 
@@ -135,7 +135,7 @@ class Transformer:
         return hidden.view(inputs.shape)
 
     def run_layers(self, x: Tensor, sines: Tensor, rotary: Tensor | None, attention: Attention) -> Tensor:
-        """Normed hidden states [M, D] of inputs x [M, D] in fp32, which become the residual."""
+        """Normed hidden states [B, D] of inputs x [B, D] in fp32, which become the residual."""
         backend, heads = self.backend, (self.n_heads, self.dim // self.n_heads)
 
         def add_norm(delta: Tensor, norm: WeightBias) -> Tensor:
@@ -156,18 +156,16 @@ class Transformer:
         return normed
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits [M, K, V] in fp32 of normed hidden states [M, D]."""
+        """Logits [B, K, V] in fp32 of normed hidden states [B, D]."""
         return self.heads(hidden).float().view(-1, self.n_codebooks, self.vocabulary)
 
 
 def _pack(layer: Layer[WeightBias], linear: Callable[[WeightBias], Linear]) -> Layer[Linear]:
     """The layer with its matrices in the backend's form and its norms in fp32."""
-    cross = layer.cross and CrossAttention(
-        norm=layer.cross.norm.float(),
-        query=linear(layer.cross.query),
-        key_value=linear(layer.cross.key_value),
-        out=linear(layer.cross.out),
-    )
+    cross: CrossAttention[Linear] | None = None
+    if layer.cross is not None:
+        query, key_value, out = (linear(part) for part in (layer.cross.query, layer.cross.key_value, layer.cross.out))
+        cross = CrossAttention(layer.cross.norm.float(), query, key_value, out)
     return Layer(
         norm_self=layer.norm_self.float(),
         qkv=linear(layer.qkv),

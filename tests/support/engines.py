@@ -107,7 +107,7 @@ def transformer(
 ) -> Transformer:
     """On the device's own backend, or on that of a name; Triton's interpreted where there is no CUDA."""
     model = weights(has_cross, **of_weights)
-    up = list(model.layers)[0].up.weight
+    up = next(iter(model.layers)).up.weight
     if backend == "triton" and not up.is_cuda:
         chosen: backends.Backend = InterpretedBackend(up.device, up.dtype, WIDTH, quantize)
     else:

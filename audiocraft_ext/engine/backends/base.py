@@ -15,7 +15,7 @@ from audiocraft_ext.engine.kv_cache import KVCache
 
 NORM_EPS = 1e-5
 
-# x [M, in] → x W^T + b [M, out]
+# x [B, in] → x W^T + b [B, out]
 Linear = Callable[[Tensor], Tensor]
 
 
@@ -23,17 +23,17 @@ class Attention(Protocol):
     """Attention of the inputs of one pass, layer by layer."""
 
     def self_attention(self, layer: int, qkv: Tensor) -> Tensor:
-        """[M, H Dh] from [M, 3, H, Dh]; keys and values go to the cache first."""
+        """[B, H Dh] from [B, 3, H, Dh]; keys and values go to the cache first."""
 
     def cross_attention(self, layer: int, query: Tensor) -> Tensor:
-        """[M, H Dh] from [M, H, Dh]."""
+        """[B, H Dh] from [B, H, Dh]."""
 
 
 class StepAttention(Attention, Protocol):
     """Attention of one position of each of some rows."""
 
     def update(self, positions: Tensor) -> None:
-        """Set the position [M] of each row's input; the cache's last one is an idle row's."""
+        """Set the position [B] of each row's input; the cache's last one is an idle row's."""
 
 
 class Step(Protocol):
@@ -75,16 +75,16 @@ class Backend(Protocol):
         """The product with a weight [out, in] and bias [out], in its fastest form."""
 
     def add_norm(self, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Add y [M, D] to the fp32 residual x [M, D] in place; its layer norm [M, D] in ``dtype``."""
+        """Add y [B, D] to the fp32 residual x [B, D] in place; its layer norm [B, D] in ``dtype``."""
 
     def apply_rotary(self, qkv: Tensor, factors: Tensor) -> Tensor:
-        """[M, 3, H, Dh] with queries and keys rotated by complex factors [M, Dh / 2]; may overwrite qkv."""
+        """[B, 3, H, Dh] with queries and keys rotated by complex factors [B, Dh / 2]; may overwrite qkv."""
 
     def gelu(self, x: Tensor) -> Tensor:
-        """Exact GELU of x [M, D]; may overwrite it."""
+        """Exact GELU of x [B, D]; may overwrite it."""
 
     def attention(self, cache: KVCache, rows: Tensor) -> StepAttention:
-        """A step's attention for rows [M] of the cache; what `rows` contains may change between steps."""
+        """A step's attention for rows [B] of the cache; what `rows` contains may change between steps."""
 
     def capture(self, step: Step) -> CapturedStep: ...
 

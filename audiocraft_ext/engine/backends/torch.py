@@ -95,7 +95,7 @@ class EagerStep:
 
 
 class PrefillAttention:
-    """Attention of consecutive positions [start, stop) of neighbouring rows; M = R C, position by position in a row."""
+    """Attention of consecutive positions [start, stop) of neighbouring rows; B = R C, position by position in a row."""
 
     def __init__(self, cache: KVCache, rows: slice, start: int, stop: int, n_cross: int) -> None:
         self.cache, self.rows, self.positions, self.n_cross = cache, rows, slice(start, stop), n_cross
@@ -143,7 +143,7 @@ class MaskedAttention:
 
     @staticmethod
     def _attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-        """[M, H Dh] from query [M, H, Dh], cached [M, H, S, ...] and mask [M, S]."""
+        """[B, H Dh] from query [B, H, Dh], cached [B, H, S, ...] and mask [B, S]."""
         keys, values = dequantize_kv(keys, query.dtype), dequantize_kv(values, query.dtype)
         out = scaled_dot_product_attention(query[:, :, None], keys, values, mask[:, None, None])
         return out.flatten(1)

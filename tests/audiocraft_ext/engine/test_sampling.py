@@ -15,7 +15,9 @@ N_DRAWS = 20_000
 
 
 def params_of(n_jobs: int, temperature: float = 1.0, top_k: int = 0, top_p: float = 0.0) -> SamplingParams:
-    return SamplingParams(torch.full((n_jobs,), temperature), torch.full((n_jobs,), top_k), torch.full((n_jobs,), top_p))
+    return SamplingParams(
+        torch.full((n_jobs,), temperature), torch.full((n_jobs,), top_k), torch.full((n_jobs,), top_p)
+    )
 
 
 def draws(logits: Tensor, **sampling: Any) -> Tensor:
