@@ -16,7 +16,7 @@ from torch import Tensor
 from audiocraft_ext.engine.kv_cache import ROWS_PER_SLOT
 from audiocraft_ext.engine.pattern import DelayPattern
 from audiocraft_ext.engine.scheduler import Job, Scheduler, Sequence, Status
-from audiocraft_ext.engine.slots import SlotTable, max_top_k
+from audiocraft_ext.engine.slots import SlotTable
 from audiocraft_ext.engine.step import Step
 from audiocraft_ext.engine.transformer import Transformer
 
@@ -184,4 +184,6 @@ class Engine:
 
     def _max_top_k(self, sequences: list[Sequence]) -> int | None:
         """As in ``sampling.sample``; idle slots, where they are stepped too, are sampled by whatever came last."""
-        return None if self.backend.steps_all_slots else max_top_k([sequence.job for sequence in sequences])
+        jobs = [sequence.job for sequence in sequences]
+        is_top_k = not self.backend.steps_all_slots and all(job.top_p == 0 and job.top_k > 0 for job in jobs)
+        return max(job.top_k for job in jobs) if is_top_k else None

@@ -35,22 +35,17 @@ class SlotTable:
     ) -> "SlotTable":
         """All slots inactive, for sequences of up to `n_steps` S and a cache of `n_positions`."""
 
-        def zeros(*shape: int, dtype: torch.dtype = torch.int64) -> Tensor:
-            return torch.zeros(shape, dtype=dtype, device=device)
-
+        index = torch.zeros(n_slots, dtype=torch.int64, device=device)
+        number, flag = index.float(), index.bool()
         return cls(
-            sequence=zeros(n_slots, n_codebooks, n_steps + 1),
-            uniform_bits=zeros(n_slots, n_steps + 1, n_codebooks),
-            step=zeros(n_slots) + 1,
-            position=zeros(n_slots) + n_positions - 1,
-            is_active=zeros(n_slots, dtype=torch.bool),
-            is_not_finite=zeros(n_slots, dtype=torch.bool),
-            guidance=zeros(n_slots, dtype=torch.float32),
-            params=SamplingParams(
-                temperature=zeros(n_slots, dtype=torch.float32),
-                top_k=zeros(n_slots),
-                top_p=zeros(n_slots, dtype=torch.float32),
-            ),
+            sequence=index.new_zeros(n_slots, n_codebooks, n_steps + 1),
+            uniform_bits=index.new_zeros(n_slots, n_steps + 1, n_codebooks),
+            step=index + 1,
+            position=index + n_positions - 1,
+            is_active=flag,
+            is_not_finite=flag.clone(),
+            guidance=number,
+            params=SamplingParams(number.clone(), index, number.clone()),
             idle_position=n_positions - 1,
         )
 
@@ -87,9 +82,3 @@ class SlotTable:
         self.is_not_finite[slots] |= is_active & ~logits.isfinite().flatten(1).all(1)
         self.step[slots] = step + is_active
         self.position[slots] += is_active
-
-
-def max_top_k(jobs: list[Job]) -> int | None:
-    """The largest top-k of jobs that are all sampled by top-k alone, else None."""
-    is_top_k = all(job.top_p == 0 and job.top_k > 0 for job in jobs)
-    return max(job.top_k for job in jobs) if is_top_k else None

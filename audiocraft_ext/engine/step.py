@@ -15,7 +15,10 @@ Selection = list[tuple[int, int]]
 
 
 class Step:
-    """The tensors of a step of B rows, and the backend's capture of it, which reads and writes them where they are."""
+    """The tensors of a step of B rows, and the backend's capture of it, which reads and writes them where they are.
+
+    A backend runs ``prepare``, ``forward`` (all layers and logits) and ``sample``, and may capture all or the second.
+    """
 
     def __init__(self, transformer: Transformer, table: SlotTable, n_rows: int) -> None:
         self.n_rows = n_rows
@@ -74,6 +77,7 @@ class Step:
 
     @contextmanager
     def idle(self) -> Iterator[None]:
+        """Within, running the step advances no slot."""
         is_active: Tensor = self._table.is_active.clone()
         self._table.is_active.zero_()
         try:

@@ -30,7 +30,7 @@ def choose(
     steps replayed where the backend can; without it, each operation is called by itself.
     """
     name = name or _fastest(up, n_heads)
-    return _class(name)(up.device, up.dtype, up.shape[1], quantize, capture)
+    return _class(name)(up.device, up.dtype, up.shape[1], quantize == "int8", capture)
 
 
 def _fastest(up: Tensor, n_heads: int) -> BackendName:

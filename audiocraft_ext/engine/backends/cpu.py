@@ -8,14 +8,15 @@ thread that does, and puts them all to sleep between two operations once there a
 import math
 import mmap
 import sys
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from audiocraft_ext.engine import cpu_kernels as kernels
-from audiocraft_ext.engine.backends.base import NORM_EPS, CapturedStep, Linear, Step, StepAttention
-from audiocraft_ext.engine.backends.torch import EagerStep, TorchBackend
+from audiocraft_ext.engine.backends.base import NORM_EPS, EagerStep, Linear, StepAttention
+from audiocraft_ext.engine.backends.torch import TorchBackend
 from audiocraft_ext.engine.cpu_kernels import Attend as CachedAttention
 from audiocraft_ext.engine.cpu_kernels import is_available
 from audiocraft_ext.engine.cpu_kernels import rotated as apply_rotary
@@ -25,7 +26,10 @@ from audiocraft_ext.engine.cpu_matmul import matmul_rounded as matmul_int16
 from audiocraft_ext.engine.kv_cache import ROWS_PER_SLOT, KVCache
 from audiocraft_ext.engine.native import Recording as CapturedCalls
 from audiocraft_ext.engine.native import recorded as capture_calls
-from audiocraft_ext.engine.quantize import Quantize, is_int8_exact, quantize
+from audiocraft_ext.engine.quantize import is_int8_exact, quantize
+
+if TYPE_CHECKING:
+    from audiocraft_ext.engine.step import Step
 
 __all__ = ["MAX_ROWS", "CPUBackend", "is_available"]
 
@@ -34,20 +38,17 @@ MAX_ROWS = 8
 
 
 class CPUBackend(TorchBackend):
-    """``Backend`` by compiled kernels. Late steps of several clips read more of the cache than of the weights, so that
-    it is int8 where these are."""
+    """Compiled kernels; the cache is int8 where weights are: late steps of several clips read more of it."""
 
     steps_all_slots = False
     reads_masked = False
 
-    def __init__(
-        self, device: torch.device, dtype: torch.dtype, dim: int, quantize: Quantize = "none", capture: bool = True
-    ) -> None:
-        super().__init__(device, dtype, dim, quantize, capture)
-        self.cache_dtype = torch.int8 if self._is_int8 else dtype
+    @property
+    def cache_dtype(self) -> torch.dtype:
+        return torch.int8 if self.is_int8 else self.dtype
 
     def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
-        return CPULinear(weight, bias, self._is_int8)
+        return CPULinear(weight, bias, self.is_int8)
 
     def add_norm(self, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return kernels.add_norm(x, y, weight, bias, NORM_EPS, self.dtype)
@@ -61,9 +62,9 @@ class CPUBackend(TorchBackend):
     def attention(self, cache: KVCache, rows: Tensor) -> StepAttention:
         return CPUAttention(cache, rows)
 
-    def capture(self, step: Step) -> CapturedStep:
+    def capture(self, step: "Step") -> EagerStep:
         # torch multiplies what has more rows, and no call of its is captured.
-        return RecordedStep(step) if self._captures and step.n_rows <= MAX_ROWS else EagerStep(step)
+        return RecordedStep(step) if self.captures and step.n_rows <= MAX_ROWS else EagerStep(step)
 
     def zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Fresh pages, which the system provides when they are written to: unused positions cost nothing."""
@@ -114,12 +115,10 @@ class CPUAttention:
         return self._cross_attend(query, self.cache.cross_keys[layer], self.cache.cross_values[layer], None)
 
 
-class RecordedStep:
+class RecordedStep(EagerStep):
     """A step whose kernel calls are recorded once and replayed by one. MusicGen small's has 300: 6 ms of Python."""
 
-    def __init__(self, step: Step) -> None:
-        self._step = step
-        self._calls: CapturedCalls | None = None
+    _calls: CapturedCalls | None = None
 
     def run(self) -> None:
         self._step.prepare()

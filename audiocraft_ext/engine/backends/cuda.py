@@ -2,15 +2,19 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from audiocraft_ext.engine.backends.base import NORM_EPS, CapturedStep, Linear, Step, StepAttention
-from audiocraft_ext.engine.backends.torch import EagerStep, TorchBackend
+from audiocraft_ext.engine.backends.base import NORM_EPS, EagerStep, Linear, StepAttention
+from audiocraft_ext.engine.backends.torch import TorchBackend
 from audiocraft_ext.engine.kv_cache import KVCache
-from audiocraft_ext.engine.quantize import Quantize, dequantize, quantize
+from audiocraft_ext.engine.quantize import dequantize, quantize
+
+if TYPE_CHECKING:
+    from audiocraft_ext.engine.step import Step
 
 _N_WARM_UPS = 3
 # Of the free memory, for the slots. The rest is for the codec, the text encoder and cross-attention, which for a window
@@ -19,20 +23,13 @@ _MEMORY_SHARE = 0.6
 
 
 class CUDABackend(TorchBackend):
-    """``Backend`` in plain torch in a CUDA graph, on a stream of its own."""
+    """Plain torch in a CUDA graph, on a stream of its own."""
 
     prefill_positions = 1024
     is_host = False
 
-    def __init__(
-        self, device: torch.device, dtype: torch.dtype, dim: int, quantize: Quantize = "none", capture: bool = True
-    ) -> None:
-        super().__init__(device, dtype, dim, quantize, capture)
-        # cuDNN's attention plans each new shape anew, and prompts are of any length.
-        torch.backends.cuda.enable_cudnn_sdp(False)
-
-    def capture(self, step: Step) -> CapturedStep:
-        return CUDAGraphStep(step) if self._captures else EagerStep(step)
+    def capture(self, step: "Step") -> EagerStep:
+        return CUDAGraphStep(step) if self.captures else EagerStep(step)
 
     def fitting_slots(self, n_requested: int, slot_bytes: int) -> int:
         free, _ = torch.cuda.mem_get_info(self.device)
@@ -45,6 +42,8 @@ class CUDABackend(TorchBackend):
 
     @contextmanager
     def engine_thread(self) -> Iterator[None]:
+        # cuDNN's attention plans each new shape anew, and prompts are of any length.
+        torch.backends.cuda.enable_cudnn_sdp(False)
         # On the default stream, codecs decode and conditions are computed meanwhile.
         with super().engine_thread(), torch.cuda.stream(torch.cuda.Stream(self.device)):
             yield
@@ -55,19 +54,13 @@ class CUDABackend(TorchBackend):
 class TritonBackend(CUDABackend):
     """``CUDABackend`` with Triton kernels, which read no more of the cache than is valid."""
 
-    def __init__(
-        self, device: torch.device, dtype: torch.dtype, dim: int, quantize: Quantize = "none", capture: bool = True
-    ) -> None:
-        from audiocraft_ext.engine.backends import triton_kernels
-
-        super().__init__(device, dtype, dim, quantize, capture)
-        self._kernels = triton_kernels
-
     def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
-        return TritonInt8Linear(weight, bias) if self._is_int8 else super().linear(weight, bias)
+        return TritonInt8Linear(weight, bias) if self.is_int8 else super().linear(weight, bias)
 
     def add_norm(self, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return self._kernels.add_norm(x, y, weight, bias, NORM_EPS, self.dtype)
+        from audiocraft_ext.engine.backends import triton_kernels
+
+        return triton_kernels.add_norm(x, y, weight, bias, NORM_EPS, self.dtype)
 
     def attention(self, cache: KVCache, rows: Tensor) -> StepAttention:
         return TritonAttention(cache, rows)
@@ -125,13 +118,11 @@ class TritonAttention:
         return self._cross_attend(query, keys, values, self.cache.cross_lengths, None)
 
 
-class CUDAGraphStep:
+class CUDAGraphStep(EagerStep):
     """A step as one CUDA graph, replayed with a single launch."""
 
-    def __init__(self, step: Step) -> None:
-        self._step, self._eager = step, EagerStep(step)
-        self._graph: torch.cuda.CUDAGraph | None = None
-        self._last_replay: torch.cuda.Event | None = None
+    _graph: torch.cuda.CUDAGraph | None = None
+    _last_replay: torch.cuda.Event | None = None
 
     def run(self) -> None:
         if self._graph is None:
@@ -152,10 +143,10 @@ class CUDAGraphStep:
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(_N_WARM_UPS):
-                self._eager.run()
+                super().run()
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         # Other threads decode audio and compute conditions meanwhile: only this thread's calls are checked.
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            self._eager.run()
+            super().run()
         return graph

@@ -1,7 +1,5 @@
 """The backend in plain torch, on any device: the oracle of the others, and what runs where they cannot."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -9,36 +7,16 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.functional import scaled_dot_product_attention
 
-from audiocraft_ext.engine.backends.base import NORM_EPS, CapturedStep, Linear, Step, StepAttention
-from audiocraft_ext.engine.backends.threads import set_own_num_threads
+from audiocraft_ext.engine.backends.base import NORM_EPS, Backend, Linear, StepAttention
 from audiocraft_ext.engine.kv_cache import KVCache, dequantize_kv
-from audiocraft_ext.engine.quantize import Quantize, dequantize, quantize
-
-# A narrower model's operations are too short to be divided among cores: threads wait for each other longer than they
-# work, most of all where another program uses a core (benchmarks/LOG.md).
-_MIN_DIM_OF_ALL_CORES = 512
+from audiocraft_ext.engine.quantize import dequantize, quantize
 
 
-class TorchBackend:
-    """``Backend`` (see there) in plain torch.
-
-    A product's bits depend on its number of rows, so all slots are stepped; int8 rounds the weights and no more.
-    """
-
-    prefill_positions = 128
-    steps_all_slots = True
-    is_host = True
-    reads_masked = True
-
-    def __init__(
-        self, device: torch.device, dtype: torch.dtype, dim: int, quantize: Quantize = "none", capture: bool = True
-    ) -> None:
-        self.device, self.dtype, self.cache_dtype = device, dtype, dtype
-        self._is_int8, self._captures = quantize == "int8", capture
-        self._n_threads = torch.get_num_threads() if dim >= _MIN_DIM_OF_ALL_CORES else 1
+class TorchBackend(Backend):
+    """A product's bits depend on its number of rows, so all slots are stepped; int8 rounds the weights and no more."""
 
     def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
-        if self._is_int8:
+        if self.is_int8:
             weight = dequantize(*quantize(weight)).to(weight.dtype)
         return partial(functional.linear, weight=weight, bias=bias)
 
@@ -56,42 +34,6 @@ class TorchBackend:
 
     def attention(self, cache: KVCache, rows: Tensor) -> StepAttention:
         return MaskedAttention(cache, rows)
-
-    def capture(self, step: Step) -> CapturedStep:
-        return EagerStep(step)
-
-    def zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        return torch.zeros(shape, dtype=dtype, device=self.device)
-
-    def to_host(self, x: Tensor) -> Tensor:
-        return x.cpu()
-
-    def fitting_slots(self, n_requested: int, slot_bytes: int) -> int:
-        del n_requested, slot_bytes
-        return 1  # idle slots would cost as much as busy ones
-
-    def synchronize_caller(self) -> None:
-        pass
-
-    @contextmanager
-    def engine_thread(self) -> Iterator[None]:
-        set_own_num_threads(self._n_threads)
-        yield
-
-
-class EagerStep:
-    """A step that is not captured: each operation is called by itself."""
-
-    def __init__(self, step: Step) -> None:
-        self._step = step
-
-    def run(self) -> None:
-        self._step.prepare()
-        self._step.forward()
-        self._step.sample()
-
-    def reset(self) -> None:
-        pass
 
 
 class PrefillAttention:

@@ -22,7 +22,7 @@ from tests.support import engines as models
 from tests.support.engines import closing, results
 
 N_HEADS, HEAD = 3, 32
-PLACE = (torch.device("cpu"), torch.float32, N_HEADS * HEAD)
+PLACE = (torch.device("cpu"), torch.float32, N_HEADS * HEAD, False, True)
 OURS, PLAIN = CPUBackend(*PLACE), TorchBackend(*PLACE)
 # Rows of the cache, the positions of their inputs, and how many positions they cross-attend to.
 ROWS, POSITIONS, CROSS = [0, 1, 2, 6, 7], [0, 0, 15, 129, 129], [70, 70, 1, 64, 64]

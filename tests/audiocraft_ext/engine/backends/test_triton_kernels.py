@@ -85,7 +85,7 @@ def test_add_norm_is_torch_s(dtype: torch.dtype, width: int, has_bias: bool) -> 
     bias = torch.randn(width, device=DEVICE) if has_bias else None
     other = x.clone()
     ours = triton_kernels.add_norm(x, y, weight, bias, 1e-5, dtype)
-    theirs = TorchBackend(DEVICE, dtype, width).add_norm(other, y, weight, bias)
+    theirs = TorchBackend(DEVICE, dtype, width, False, False).add_norm(other, y, weight, bias)
     torch.testing.assert_close(x, other, rtol=0, atol=1e-6)
     torch.testing.assert_close(ours, theirs, rtol=TOLERANCES[dtype], atol=1e-5)
 
