@@ -64,6 +64,6 @@ requirements: .venv/ready
 # On a CUDA machine with its own torch, without the set-up above. First correctness, then speed even after a failure, so
 # that the tables come last.
 gpu-check:
-	-$(PYTHON) -m pytest -q tests/test_gpu.py tests/audiocraft_ext/engine/test_cuda_kernels.py
+	-$(PYTHON) -m pytest -q tests/test_gpu.py tests/audiocraft_ext/engine/backends/test_triton_kernels.py
 	$(PYTHON) -m benchmarks.engine --size small --clips 1 4 16
 	$(PYTHON) -m benchmarks.engine --size medium --clips 1 4 16

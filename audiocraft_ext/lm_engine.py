@@ -5,14 +5,13 @@ Knows nothing of requests.
 
 import logging
 
-import torch
 from torch import Tensor
 
-from audiocraft_ext.engine.cache import row_bytes
-from audiocraft_ext.engine.decoder import Decoder
-from audiocraft_ext.engine.engine import ROWS_PER_SLOT, Engine
-from audiocraft_ext.engine.linear import MAX_ROWS
+from audiocraft_ext.engine import backends
+from audiocraft_ext.engine.engine import Engine
+from audiocraft_ext.engine.kv_cache import ROWS_PER_SLOT, kv_bytes_per_row
 from audiocraft_ext.engine.pattern import DelayPattern
+from audiocraft_ext.engine.transformer import Transformer
 from audiocraft_ext.errors import InputError
 from audiocraft_ext.lm_weights import engine_weights, unsupported
 from audiocraft_ext.settings import EngineSettings
@@ -23,9 +22,6 @@ _log = logging.getLogger(__name__)
 # Positions for a prompt's text tokens, prepended or cross-attended to: some 400 words. Growing the cache for one prompt
 # grows it for all slots.
 _TEXT_POSITIONS = 512
-# The rest is for the codec, the text encoder and cross-attention, which for a window of 30 s takes at most a third as
-# much as the slots.
-_MEMORY_SHARE = 0.6
 
 
 def build_engine(lm: LMModel, n_frames: int, settings: EngineSettings) -> Engine | None:
@@ -39,14 +35,21 @@ def build_engine(lm: LMModel, n_frames: int, settings: EngineSettings) -> Engine
     if reason is not None:
         _log.warning("The engine does not support this language model: %s. audiocraft's own loop decodes it.", reason)
         return None
-    device, dtype = lm.emb[0].weight.device, lm.transformer.layers[0].linear1.weight.dtype
     pattern = DelayPattern(tuple(lm.pattern_provider.delays), lm.special_token_id)
     n_steps = pattern.n_steps(n_frames)
     n_positions = n_steps + capacity(lm, "prepend") + 1
-    n_slots = _fitting_slots(lm, settings, n_positions, device, dtype)
+    layer = lm.transformer.layers[0]
+    backend = backends.choose(
+        layer.linear1.weight,
+        layer.self_attn.num_heads,
+        quantize=settings.quantize,
+        name=settings.backend,
+        capture=settings.capture,
+    )
+    slot_bytes = ROWS_PER_SLOT * kv_bytes_per_row(len(lm.transformer.layers), lm.dim, n_positions, backend.dtype)
+    n_slots = backend.fitting_slots(settings.n_slots, slot_bytes)
     weights = engine_weights(lm, settings.consume)
-    decoder = Decoder(weights, ROWS_PER_SLOT * n_slots, n_positions, settings.quantize, settings.kernels)
-    return Engine(decoder, pattern, n_slots, n_steps, use_graph=settings.use_graph)
+    return Engine(Transformer(weights, ROWS_PER_SLOT * n_slots, n_positions, backend), pattern, n_slots, n_steps)
 
 
 def capacity(lm: LMModel, fuse_method: str) -> int:
@@ -67,25 +70,3 @@ def check_capacity(lm: LMModel, prefix: Tensor, cross: Tensor | None) -> None:
             what = "tokens with the melody" if fuse_method == "prepend" else "tokens"
             problem = f"it has {length} {what}; this checkpoint takes at most {limit}."
             raise InputError("prompt", problem, "Use fewer words.")
-
-
-def _fitting_slots(
-    lm: LMModel, settings: EngineSettings, n_positions: int, device: torch.device, dtype: torch.dtype
-) -> int:
-    """The slots asked for, or as many as the CPU's kernels keep apart or as fit into most of the free memory."""
-    if device.type == "cpu":
-        return min(settings.n_slots, MAX_ROWS // ROWS_PER_SLOT)
-    free, _ = torch.cuda.mem_get_info(device)
-    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch's own cache
-    slot = ROWS_PER_SLOT * row_bytes(len(lm.transformer.layers), lm.dim, n_positions, dtype)
-    return slots_that_fit(int(_MEMORY_SHARE * free), slot, settings.n_slots)
-
-
-def slots_that_fit(n_bytes: int, slot_bytes: int, n_requested: int) -> int:
-    """``n_requested`` slots, or the largest power of two of them that fits; at least one.
-
-    The order of a product's sums may depend on its number of rows: with a little more or less memory at the next start,
-    the same seed should still give the same file.
-    """
-    n_fitting = max(1, n_bytes // slot_bytes)
-    return n_requested if n_requested <= n_fitting else 1 << (n_fitting.bit_length() - 1)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from audiocraft_ext import memory
-from audiocraft_ext.engine.decoder import Affine, LayerWeights, Weights
+from audiocraft_ext.engine.transformer import CrossAttention, Layer, WeightBias, Weights
 from audiocraft_ext.upstream import DelayedPatternProvider, LMModel
 
 
@@ -30,34 +30,33 @@ def unsupported(lm: LMModel) -> str | None:
     return None
 
 
-def _affine(module: Any, dtype: torch.dtype | None = None) -> Affine:
+def _weight_bias(module: Any, dtype: torch.dtype | None = None) -> WeightBias:
     weight, bias = module.weight.detach(), None if module.bias is None else module.bias.detach()
-    return Affine(weight.to(dtype), None if bias is None else bias.to(dtype))
+    return WeightBias(weight.to(dtype), None if bias is None else bias.to(dtype))
 
 
-def _layers(lm: LMModel, consume: bool) -> Iterator[LayerWeights]:
+def _cross_attention(layer: Any, dim: int) -> CrossAttention[WeightBias] | None:
+    cross = layer.cross_attention
+    if cross is None:
+        return None
+    weight, bias = cross.in_proj_weight.detach(), cross.in_proj_bias
+    cuts = (slice(None, dim), slice(dim, None))
+    query, key_value = (WeightBias(weight[cut], None if bias is None else bias.detach()[cut]) for cut in cuts)
+    return CrossAttention(_weight_bias(layer.norm_cross), query, key_value, _weight_bias(cross.out_proj))
+
+
+def _layers(lm: LMModel, consume: bool) -> Iterator[Layer[WeightBias]]:
     for i, layer in enumerate(lm.transformer.layers):
-        attention, cross = layer.self_attn, layer.cross_attention
-        parts: dict[str, Affine] = {}
-        if cross is not None:
-            weight, bias = cross.in_proj_weight.detach(), cross.in_proj_bias
-            cuts = (slice(None, lm.dim), slice(lm.dim, None))
-            query, key_value = (Affine(weight[cut], None if bias is None else bias.detach()[cut]) for cut in cuts)
-            parts = {
-                "norm_cross": _affine(layer.norm_cross),
-                "cross_query": query,
-                "cross_key_value": key_value,
-                "cross_out": _affine(cross.out_proj),
-            }
+        attention = layer.self_attn
         bias = None if attention.in_proj_bias is None else attention.in_proj_bias.detach()
-        yield LayerWeights(
-            norm_self=_affine(layer.norm1),
-            qkv=Affine(attention.in_proj_weight.detach(), bias),
-            out=_affine(attention.out_proj),
-            norm_feed=_affine(layer.norm2),
-            up=_affine(layer.linear1),
-            down=_affine(layer.linear2),
-            **parts,
+        yield Layer(
+            norm_self=_weight_bias(layer.norm1),
+            qkv=WeightBias(attention.in_proj_weight.detach(), bias),
+            out=_weight_bias(attention.out_proj),
+            norm_ffn=_weight_bias(layer.norm2),
+            up=_weight_bias(layer.linear1),
+            down=_weight_bias(layer.linear2),
+            cross=_cross_attention(layer, lm.dim),
         )
         if consume:
             lm.transformer.layers[i] = nn.Identity()
@@ -67,17 +66,16 @@ def _layers(lm: LMModel, consume: bool) -> Iterator[LayerWeights]:
 def engine_weights(lm: LMModel, consume: bool) -> Weights:
     """The LM's weights in its transformer's dtype; with `consume`, each layer leaves the LM once it has been taken."""
     dtype = lm.transformer.layers[0].linear1.weight.dtype
-    heads = [_affine(linear, dtype) for linear in lm.linears]
+    heads = [_weight_bias(linear, dtype) for linear in lm.linears]
     biases = [head.bias for head in heads if head.bias is not None]
     return Weights(
         embeddings=torch.stack([embedding.weight.detach() for embedding in lm.emb]).to(dtype),
         layers=_layers(lm, consume),
-        out_norm=_affine(lm.out_norm),
-        heads=Affine(torch.cat([head.weight for head in heads]), torch.cat(biases) if biases else None),
+        out_norm=_weight_bias(lm.out_norm),
+        heads=WeightBias(torch.cat([head.weight for head in heads]), torch.cat(biases) if biases else None),
         n_heads=lm.transformer.layers[0].self_attn.num_heads,
-        feed_width=lm.transformer.layers[0].linear1.out_features,
         has_sines="sin" in lm.transformer.positional_embedding,
-        has_rotations="rope" in lm.transformer.positional_embedding,
+        has_rotary="rope" in lm.transformer.positional_embedding,
         max_period=lm.transformer.max_period,
         positional_scale=lm.transformer.positional_scale,
     )

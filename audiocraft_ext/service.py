@@ -26,7 +26,7 @@ from audiocraft_ext.audio.loudness import normalize
 from audiocraft_ext.audio.read import Clip, read
 from audiocraft_ext.audio.upload import download_upload
 from audiocraft_ext.audio.write import write
-from audiocraft_ext.engine.threads import use_cpu_threads
+from audiocraft_ext.engine.backends.threads import set_own_num_threads
 from audiocraft_ext.errors import InputError
 from audiocraft_ext.progress import Progress, SilentProgress
 from audiocraft_ext.request import Request, check_window_shorter_than_duration
@@ -71,13 +71,13 @@ class Service:
         self._folder = tempfile.TemporaryDirectory(prefix="musicgen-")
         n_cores = torch.get_num_threads()
         # In a thread that ends, and its team of OpenMP threads with it (why: engine.engine).
-        with ThreadPoolExecutor(1, "loader", use_cpu_threads, (n_cores,)) as loader:
+        with ThreadPoolExecutor(1, "loader", set_own_num_threads, (n_cores,)) as loader:
             chosen = checkpoint.default_weights(weights)
             loading = loader.submit(musicgen.load, chosen, settings.device, settings.engine, settings.smoke_test)
             self.model: musicgen.Model = loading.result()
         n_threads = 1 if settings.device == "cpu" and self.model.engine is not None else n_cores
         # Twice the slots: a prediction that reads a URL which sends nothing keeps its thread after it was cancelled.
-        self._threads = ThreadPoolExecutor(2 * max_concurrency, "prediction", use_cpu_threads, (n_threads,))
+        self._threads = ThreadPoolExecutor(2 * max_concurrency, "prediction", set_own_num_threads, (n_threads,))
         self._n_running = 0
         self._is_failing = False
         self.probe: asyncio.Task[None] | None = None

@@ -7,7 +7,8 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from audiocraft_ext.engine.linear import Kernels, Quantize
+from audiocraft_ext.engine.backends import BackendName
+from audiocraft_ext.engine.quantize import Quantize
 from audiocraft_ext.request import DEFAULT_MAX_DURATION_S
 
 EngineName = Literal["fast", "upstream"]
@@ -20,8 +21,8 @@ class EngineSettings:
     engine: EngineName = "fast"
     n_slots: int = 16
     quantize: Quantize = "none"
-    use_graph: bool = True
-    kernels: Kernels | None = None  # None is the device's own
+    backend: BackendName | None = None  # the device's fastest
+    capture: bool = True
     # Move the weights out of audiocraft's LM, which can then no longer generate; tests keep it as the oracle.
     consume: bool = True
 

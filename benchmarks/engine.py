@@ -202,7 +202,7 @@ def run(size: str, device: str, n_frames: int, clips: list[int]) -> tuple[list[R
         for way, settings, weight_bytes in ways:
             model = in_own_thread(Model, loaded, settings)
             assert model.engine is not None
-            cache_bytes = model.engine.decoder.cache.keys[0][0, :, 0].nbytes / SIZES[size][0]
+            cache_bytes = model.engine.transformer.cache.keys[0][0, :, 0].nbytes / SIZES[size][0]
             time_engine(model, 2 * N_SKIPPED, 1)
             for n_clips in clips:
                 ms = time_engine(model, n_frames, n_clips)

@@ -15,9 +15,9 @@ from audiocraft_ext import checkpoint, musicgen
 from audiocraft_ext.audio.read import Clip
 from audiocraft_ext.checkpoint.locate.source import EMBEDDED
 from audiocraft_ext.codec.multiband import MultiBandDecoder
-from audiocraft_ext.engine.decoder import Decoder
+from audiocraft_ext.engine.backends import BackendName
 from audiocraft_ext.engine.engine import Engine
-from audiocraft_ext.engine.linear import Kernels
+from audiocraft_ext.engine.transformer import Transformer
 from audiocraft_ext.musicgen import Model
 from audiocraft_ext.progress import Progress
 from audiocraft_ext.request import Request
@@ -46,7 +46,7 @@ def model() -> Model:
 @pytest.fixture(scope="module")
 def fast() -> Iterator[Engine]:
     """An engine with kernels and graph, in half precision."""
-    with closing(models.engine(n_slots=N_SLOTS, fixed_shapes=True, **ON_DEVICE)) as made:
+    with closing(models.engine(n_slots=N_SLOTS, **ON_DEVICE)) as made:
         yield made
 
 
@@ -129,40 +129,46 @@ def test_a_hundred_mixed_jobs_get_the_tokens_that_they_get_alone(fast: Engine) -
 
 def test_the_graph_gives_the_tokens_of_its_eager_steps(fast: Engine) -> None:
     jobs = [models.job(seed, **ON_DEVICE) for seed in range(12)]
-    decoder = models.decoder(n_slots=N_SLOTS, **ON_DEVICE)
-    eager = Engine(decoder, models.PATTERN, N_SLOTS, models.N_STEPS, fixed_shapes=True, use_graph=False)
-    with closing(eager):
+    with closing(models.engine(n_slots=N_SLOTS, capture=False, **ON_DEVICE)) as eager:
         assert all(torch.equal(a, b) for a, b in zip(results(fast, jobs), results(eager, jobs), strict=True))
 
 
-def logits_of(decoder: Decoder, **on_device: Any) -> Tensor:
+def logits_of(transformer: Transformer) -> Tensor:
     """Logits of one step of four rows at different lengths."""
-    from audiocraft_ext.engine.attention import CudaAttention, CudaKernelAttention
-
     generator = torch.Generator().manual_seed(1)
-    cache = decoder.cache
+    cache = transformer.cache
     for part in (*cache.keys, *cache.values):
         part.copy_(torch.randn(part.shape, generator=generator))
-    decoder.write_cross(0, torch.randn(4, 9, models.WIDTH, generator=generator).to(**on_device))
-    position = torch.tensor([3, 64, 100, 17, 0, 0, 0, 0], device=DEVICE)
+    transformer.cache_cross_kv(0, torch.randn(4, 9, models.WIDTH, generator=generator).to(**ON_DEVICE))
+    positions = torch.tensor([3, 64, 100, 17, 0, 0, 0, 0], device=DEVICE)
     inputs = torch.randn(8, models.WIDTH, generator=generator).to(DEVICE)
-    attention = CudaKernelAttention(cache).at(position) if decoder.kernels == "cuda" else CudaAttention(cache, position)
-    return decoder.logits(decoder.forward(inputs, position, attention))[:4]
+    attention = transformer.backend.attention(cache, torch.arange(8, device=DEVICE))
+    attention.update(positions)
+    hidden = transformer.run_layers(inputs, *transformer.position_encoding(positions), attention)
+    return transformer.logits(hidden)[:4]
 
 
-KINDS_OF_KERNELS: tuple[Kernels, ...] = ("cuda" if DEVICE == "cuda" else "none", "none")
+BACKENDS: tuple[BackendName, ...] = ("triton" if DEVICE == "cuda" else "cpu", "torch")
 
 
 def test_kernels_give_plain_torch_s_logits() -> None:
-    ours, plain = (
-        logits_of(models.decoder(n_slots=4, kernels=kernels, **ON_DEVICE), **ON_DEVICE) for kernels in KINDS_OF_KERNELS
-    )
+    ours, plain = (logits_of(models.transformer(n_slots=4, backend=name, **ON_DEVICE)) for name in BACKENDS)
     assert (ours - plain).norm() / plain.norm() < 5e-3
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="a graph")
+def test_a_graph_of_plain_torch_gives_the_greedy_tokens_of_its_eager_steps() -> None:
+    jobs = [models.job(seed, temperature=0.0, **ON_DEVICE) for seed in range(4)]
+    with (
+        closing(models.engine(n_slots=2, backend="cuda", **ON_DEVICE)) as captured,
+        closing(models.engine(n_slots=2, backend="cuda", capture=False, **ON_DEVICE)) as eager,
+    ):
+        assert all(torch.equal(a, b) for a, b in zip(results(captured, jobs), results(eager, jobs), strict=True))
 
 
 def test_int8_makes_tokens_that_repeat() -> None:
     jobs = [models.job(seed, **ON_DEVICE) for seed in range(8)]
-    with closing(models.engine(n_slots=N_SLOTS, quantize="int8", fixed_shapes=True, **ON_DEVICE)) as made:
+    with closing(models.engine(n_slots=N_SLOTS, quantize="int8", **ON_DEVICE)) as made:
         assert all(torch.equal(a, b) for a, b in zip(results(made, jobs), results(made, jobs), strict=True))
 
 

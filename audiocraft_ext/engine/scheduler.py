@@ -1,4 +1,4 @@
-"""Who is decoded next: jobs wait in line, take a free slot, are fed their prompt in pieces, then step together.
+"""Which job is decoded next: jobs wait in line, take a free slot, prefill their prompt in pieces, then decode together.
 
 Host-side bookkeeping alone: no tensor is touched here.
 """
@@ -9,17 +9,18 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from enum import Enum, auto
 
 from torch import Tensor
 
 
 @dataclass(frozen=True)
 class Job:
-    """One clip to make, at most a window long.
+    """One clip to generate, at most a window long.
 
-    prompt [K, T0] of codes that are given; prefix [R, P, D] and cross [R, T', D] are the conditions as the transformer
-    takes them, R = 2 (with and without the caller's conditions) or 1 without guidance. `noise_step` is how many steps
-    the same seed has sampled before. `on_step(done, total)` is called after each step, and with zeros in line; what it
+    prompt [K, T0] of given codes; prefix [R, P, D] and cross [R, T', D] are the conditions as the transformer takes
+    them, R = 2 (with and without the caller's conditions) or 1 without guidance. `noise_step` is how many steps the
+    same seed has sampled before. `on_step(done, total)` is called after each step, and with zeros in line; what it
     raises ends the job.
     """
 
@@ -42,16 +43,26 @@ class Job:
 
     @property
     def cross_length(self) -> int:
-        """Positions T' that are cross-attended to."""
+        """Cross-attention positions T'."""
         return 0 if self.cross is None else self.cross.shape[1]
 
 
+class Status(Enum):
+    """Where a job in flight is: each comes after the one before, and any may be followed by the last."""
+
+    WAITING = auto()
+    PREFILLING = auto()
+    DECODING = auto()
+    FINISHED = auto()
+
+
 @dataclass(eq=False)
-class Running:
-    """A job in its slot: `step` comes next, `n_prefilled` of its `inputs` [R, P + first step, D] are in the cache."""
+class Sequence:
+    """A job in flight: `step` comes next, `n_prefilled` of its `inputs` [R, P + first step, D] are in the cache."""
 
     job: Job
     future: Future[Tensor]
+    status: Status = Status.WAITING
     submitted_at: float = field(default_factory=time.monotonic)
     slot: int = -1
     first_step: int = 0
@@ -60,81 +71,83 @@ class Running:
     inputs: Tensor | None = None
     n_prefilled: int = 0
 
-    @property
-    def is_prefilling(self) -> bool:
-        return self.inputs is not None
-
     def report(self) -> None:
-        """Tells the job how far it is; raises what the job raises."""
+        """Tell the job how far it is; raises what the job raises."""
         self.job.on_step(self.step - self.first_step, self.stop - self.first_step)
 
 
 class Scheduler:
-    """N slots, and the line before them. ``submit`` and ``close`` may be called from any thread, all else from one."""
+    """N slots and the line before them. ``submit`` and ``close`` may be called from any thread, all else from one."""
 
     def __init__(self, n_slots: int) -> None:
-        self.slots: list[Running | None] = [None] * n_slots
-        self._waiting: deque[Running] = deque()
+        self._slots: list[Sequence | None] = [None] * n_slots
+        self._waiting: deque[Sequence] = deque()
         self._changed = threading.Condition()
         self._closed = False
 
     def submit(self, job: Job) -> Future[Tensor]:
-        """Puts a job in line; its frames [K, T] come by the future."""
-        entry = Running(job, Future())
+        """Put a job in line; the future gives its frames [K, T]."""
+        sequence = Sequence(job, Future())
         with self._changed:
             if self._closed:
                 raise RuntimeError("the engine is closed")
-            self._waiting.append(entry)
+            self._waiting.append(sequence)
             self._changed.notify()
-        return entry.future
+        return sequence.future
 
     def close(self) -> None:
-        """Lets ``wait`` return False; what is unfinished is cancelled by the engine's thread."""
+        """Let ``wait`` return False; the engine's thread ends what is unfinished."""
         with self._changed:
             self._closed = True
             self._changed.notify()
 
     def wait(self) -> bool:
-        """Sleeps until there is something to do; False once closed."""
+        """Sleep until there is something to do; False once closed."""
         with self._changed:
-            self._changed.wait_for(
-                lambda: self._closed or self._waiting or any(entry is not None for entry in self.slots)
-            )
+            self._changed.wait_for(lambda: self._closed or self._waiting or any(self._slots))
             return not self._closed
 
-    def admit(self) -> Iterator[Running]:
-        """Jobs that have just got a slot, in the order in which they came."""
-        while None in self.slots:
+    def admit(self) -> Iterator[Sequence]:
+        """Give free slots to the jobs in line, first come first served."""
+        while None in self._slots:
             with self._changed:
                 if not self._waiting:
                     return
-                entry = self._waiting.popleft()
-            entry.slot = self.slots.index(None)
-            self.slots[entry.slot] = entry
-            yield entry
+                sequence = self._waiting.popleft()
+            sequence.slot, sequence.status = self._slots.index(None), Status.PREFILLING
+            self._slots[sequence.slot] = sequence
+            yield sequence
 
-    def waiting(self) -> list[Running]:
+    def waiting(self) -> list[Sequence]:
         """The line, as it is now."""
         with self._changed:
             return list(self._waiting)
 
-    def prefilling(self) -> Running | None:
-        """Whose prompt is fed next: the job that has been in its slot longest."""
-        entries = [entry for entry in self.slots if entry is not None and entry.is_prefilling]
-        return min(entries, key=lambda entry: entry.submitted_at, default=None)
+    def prefilling(self) -> Sequence | None:
+        """The job whose prompt is fed next: the earliest submitted."""
+        sequences = self._with(Status.PREFILLING)
+        return min(sequences, key=lambda sequence: sequence.submitted_at, default=None)
 
-    def decoding(self) -> list[Running]:
+    def decoding(self) -> list[Sequence]:
         """Jobs whose prompts are in the cache, by slot."""
-        return [entry for entry in self.slots if entry is not None and not entry.is_prefilling]
+        return self._with(Status.DECODING)
 
-    def finish(self, entry: Running, outcome: Tensor | BaseException) -> None:
-        """Frees a job's slot or place in line and hands over what became of it."""
-        if entry.slot >= 0:
-            self.slots[entry.slot] = None
-        else:
+    def unfinished(self) -> list[Sequence]:
+        """Every job in a slot or in line."""
+        return [*filter(None, self._slots), *self.waiting()]
+
+    def _with(self, status: Status) -> list[Sequence]:
+        return [sequence for sequence in self._slots if sequence is not None and sequence.status is status]
+
+    def finish(self, sequence: Sequence, outcome: Tensor | BaseException) -> None:
+        """Free a job's slot or place in line, and set its future to the outcome."""
+        if sequence.status is Status.WAITING:
             with self._changed:
-                self._waiting.remove(entry)
-        if isinstance(outcome, BaseException):
-            entry.future.set_exception(outcome)
+                self._waiting.remove(sequence)
         else:
-            entry.future.set_result(outcome)
+            self._slots[sequence.slot] = None
+        sequence.status = Status.FINISHED
+        if isinstance(outcome, BaseException):
+            sequence.future.set_exception(outcome)
+        else:
+            sequence.future.set_result(outcome)

@@ -10,10 +10,8 @@ import torch
 from torch import Tensor
 
 from audiocraft_ext.checkpoint import Checkpoint, load
-from audiocraft_ext.engine.attention import Prefill, Span
-from audiocraft_ext.engine.sampling import noise
+from audiocraft_ext.engine.sampling import uniform_bits
 from audiocraft_ext.errors import InputError
-from audiocraft_ext.lm_engine import slots_that_fit
 from audiocraft_ext.lm_weights import unsupported
 from audiocraft_ext.musicgen import Model
 from audiocraft_ext.settings import EngineSettings
@@ -119,7 +117,7 @@ def test_sampled_tokens_are_audiocraft_s_when_it_is_fed_the_engine_s_noise(
     engine_s = ours(model_of(kind), None, conditions, **arguments)
     # audiocraft's own top-k takes no more than there are.
     arguments["top_k"] = min(arguments["top_k"], CARD)
-    with FedNoise(noise(SEED, 0, 200, checkpoint.lm.n_q)):
+    with FedNoise(uniform_bits(SEED, 0, 200, checkpoint.lm.n_q)):
         theirs = checkpoint.lm.generate(None, conditions, **arguments)
     assert torch.equal(engine_s, theirs)
 
@@ -136,13 +134,11 @@ def test_teacher_forced_logits_are_audiocraft_s(tiny_checkpoint: TinyCheckpoint,
     with torch.inference_mode():
         theirs = lm(sequence[None], [], states)[0].transpose(0, 1)
         prefix, cross = lm.fuser(torch.zeros(1, 0, lm.dim), states)
-        inputs = torch.cat([prefix[0], engine.decoder.embed(sequence.T)])
+        inputs = torch.cat([prefix[0], engine.transformer.embed(sequence.T)])
         if cross is not None:
-            engine.decoder.write_cross(0, cross)
-        span = Span(0, 1, 0, 0, 0 if cross is None else cross.shape[1])
-        attention = Prefill(engine.decoder.cache, span, len(inputs))
-        hidden = engine.decoder.forward(inputs, torch.arange(len(inputs)), attention)
-        logits = engine.decoder.logits(hidden)[prefix.shape[1] :]
+            engine.transformer.cache_cross_kv(0, cross)
+        hidden = engine.transformer.prefill(inputs[None], 0, 0, 0 if cross is None else cross.shape[1])
+        logits = engine.transformer.logits(hidden[0])[prefix.shape[1] :]
     torch.testing.assert_close(logits, theirs, rtol=0, atol=1e-4)  # 3e-6 measured
 
 
@@ -154,18 +150,17 @@ def test_int8_moves_the_logits_by_little(tiny_checkpoint: TinyCheckpoint, model_
     assert exact_engine is not None
     assert quantized.engine is not None
     hidden = torch.randn(2, checkpoint.lm.dim, generator=torch.Generator().manual_seed(2))
-    exact = exact_engine.decoder.logits(hidden)
-    error = (quantized.engine.decoder.logits(hidden) - exact).norm() / exact.norm()
+    exact = exact_engine.transformer.logits(hidden)
+    error = (quantized.engine.transformer.logits(hidden) - exact).norm() / exact.norm()
     assert error < 0.02
     # Through all layers, with keys and values in int8 too.
     inputs = torch.randn(40, checkpoint.lm.dim, generator=torch.Generator().manual_seed(3))
     made = []
-    for decoder in (quantized.engine.decoder, exact_engine.decoder):
-        attention = Prefill(decoder.cache, Span(0, 1, 0, 0, 1), len(inputs))
+    for transformer in (quantized.engine.transformer, exact_engine.transformer):
         with torch.inference_mode():
-            if decoder.layers[0].has_cross:
-                decoder.write_cross(0, torch.ones(1, 1, checkpoint.lm.dim))
-            made.append(decoder.logits(decoder.forward(inputs, torch.arange(len(inputs)), attention)))
+            if transformer.layers[0].cross is not None:
+                transformer.cache_cross_kv(0, torch.ones(1, 1, checkpoint.lm.dim))
+            made.append(transformer.logits(transformer.prefill(inputs[None], 0, 0, 1)[0]))
     assert (made[0] - made[1]).norm() / made[1].norm() < 0.02  # 0.008 measured
     conditions = attributes(checkpoint, "slow")
     tokens = ours(quantized, None, conditions, **{**GREEDY, "max_gen_len": 30, "cfg_coef": 3.0})
@@ -195,7 +190,7 @@ def test_a_prompt_longer_than_the_conditions_room_is_refused_by_name_and_takes_n
         ours(model_of(kind), None, conditions, **{**GREEDY, "max_gen_len": 20, "cfg_coef": 3.0})
     engine = model_of(kind).engine
     assert engine is not None
-    assert engine.decoder.cache.cross_capacity <= 512
+    assert engine.transformer.cache.cross_capacity <= 512
 
 
 def test_what_the_engine_cannot_run_is_left_to_audiocraft(
@@ -206,11 +201,3 @@ def test_what_the_engine_cannot_run_is_left_to_audiocraft(
     monkeypatch.setattr(checkpoint.lm.pattern_provider, "flatten_first", 1)
     assert Model(checkpoint, EngineSettings()).engine is None
     assert "its codebook pattern is not the delay pattern. audiocraft's own loop decodes it" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("n_bytes", "n_requested", "n_slots"),
-    [(0, 16, 1), (99, 1, 1), (750, 16, 4), (799, 16, 4), (800, 16, 8), (900, 5, 5)],
-)
-def test_a_little_more_or_less_memory_leaves_the_number_of_slots(n_bytes: int, n_requested: int, n_slots: int) -> None:
-    assert slots_that_fit(n_bytes, 100, n_requested) == n_slots

@@ -273,8 +273,8 @@ def test_a_model_that_was_closed_is_gone_once_it_is_collected(tiny_checkpoint: T
         model.generate(Request(prompt="", duration=1, multi_band_diffusion=True), None, Progress())
     model.generate(Request(prompt="", duration=1), None, Progress())
     assert model.engine is not None
-    decoder = weakref.ref(model.engine.decoder)
+    transformer = weakref.ref(model.engine.transformer)
     model.close()
     del model
     memory.collect()
-    assert decoder() is None
+    assert transformer() is None

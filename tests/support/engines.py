@@ -9,12 +9,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from audiocraft_ext.engine.cache import Cache, stored
-from audiocraft_ext.engine.decoder import Affine, Decoder, LayerWeights, Weights
+from audiocraft_ext.engine import backends
+from audiocraft_ext.engine.backends import BackendName
+from audiocraft_ext.engine.backends.cuda import TritonBackend
+from audiocraft_ext.engine.backends.torch import TorchBackend
 from audiocraft_ext.engine.engine import Engine
-from audiocraft_ext.engine.linear import Kernels, Quantize, dequantized, quantized
+from audiocraft_ext.engine.kv_cache import KVCache, quantize_kv
 from audiocraft_ext.engine.pattern import DelayPattern
+from audiocraft_ext.engine.quantize import Quantize, dequantize, quantize
 from audiocraft_ext.engine.scheduler import Job
+from audiocraft_ext.engine.transformer import CrossAttention, Layer, Transformer, WeightBias, Weights
 
 # A GPU's machine may lack it, and needs it for nothing.
 needs_llvmlite = pytest.mark.skipif(find_spec("llvmlite") is None, reason="there is no llvmlite here")
@@ -24,94 +28,95 @@ N_STEPS, N_PREFIX = 160, 24
 PATIENCE_S = 60
 
 
+class InterpretedBackend(TritonBackend):
+    """Triton's kernels in its interpreter, which needs no CUDA: there are no streams and no graph to look after."""
+
+    capture = TorchBackend.capture
+    synchronize_caller = TorchBackend.synchronize_caller
+    engine_thread = TorchBackend.engine_thread
+
+
 def filled_cache(
     n_rows: int,
     n_heads: int,
-    head_width: int,
+    head_dim: int,
     n_positions: int,
     n_cross: int,
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
-) -> Cache:
+) -> KVCache:
     """One layer's, with random keys and values wherever there is room for some: the same ones each time."""
     generator = torch.Generator().manual_seed(0)
-    cache = Cache(1, n_rows, n_heads, head_width, n_positions, dtype, torch.device(device))
+    zeros = TorchBackend(torch.device(device), dtype, n_heads * head_dim, False, True).zeros
+    cache = KVCache(1, n_rows, n_heads, head_dim, n_positions, dtype, zeros)
     cache.reserve_cross(n_cross)
     for part in (cache.keys, cache.values, cache.cross_keys, cache.cross_values):
-        part[0][:] = stored(torch.randn(*part[0].shape[:3], head_width, generator=generator), dtype)
+        part[0][:] = quantize_kv(torch.randn(*part[0].shape[:3], head_dim, generator=generator), dtype)
     return cache
 
 
-def of_int8(weight: Tensor) -> Tensor:
-    """The weight as int8 holds it: quantised again, it stays what it is."""
-    return dequantized(*quantized(weight)).to(weight.dtype)
+def int8_exact(weight: Tensor) -> Tensor:
+    """The weight rounded to int8: quantised again, it stays what it is."""
+    return dequantize(*quantize(weight)).to(weight.dtype)
 
 
 def weights(
-    has_cross: bool, device: str = "cpu", dtype: torch.dtype = torch.float32, feed_width: int = 4 * WIDTH
+    has_cross: bool, device: str = "cpu", dtype: torch.dtype = torch.float32, ffn_dim: int = 4 * WIDTH
 ) -> Weights:
     generator = torch.Generator().manual_seed(0)
 
     def drawn(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator).to(device, dtype)
 
-    def matrix(n_out: int, n_in: int) -> Affine:
-        return Affine(of_int8(drawn(n_out, n_in) / n_in**0.5))
+    def matrix(n_out: int, n_in: int) -> WeightBias:
+        return WeightBias(int8_exact(drawn(n_out, n_in) / n_in**0.5))
 
-    def norm() -> Affine:
-        return Affine(torch.ones(WIDTH, device=device), torch.zeros(WIDTH, device=device))
+    def norm() -> WeightBias:
+        return WeightBias(torch.ones(WIDTH, device=device), torch.zeros(WIDTH, device=device))
 
-    def layer() -> LayerWeights:
-        cross: dict[str, Affine] = {}
+    def layer() -> Layer[WeightBias]:
+        cross = None
         if has_cross:
-            cross = {
-                "norm_cross": norm(),
-                "cross_query": matrix(WIDTH, WIDTH),
-                "cross_key_value": matrix(2 * WIDTH, WIDTH),
-                "cross_out": matrix(WIDTH, WIDTH),
-            }
-        return LayerWeights(
+            cross = CrossAttention(norm(), matrix(WIDTH, WIDTH), matrix(2 * WIDTH, WIDTH), matrix(WIDTH, WIDTH))
+        return Layer(
             norm_self=norm(),
             qkv=matrix(3 * WIDTH, WIDTH),
             out=matrix(WIDTH, WIDTH),
-            norm_feed=norm(),
-            up=matrix(feed_width, WIDTH),
-            down=matrix(WIDTH, feed_width),
-            **cross,
+            norm_ffn=norm(),
+            up=matrix(ffn_dim, WIDTH),
+            down=matrix(WIDTH, ffn_dim),
+            cross=cross,
         )
 
     return Weights(
         embeddings=drawn(N_CODEBOOKS, CARD + 1, WIDTH),
         layers=[layer() for _ in range(N_LAYERS)],
         out_norm=norm(),
-        heads=Affine(of_int8(2 * drawn(N_CODEBOOKS * CARD, WIDTH) / WIDTH**0.5)),
+        heads=WeightBias(int8_exact(2 * drawn(N_CODEBOOKS * CARD, WIDTH) / WIDTH**0.5)),
         n_heads=N_HEADS,
-        feed_width=feed_width,
     )
 
 
-def decoder(
+def transformer(
     has_cross: bool = True,
     n_slots: int = 4,
     quantize: Quantize = "none",
-    kernels: Kernels | None = None,
+    backend: BackendName | None = None,
+    capture: bool = True,
     **of_weights: Any,
-) -> Decoder:
+) -> Transformer:
+    """On the device's own backend, or on that of a name; Triton's interpreted where there is no CUDA."""
     model = weights(has_cross, **of_weights)
-    return Decoder(model, 2 * n_slots, N_STEPS + N_PREFIX + 1, quantize, kernels)
+    up = next(iter(model.layers)).up.weight
+    if backend == "triton" and not up.is_cuda:
+        chosen: backends.Backend = InterpretedBackend(up.device, up.dtype, WIDTH, quantize == "int8", capture)
+    else:
+        chosen = backends.choose(up, N_HEADS, quantize=quantize, name=backend, capture=capture)
+    return Transformer(model, 2 * n_slots, N_STEPS + N_PREFIX + 1, chosen)
 
 
-def engine(
-    has_cross: bool = True,
-    n_slots: int = 4,
-    quantize: Quantize = "none",
-    fixed_shapes: bool | None = None,
-    **on_device: Any,
-) -> Engine:
-    # CUDA's way, where there is no CUDA, is plain torch's: the CPU's kernels have a way of their own.
-    kernels: Kernels | None = "none" if fixed_shapes and on_device.get("device", "cpu") == "cpu" else None
-    model = decoder(has_cross, n_slots, quantize, kernels, **on_device)
-    return Engine(model, PATTERN, n_slots, N_STEPS, fixed_shapes=fixed_shapes)
+def engine(has_cross: bool = True, n_slots: int = 4, **of_transformer: Any) -> Engine:
+    return Engine(transformer(has_cross, n_slots, **of_transformer), PATTERN, n_slots, N_STEPS)
 
 
 def job(

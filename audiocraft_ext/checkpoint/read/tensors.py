@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from audiocraft_ext.engine.linear import dequantized, quantized
+from audiocraft_ext.engine.quantize import dequantize, quantize
 from audiocraft_ext.errors import CheckpointError
 
 State = dict[str, Tensor]
@@ -47,7 +47,7 @@ def read(file: Path) -> StoredModel:
         raise CheckpointError(f"{file.name} is damaged: {error}. Download or copy it again.") from error
     quantized_names = [name for name in state if name + _SCALE in state]
     for name in quantized_names:
-        state[name] = dequantized(state[name], state.pop(name + _SCALE))
+        state[name] = dequantize(state[name], state.pop(name + _SCALE))
     return StoredModel(state, config, bool(quantized_names))
 
 
@@ -56,7 +56,7 @@ def write(file: Path, state: State, config: str, in_int8: Callable[[str, Tensor]
     stored: State = {}
     for name, tensor in state.items():
         if in_int8 is not None and in_int8(name, tensor):
-            stored[name], stored[name + _SCALE] = quantized(tensor)
+            stored[name], stored[name + _SCALE] = quantize(tensor)
         else:
             stored[name] = tensor.contiguous()
     save_file(stored, file, {CONFIG: config})

@@ -8,20 +8,22 @@ import torch
 from scipy.stats import chisquare
 from torch import Tensor
 
-from audiocraft_ext.engine.sampling import Sampling, guided, noise, sample
+from audiocraft_ext.engine.sampling import SamplingParams, apply_guidance, sample, uniform_bits
 from audiocraft_ext.upstream import sample_top_k, sample_top_p
 
 N_DRAWS = 20_000
 
 
-def how(n_jobs: int, temperature: float = 1.0, top_k: int = 0, top_p: float = 0.0) -> Sampling:
-    return Sampling(torch.full((n_jobs,), temperature), torch.full((n_jobs,), top_k), torch.full((n_jobs,), top_p))
+def params_of(n_jobs: int, temperature: float = 1.0, top_k: int = 0, top_p: float = 0.0) -> SamplingParams:
+    return SamplingParams(
+        torch.full((n_jobs,), temperature), torch.full((n_jobs,), top_k), torch.full((n_jobs,), top_p)
+    )
 
 
 def draws(logits: Tensor, **sampling: Any) -> Tensor:
     """Tokens [N_DRAWS] from the same logits [V], one for each step's noise."""
     batch = logits.expand(N_DRAWS, 1, -1)
-    return sample(batch, noise(7, 0, N_DRAWS, 1), how(N_DRAWS, **sampling))[:, 0]
+    return sample(batch, uniform_bits(7, 0, N_DRAWS, 1), params_of(N_DRAWS, **sampling))[:, 0]
 
 
 def kept(choose: Callable[[Tensor], Tensor], probs: Tensor) -> Tensor:
@@ -67,7 +69,7 @@ def test_draws_follow_audiocraft_s_distribution(sampling: dict[str, Any]) -> Non
 
 def test_temperature_zero_is_greedy_and_of_equals_takes_the_first() -> None:
     logits = torch.tensor([[[0.0, 2.0, 2.0, 1.0]]])
-    assert sample(logits, noise(0, 0, 1, 1), how(1, temperature=0.0)).item() == 1
+    assert sample(logits, uniform_bits(0, 0, 1, 1), params_of(1, temperature=0.0)).item() == 1
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf, 3e38])
@@ -76,21 +78,20 @@ def test_logits_that_are_no_use_draw_a_token_all_the_same(bad: float) -> None:
     logits = torch.zeros(2, 1, 8)
     logits[0, 0, 3] = bad
     logits[1] = bad
-    for sampling in (how(2, temperature=1e-4), how(2, temperature=0.5, top_k=3), how(2, top_p=0.5)):
+    for sampling in (params_of(2, temperature=1e-4), params_of(2, temperature=0.5, top_k=3), params_of(2, top_p=0.5)):
         drawn = sample(logits, torch.full((2, 1), 2**24 - 1), sampling)
         assert ((drawn >= 0) & (drawn < 8)).all()
 
 
 def test_jobs_of_every_kind_share_a_call_and_get_what_they_get_alone() -> None:
     logits = torch.randn(4, 4, 64, generator=torch.Generator().manual_seed(0))
-    mixed = Sampling(
+    mixed = SamplingParams(
         torch.tensor([0.0, 1.0, 0.7, 1.3]), torch.tensor([0, 5, 0, 250]), torch.tensor([0.0, 0.0, 0.9, 0.0])
     )
-    numbers = noise(1, 0, 4, 4)
+    numbers = uniform_bits(1, 0, 4, 4)
     together = sample(logits, numbers, mixed)
-    for i in range(4):
-        one = Sampling(mixed.temperature[i : i + 1], mixed.top_k[i : i + 1], mixed.top_p[i : i + 1])
-        assert torch.equal(sample(logits[i : i + 1], numbers[i : i + 1], one)[0], together[i])
+    for i in torch.arange(4):
+        assert torch.equal(sample(logits[i][None], numbers[i][None], mixed[i[None]])[0], together[i])
 
 
 @pytest.mark.parametrize("top_k", [64, 1000])
@@ -102,38 +103,33 @@ def test_a_top_k_of_the_whole_vocabulary_or_more_leaves_nothing_out(top_k: int) 
 def test_the_extremes_of_the_noise_never_draw_what_is_left_out() -> None:
     logits = torch.tensor([3.0, -1.0, 2.0, 0.0]).expand(2, 1, 4)
     numbers = torch.tensor([[0], [2**24 - 1]])
-    assert sample(logits, numbers, how(2, top_k=2))[:, 0].tolist() == [0, 2]
+    assert sample(logits, numbers, params_of(2, top_k=2))[:, 0].tolist() == [0, 2]
 
 
 def test_noise_is_a_function_of_seed_step_and_codebook_alone() -> None:
-    whole = noise(5, 0, 40, 4)
-    assert torch.equal(noise(5, 17, 3, 4), whole[17:20])
-    assert not torch.equal(noise(6, 0, 40, 4), whole)
+    whole = uniform_bits(5, 0, 40, 4)
+    assert torch.equal(uniform_bits(5, 17, 3, 4), whole[17:20])
+    assert not torch.equal(uniform_bits(6, 0, 40, 4), whole)
     assert whole.unique().numel() > 150
     assert whole.min() >= 0
     assert whole.max() < 2**24
 
 
 def test_noise_is_uniform() -> None:
-    cells = (noise(11, 0, 20_000, 4) >> 20).flatten().bincount(minlength=16)
+    cells = (uniform_bits(11, 0, 20_000, 4) >> 20).flatten().bincount(minlength=16)
     assert chisquare(cells).pvalue > 1e-3
 
 
 def test_guidance_one_is_the_conditional_row_even_beside_nan() -> None:
     row, nothing = torch.randn(2, 4, 8), torch.full((2, 4, 8), torch.nan)
-    assert torch.equal(guided(row, nothing, torch.tensor([1.0, 1.0])), row)
+    assert torch.equal(apply_guidance(row, nothing, torch.tensor([1.0, 1.0])), row)
     other = torch.randn(2, 4, 8)
-    assert torch.equal(guided(row, other, torch.tensor([0.0, 0.0])), other)
+    assert torch.equal(apply_guidance(row, other, torch.tensor([0.0, 0.0])), other)
 
 
 @pytest.mark.parametrize("n_decimals", [1, 7], ids=["many equals", "few equals"])
-def test_a_neighbour_that_needs_all_probabilities_sorted_changes_no_token(n_decimals: int) -> None:
+def test_sorting_no_more_than_the_top_k_changes_no_token(n_decimals: int) -> None:
     logits = torch.randn(200, 4, 300, generator=torch.Generator().manual_seed(5)).round(decimals=n_decimals)
-    top_k = torch.arange(200) % 299 + 1
-    chance = noise(7, 0, 200, 4)
-    alone = sample(logits, chance, Sampling(torch.ones(200), top_k, torch.zeros(200)))
-    beside = Sampling(
-        torch.ones(201), torch.cat([top_k, torch.tensor([0])]), torch.cat([torch.zeros(200), torch.ones(1)])
-    )
-    together = sample(torch.cat([logits, logits[:1]]), torch.cat([chance, chance[:1]]), beside)
-    assert torch.equal(together[:200], alone)
+    params = SamplingParams(torch.ones(200), torch.arange(200) % 299 + 1, torch.zeros(200))
+    bits = uniform_bits(7, 0, 200, 4)
+    assert torch.equal(sample(logits, bits, params, max_top_k=200), sample(logits, bits, params))

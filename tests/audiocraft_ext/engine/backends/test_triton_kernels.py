@@ -7,33 +7,43 @@ import torch
 
 pytest.importorskip("triton")
 
-from audiocraft_ext.engine import cuda_kernels, decoder
-from audiocraft_ext.engine.attention import CudaAttention, CudaKernelAttention
-from audiocraft_ext.engine.cache import Cache
-from audiocraft_ext.engine.engine import Engine
-from audiocraft_ext.engine.linear import Kernels, quantized
+from audiocraft_ext.engine.backends import triton_kernels
+from audiocraft_ext.engine.backends.cuda import TritonAttention, TritonBackend
+from audiocraft_ext.engine.backends.torch import MaskedAttention, TorchBackend
+from audiocraft_ext.engine.kv_cache import KVCache
+from audiocraft_ext.engine.quantize import quantize
 from tests.support import engines as models
 from tests.support.engines import closing, results
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 TOLERANCES = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
-KINDS: tuple[Kernels, ...] = ("cuda", "none")
 # More positions than one program reads, and lengths on both sides of its tiles' and its own ends.
 N_ROWS, N_HEADS, HEAD, N_POSITIONS = 6, 3, 16, 600
 
 
-def filled_cache(dtype: torch.dtype) -> Cache:
+def filled_cache(dtype: torch.dtype) -> KVCache:
     cache = models.filled_cache(N_ROWS, N_HEADS, HEAD, N_POSITIONS, 70, dtype, DEVICE.type)
     cache.cross_lengths.copy_(torch.tensor([70, 1, 64, 65, 7, 2]))
     return cache
 
 
+def attention_at(
+    kind: type[TritonAttention] | type[MaskedAttention], cache: KVCache, positions: list[int]
+) -> TritonAttention | MaskedAttention:
+    attention = kind(cache, torch.arange(N_ROWS, device=DEVICE))
+    attention.update(torch.tensor(positions, device=DEVICE))
+    return attention
+
+
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
 def test_split_attention_is_masked_attention_and_writes_the_same_cache(dtype: torch.dtype) -> None:
-    position = torch.tensor([0, 63, 64, 255, 256, 598], device=DEVICE)
+    positions = [0, 63, 64, 255, 256, 598]
     qkv = torch.randn(N_ROWS, 3, N_HEADS, HEAD, device=DEVICE).to(dtype)
     split_cache, masked_cache = filled_cache(dtype), filled_cache(dtype)
-    split, masked = CudaKernelAttention(split_cache).at(position), CudaAttention(masked_cache, position)
+    split, masked = (
+        attention_at(kind, cache, positions)
+        for kind, cache in ((TritonAttention, split_cache), (MaskedAttention, masked_cache))
+    )
     tolerance = TOLERANCES[dtype]
     torch.testing.assert_close(
         split.self_attention(0, qkv), masked.self_attention(0, qkv), rtol=tolerance, atol=tolerance
@@ -46,40 +56,36 @@ def test_split_attention_is_masked_attention_and_writes_the_same_cache(dtype: to
     )
 
 
-def test_an_idle_row_writes_nothing_and_gives_zeros_whatever_lies_there() -> None:
+def test_an_idle_row_writes_nothing_and_gives_zeros() -> None:
     cache = filled_cache(torch.float32)
     cache.keys[0][1] = torch.nan
     before = cache.values[0].clone()
-    position = torch.full((N_ROWS,), N_POSITIONS - 1, device=DEVICE)
-    out = (
-        CudaKernelAttention(cache).at(position).self_attention(0, torch.randn(N_ROWS, 3, N_HEADS, HEAD, device=DEVICE))
-    )
+    attention = attention_at(TritonAttention, cache, [N_POSITIONS - 1] * N_ROWS)
+    out = attention.self_attention(0, torch.randn(N_ROWS, 3, N_HEADS, HEAD, device=DEVICE))
     assert torch.equal(out, torch.zeros_like(out))
     assert torch.equal(cache.values[0], before)
 
 
-def test_what_lies_behind_a_row_s_length_is_not_read() -> None:
+def test_positions_beyond_a_row_s_length_are_not_read() -> None:
     cache = filled_cache(torch.float32)
     cache.keys[0][:, :, 40:] = torch.nan
     cache.values[0][:, :, 40:] = torch.nan
-    position = torch.full((N_ROWS,), 39, device=DEVICE)
-    out = (
-        CudaKernelAttention(cache).at(position).self_attention(0, torch.randn(N_ROWS, 3, N_HEADS, HEAD, device=DEVICE))
-    )
+    attention = attention_at(TritonAttention, cache, [39] * N_ROWS)
+    out = attention.self_attention(0, torch.randn(N_ROWS, 3, N_HEADS, HEAD, device=DEVICE))
     assert out.isfinite().all()
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
 @pytest.mark.parametrize("width", [48, 128])
 @pytest.mark.parametrize("has_bias", [True, False])
-def test_add_norm_is_its_twin(dtype: torch.dtype, width: int, has_bias: bool) -> None:
+def test_add_norm_is_torch_s(dtype: torch.dtype, width: int, has_bias: bool) -> None:
     torch.manual_seed(1)
     x, y = torch.randn(5, width, device=DEVICE), torch.randn(5, width, device=DEVICE).to(dtype)
     weight = torch.randn(width, device=DEVICE)
     bias = torch.randn(width, device=DEVICE) if has_bias else None
     other = x.clone()
-    ours = cuda_kernels.add_norm(x, y, weight, bias, 1e-5, dtype)
-    theirs = decoder.add_norm(other, y, weight, bias, 1e-5, dtype)
+    ours = triton_kernels.add_norm(x, y, weight, bias, 1e-5, dtype)
+    theirs = TorchBackend(DEVICE, dtype, width, False, False).add_norm(other, y, weight, bias)
     torch.testing.assert_close(x, other, rtol=0, atol=1e-6)
     torch.testing.assert_close(ours, theirs, rtol=TOLERANCES[dtype], atol=1e-5)
 
@@ -88,33 +94,33 @@ def test_add_norm_is_its_twin(dtype: torch.dtype, width: int, has_bias: bool) ->
 @pytest.mark.parametrize("n_rows", [1, 2, 8, 32])
 def test_the_int8_product_is_that_of_the_scaled_weights(n_rows: int, shape: tuple[int, int]) -> None:
     torch.manual_seed(2)
-    weight, scale = quantized(torch.randn(shape, device=DEVICE))
+    weight, scale = quantize(torch.randn(shape, device=DEVICE))
     x = torch.randn(n_rows, shape[1], device=DEVICE).half()
     exact = x.double() @ (weight.double() * scale.double()[:, None]).T
-    ours = cuda_kernels.matmul_int8(x, weight, scale)
+    ours = triton_kernels.matmul_int8(x, weight, scale)
     assert (ours.double() - exact).norm() / exact.norm() < 1e-3
-    assert torch.equal(cuda_kernels.matmul_int8(x[:1], weight, scale), ours[:1])
+    assert torch.equal(triton_kernels.matmul_int8(x[:1], weight, scale), ours[:1])
 
 
 def test_an_engine_on_kernels_gives_the_greedy_tokens_of_plain_torch() -> None:
     place: dict[str, Any] = {"device": DEVICE.type}
     nothing = torch.zeros(4, 0).long()
     jobs = [models.job(seed, temperature=0.0, n_frames=6, prompt=nothing, **place) for seed in range(3)]
-    on_kernels, plain = (models.decoder(n_slots=2, kernels=kernels, **place) for kernels in KINDS)
     with (
-        closing(Engine(on_kernels, models.PATTERN, 2, models.N_STEPS, fixed_shapes=True)) as fast,
-        closing(Engine(plain, models.PATTERN, 2, models.N_STEPS)) as slow,
+        closing(models.engine(n_slots=2, backend="triton", **place)) as fast,
+        closing(models.engine(n_slots=2, backend="torch", **place)) as slow,
     ):
+        assert isinstance(fast.backend, TritonBackend)
         for a, b in zip(results(fast, jobs), results(slow, jobs), strict=True):
             assert torch.equal(a, b)
 
 
-def test_where_a_kernel_cannot_be_compiled_or_take_a_head_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert cuda_kernels.is_available(DEVICE, 64)
-    assert not cuda_kernels.is_available(DEVICE, 48)
+def test_kernels_that_do_not_compile_or_fit_are_not_available(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert triton_kernels.is_available(DEVICE, 64)
+    assert not triton_kernels.is_available(DEVICE, 48)
 
     def without_a_compiler(*_: Any) -> None:
         raise RuntimeError("Failed to find C compiler")
 
-    monkeypatch.setattr(cuda_kernels, "add_norm", without_a_compiler)
-    assert not cuda_kernels.is_available(DEVICE, 64)
+    monkeypatch.setattr(triton_kernels, "add_norm", without_a_compiler)
+    assert not triton_kernels.is_available(DEVICE, 64)

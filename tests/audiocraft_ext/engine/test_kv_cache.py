@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from audiocraft_ext.engine.cache import Cache, numbers, stored
+from audiocraft_ext.engine.kv_cache import KVCache, dequantize_kv, quantize_kv
 
 HEAD = 32
 
@@ -18,7 +18,7 @@ def heads_of_many_sizes() -> Tensor:
 def test_int8_is_read_within_half_a_step_of_each_head_s_largest_number() -> None:
     x = heads_of_many_sizes()
     step = x.abs().amax(-1, keepdim=True) / 127
-    read = numbers(stored(x, torch.int8), torch.float32)
+    read = dequantize_kv(quantize_kv(x, torch.int8), torch.float32)
     error = (read - x).abs() / step
     assert error.max() < 0.5001  # the most measured is 0.4993; fp32 may round what lies between two
     assert error.max() > 0.4, "it is held more finely than in int8"
@@ -28,16 +28,16 @@ def test_zeros_survive_int8() -> None:
     x = heads_of_many_sizes()
     x[..., ::3] = 0
     x[2, 1] = 0
-    read = numbers(stored(x, torch.int8), torch.float32)
+    read = dequantize_kv(quantize_kv(x, torch.int8), torch.float32)
     assert torch.equal(read[x == 0], torch.zeros(int((x == 0).sum())))
-    empty = Cache(1, 2, 3, HEAD, 7, torch.int8, torch.device("cpu"))
-    assert torch.equal(numbers(empty.keys[0], torch.float32), torch.zeros(2, 3, 7, HEAD))
+    empty = KVCache(1, 2, 3, HEAD, 7, torch.int8, lambda shape, dtype: torch.zeros(shape, dtype=dtype))
+    assert torch.equal(dequantize_kv(empty.keys[0], torch.float32), torch.zeros(2, 3, 7, HEAD))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_other_types_come_back_as_they_are(dtype: torch.dtype) -> None:
     x = torch.randn(5, 3, HEAD, generator=torch.Generator().manual_seed(0)).to(dtype)
-    read = numbers(stored(x, dtype), dtype)
+    read = dequantize_kv(quantize_kv(x, dtype), dtype)
     assert read.dtype == dtype
     assert torch.equal(read, x)
 
@@ -45,9 +45,9 @@ def test_other_types_come_back_as_they_are(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 def test_a_head_that_is_not_finite_comes_back_from_int8_with_no_finite_number_and_leaves_the_others(bad: float) -> None:
     x = heads_of_many_sizes()
-    right = numbers(stored(x, torch.int8), torch.float32)
+    right = dequantize_kv(quantize_kv(x, torch.int8), torch.float32)
     x[1, 2, 0, 5] = bad
-    read = numbers(stored(x, torch.int8), torch.float32)
+    read = dequantize_kv(quantize_kv(x, torch.int8), torch.float32)
     is_bad = torch.zeros(5, 3, 2, dtype=torch.bool)
     is_bad[1, 2, 0] = True
     assert not read[is_bad].isfinite().any()

@@ -1,0 +1,152 @@
+"""The backends for CUDA: a whole step as one CUDA graph, of plain torch's operations or with Triton's kernels."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from audiocraft_ext.engine.backends.base import NORM_EPS, EagerStep, Linear, StepAttention
+from audiocraft_ext.engine.backends.torch import TorchBackend
+from audiocraft_ext.engine.kv_cache import KVCache
+from audiocraft_ext.engine.quantize import dequantize, quantize
+
+if TYPE_CHECKING:
+    from audiocraft_ext.engine.step import Step
+
+_N_WARM_UPS = 3
+# Of the free memory, for the slots. The rest is for the codec, the text encoder and cross-attention, which for a window
+# of 30 s takes a third as much as the slots at most.
+_MEMORY_SHARE = 0.6
+
+
+class CUDABackend(TorchBackend):
+    """Plain torch in a CUDA graph, on a stream of its own."""
+
+    prefill_positions = 1024
+    is_host = False
+
+    def capture(self, step: "Step") -> EagerStep:
+        return CUDAGraphStep(step) if self.captures else EagerStep(step)
+
+    def fitting_slots(self, n_requested: int, slot_bytes: int) -> int:
+        free, _ = torch.cuda.mem_get_info(self.device)
+        # What torch's allocator has reserved and not handed out is free too.
+        free += torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+        return slots_that_fit(int(_MEMORY_SHARE * free), slot_bytes, n_requested)
+
+    def synchronize_caller(self) -> None:
+        torch.cuda.current_stream(self.device).synchronize()
+
+    @contextmanager
+    def engine_thread(self) -> Iterator[None]:
+        # cuDNN's attention plans each new shape anew, and prompts are of any length.
+        torch.backends.cuda.enable_cudnn_sdp(False)
+        # On the default stream, codecs decode and conditions are computed meanwhile.
+        with super().engine_thread(), torch.cuda.stream(torch.cuda.Stream(self.device)):
+            yield
+            with suppress(RuntimeError):
+                torch.cuda.current_stream().synchronize()  # before what it reads is freed
+
+
+class TritonBackend(CUDABackend):
+    """``CUDABackend`` with Triton kernels, which read no more of the cache than is valid."""
+
+    def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
+        return TritonInt8Linear(weight, bias) if self.is_int8 else super().linear(weight, bias)
+
+    def add_norm(self, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        from audiocraft_ext.engine.backends import triton_kernels
+
+        return triton_kernels.add_norm(x, y, weight, bias, NORM_EPS, self.dtype)
+
+    def attention(self, cache: KVCache, rows: Tensor) -> StepAttention:
+        return TritonAttention(cache, rows)
+
+
+def slots_that_fit(n_bytes: int, slot_bytes: int, n_requested: int) -> int:
+    """`n_requested` slots, or the largest power of two of them that fits into `n_bytes`; at least one.
+
+    How a product adds up may depend on its number of rows: with a little more or less memory at the next start, the
+    same seed must give the same file.
+    """
+    n_fitting = max(1, n_bytes // slot_bytes)
+    return n_requested if n_requested <= n_fitting else 1 << (n_fitting.bit_length() - 1)
+
+
+class TritonInt8Linear:
+    """An int8 product by a kernel for the rows of a step; for a prompt's many rows, the weight is dequantised."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        from audiocraft_ext.engine.backends import triton_kernels
+
+        self._matmul, self._max_rows = triton_kernels.matmul_int8, triton_kernels.MAX_MATMUL_ROWS
+        self.weight, self.scale = quantize(weight)
+        self.bias = bias
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if len(x) > self._max_rows:
+            return functional.linear(x, dequantize(self.weight, self.scale).to(x.dtype), self.bias)
+        y = self._matmul(x, self.weight, self.scale)
+        return y if self.bias is None else y + self.bias
+
+
+class TritonAttention:
+    """A step's attention, split over each row's valid positions; for all rows of the cache, in order."""
+
+    def __init__(self, cache: KVCache, rows: Tensor) -> None:
+        from audiocraft_ext.engine.backends.triton_kernels import Attend
+
+        n_rows, n_heads, _, head_dim = cache.keys[0].shape
+        assert len(rows) == n_rows
+        self.cache = cache
+        self._lengths = torch.zeros_like(rows)
+        self._attend = Attend(n_rows, n_heads, head_dim, cache.n_positions, rows.device)
+        self._cross_attend = Attend(n_rows, n_heads, head_dim, max(cache.cross_capacity, 1), rows.device)
+
+    def update(self, positions: Tensor) -> None:
+        self._lengths.copy_(torch.where(positions == self.cache.n_positions - 1, 0, positions + 1))
+
+    def self_attention(self, layer: int, qkv: Tensor) -> Tensor:
+        keys, values = self.cache.keys[layer], self.cache.values[layer]
+        return self._attend(qkv[:, 0], keys, values, self._lengths, qkv[:, 1:])
+
+    def cross_attention(self, layer: int, query: Tensor) -> Tensor:
+        keys, values = self.cache.cross_keys[layer], self.cache.cross_values[layer]
+        return self._cross_attend(query, keys, values, self.cache.cross_lengths, None)
+
+
+class CUDAGraphStep(EagerStep):
+    """A step as one CUDA graph, replayed with a single launch."""
+
+    _graph: torch.cuda.CUDAGraph | None = None
+    _last_replay: torch.cuda.Event | None = None
+
+    def run(self) -> None:
+        if self._graph is None:
+            with self._step.idle():
+                self._graph = self._capture()
+        self._graph.replay()
+        # The host stays one step ahead: enough to keep the device busy, little enough to stop a cancelled job at once.
+        if self._last_replay is not None:
+            self._last_replay.synchronize()
+        self._last_replay = torch.cuda.Event()
+        self._last_replay.record()
+
+    def reset(self) -> None:
+        self._graph = None
+
+    def _capture(self) -> torch.cuda.CUDAGraph:
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(_N_WARM_UPS):
+                super().run()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        # Other threads decode audio and compute conditions meanwhile: only this thread's calls are checked.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            super().run()
+        return graph

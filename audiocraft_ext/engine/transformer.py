@@ -1,0 +1,177 @@
+"""The transformer over a cache: inputs of some rows → logits. Knows nothing of jobs, patterns, sampling or devices.
+
+The arithmetic is that of audiocraft's ``StreamingTransformer`` with pre-normalised layers (its ``norm_first``), sine or
+rotary positions or both, and GELU. Cross-attention keys and values are computed once a job, not once a step.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from audiocraft_ext.engine.backends.base import Attention, Backend, Linear
+from audiocraft_ext.engine.backends.torch import PrefillAttention
+from audiocraft_ext.engine.kv_cache import KVCache
+
+Matrix = TypeVar("Matrix")
+
+
+@dataclass(frozen=True)
+class WeightBias:
+    """The weight [out, in] of a matrix or [D] of a norm, and its bias [out] or [D], if it has one."""
+
+    weight: Tensor
+    bias: Tensor | None = None
+
+    def float(self) -> "WeightBias":
+        return WeightBias(self.weight.float(), None if self.bias is None else self.bias.float())
+
+
+@dataclass(frozen=True)
+class CrossAttention(Generic[Matrix]):
+    """A layer's cross-attention; k and v are stacked [2 D, D]."""
+
+    norm: WeightBias
+    query: Matrix
+    key_value: Matrix
+    out: Matrix
+
+
+@dataclass(frozen=True)
+class Layer(Generic[Matrix]):
+    """One layer, its matrices as a checkpoint's ``WeightBias`` or as the backend's ``Linear``; qkv is [3 D, D]."""
+
+    norm_self: WeightBias
+    qkv: Matrix
+    out: Matrix
+    norm_ffn: WeightBias
+    up: Matrix
+    down: Matrix
+    cross: CrossAttention[Matrix] | None = None  # in all layers or in none
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A language model. `layers` may be a generator: each is dropped once the backend has its own form of it."""
+
+    embeddings: Tensor  # [K, V + 1, D]
+    layers: Iterable[Layer[WeightBias]]
+    out_norm: WeightBias
+    heads: WeightBias  # [K V, D]
+    n_heads: int
+    has_sines: bool = True
+    has_rotary: bool = False
+    max_period: float = 10_000.0
+    positional_scale: float = 1.0
+
+
+def sine_table(n: int, dim: int, max_period: float) -> Tensor:
+    """Sine embeddings [n, D], cosines first; in fp32: phases above 1024 are off by up to half a radian in fp16."""
+    half = torch.arange(dim // 2, dtype=torch.float32)
+    phase = torch.arange(n, dtype=torch.float32)[:, None] / max_period ** (half / (dim // 2 - 1))
+    return torch.cat([phase.cos(), phase.sin()], dim=-1)
+
+
+def rotary_table(n: int, head_dim: int, max_period: float, scale: float) -> Tensor:
+    """Complex rotary factors [n, Dh / 2] of n positions, as in audiocraft's RoPE."""
+    frequency = max_period ** -(torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+    angle = torch.arange(n, dtype=torch.float32)[:, None] * frequency
+    return torch.polar(torch.ones_like(angle), angle) * scale + (1 - scale)
+
+
+class Transformer:
+    """A language model on a backend, and the cache of `n_rows` rows of `n_positions` positions each."""
+
+    def __init__(self, weights: Weights, n_rows: int, n_positions: int, backend: Backend) -> None:
+        self.backend = backend
+        self.n_codebooks, n_tokens, self.dim = weights.embeddings.shape
+        self.vocabulary = n_tokens - 1
+        self.n_heads, head_dim = weights.n_heads, self.dim // weights.n_heads
+        self.layers = [_pack(layer, self._linear) for layer in weights.layers]
+        self.out_norm, self.heads = weights.out_norm.float(), self._linear(weights.heads)
+        # One table for all codebooks, so that an input is one gather and one sum.
+        self.embeddings = weights.embeddings.reshape(-1, self.dim)
+        self._offsets = torch.arange(self.n_codebooks, device=backend.device) * n_tokens
+        sines = sine_table(n_positions, self.dim, weights.max_period) * weights.positional_scale
+        self._sines = (sines if weights.has_sines else torch.zeros_like(sines)).to(backend.device)
+        rotary = rotary_table(n_positions, head_dim, weights.max_period, weights.positional_scale)
+        self._rotary = rotary.to(backend.device) if weights.has_rotary else None
+        self.cache = KVCache(
+            len(self.layers), n_rows, self.n_heads, head_dim, n_positions, backend.cache_dtype, backend.zeros
+        )
+
+    def _linear(self, matrix: WeightBias) -> Linear:
+        return self.backend.linear(matrix.weight, matrix.bias)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Summed embeddings [..., D] in fp32 of tokens [..., K]."""
+        return self.embeddings[tokens + self._offsets].float().sum(-2)
+
+    def position_encoding(self, positions: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Sines [B, D] to add to inputs at positions [B], and rotary factors [B, Dh / 2] of their queries and keys."""
+        rotary = None if self._rotary is None else self._rotary.index_select(0, positions)
+        return self._sines.index_select(0, positions), rotary
+
+    def cache_cross_kv(self, first_row: int, states: Tensor) -> None:
+        """Write the cross-attention keys and values of rows from `first_row` on to `states` [R, T', D]."""
+        n_rows, length, _ = states.shape
+        self.cache.reserve_cross(length)
+        rows = slice(first_row, first_row + n_rows)
+        self.cache.cross_lengths[rows] = length
+        inputs = states.reshape(-1, self.dim).to(self.backend.dtype)
+        for i, layer in enumerate(self.layers):
+            assert layer.cross is not None
+            keys_values = layer.cross.key_value(inputs)
+            self.cache.write_cross(i, rows, keys_values.view(n_rows, length, 2, self.n_heads, -1))
+
+    def prefill(self, inputs: Tensor, row: int, start: int, n_cross: int) -> Tensor:
+        """Normed hidden states [R, C, D] of inputs [R, C, D] at positions from `start` on, in rows from `row` on."""
+        n_rows, stop = len(inputs), start + inputs.shape[1]
+        attention = PrefillAttention(self.cache, slice(row, row + n_rows), start, stop, n_cross)
+        positions = torch.arange(start, stop, device=self.backend.device).repeat(n_rows)
+        hidden = self.run_layers(inputs.reshape(-1, self.dim).clone(), *self.position_encoding(positions), attention)
+        return hidden.view(inputs.shape)
+
+    def run_layers(self, x: Tensor, sines: Tensor, rotary: Tensor | None, attention: Attention) -> Tensor:
+        """Normed hidden states [B, D] of inputs x [B, D] in fp32, which become the residual."""
+        backend, heads = self.backend, (self.n_heads, self.dim // self.n_heads)
+
+        def add_norm(delta: Tensor, norm: WeightBias) -> Tensor:
+            return backend.add_norm(x, delta, norm.weight, norm.bias)
+
+        normed = add_norm(sines, self.layers[0].norm_self)
+        next_norms = [*(layer.norm_self for layer in self.layers[1:]), self.out_norm]
+        for i, (layer, next_norm) in enumerate(zip(self.layers, next_norms, strict=True)):
+            qkv = layer.qkv(normed).view(-1, 3, *heads)
+            if rotary is not None:
+                qkv = backend.apply_rotary(qkv, rotary)
+            delta = layer.out(attention.self_attention(i, qkv))
+            if layer.cross is not None:
+                query = layer.cross.query(add_norm(delta, layer.cross.norm))
+                delta = layer.cross.out(attention.cross_attention(i, query.view(-1, *heads)))
+            delta = layer.down(backend.gelu(layer.up(add_norm(delta, layer.norm_ffn))))
+            normed = add_norm(delta, next_norm)
+        return normed
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits [B, K, V] in fp32 of normed hidden states [B, D]."""
+        return self.heads(hidden).float().view(-1, self.n_codebooks, self.vocabulary)
+
+
+def _pack(layer: Layer[WeightBias], linear: Callable[[WeightBias], Linear]) -> Layer[Linear]:
+    """The layer with its matrices in the backend's form and its norms in fp32."""
+    cross: CrossAttention[Linear] | None = None
+    if layer.cross is not None:
+        query, key_value, out = (linear(part) for part in (layer.cross.query, layer.cross.key_value, layer.cross.out))
+        cross = CrossAttention(layer.cross.norm.float(), query, key_value, out)
+    return Layer(
+        norm_self=layer.norm_self.float(),
+        qkv=linear(layer.qkv),
+        out=linear(layer.out),
+        norm_ffn=layer.norm_ffn.float(),
+        up=linear(layer.up),
+        down=linear(layer.down),
+        cross=cross,
+    )
