@@ -9,6 +9,7 @@ from torch.nn import functional
 pytest.importorskip("llvmlite")
 
 from audiocraft_ext.engine.backends import cpu_kernels
+from audiocraft_ext.engine.backends.cpu import CPULinear
 from audiocraft_ext.engine.quantize import dequantize, quantize
 
 
