@@ -1,4 +1,4 @@
-"""What audiocraft's conditioners lack: T5 and Demucs passed in instead of downloaded, and chroma without Demucs.
+"""Conditioners that audiocraft lacks: T5 and Demucs passed in instead of downloaded, and chroma without Demucs.
 
 Knows no checkpoints and no requests.
 """

@@ -1,20 +1,19 @@
-"""What a caller did wrong, and what a checkpoint lacks. Knows nothing of how either is reported."""
+"""Errors of a caller's inputs and of checkpoints, and cancellation. Knows nothing of how they are reported."""
 
 
 class InputError(ValueError):
-    """One input that cannot be served: which, why, and the way out.
+    """One input that cannot be served: its field, the problem, and how to fix it.
 
-    The message is written for the caller and is all that the caller sees: it names the field and the value and holds
-    no path of the server.
+    The message is all that the caller sees: it names the field and the value, and no path of the server.
     """
 
-    def __init__(self, field: str, problem: str, way_out: str) -> None:
+    def __init__(self, field: str, problem: str, fix: str) -> None:
         self.field = field
-        super().__init__(f"{field}: {problem} {way_out}")
+        super().__init__(f"{field}: {problem} {fix}")
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be loaded: what it is, what is missing, and what would do instead."""
+    """A checkpoint that cannot be loaded: its kind, the missing part, and a replacement."""
 
 
 class Cancelled(Exception):

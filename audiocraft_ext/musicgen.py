@@ -132,7 +132,7 @@ class Model:
         with progress.holding(self._diffusion_lock):
             try:
                 if self._diffusion is None:
-                    self._diffusion = MultiBandDecoder.load(self.checkpoint)
+                    self._diffusion = self.checkpoint.load_diffusion()
                 return self._diffusion
             except CheckpointError as error:
                 problem = f"true, but its weights cannot be loaded. {error}"

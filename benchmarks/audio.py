@@ -28,7 +28,7 @@ from audiocraft_ext import checkpoint
 from audiocraft_ext.checkpoint.locate.pretrained import DIFFUSION_FILE
 from audiocraft_ext.checkpoint.locate.source import EMBEDDED
 from audiocraft_ext.codec import chunked
-from audiocraft_ext.codec.multiband import Band, DiffusionModels, MultiBandDecoder
+from audiocraft_ext.codec.multiband import Band, MultiBandDecoder
 from audiocraft_ext.progress import Progress
 from audiocraft_ext.upstream import (
     CompressionModel,
@@ -98,7 +98,7 @@ def make_decoder(model: str, maker: str, size: str, n_channels: int, device: str
         return lambda tokens: chunked.decode(wrapped, tokens, Progress()), *sizes
     bands = bands_of(package, device)
     if maker == "ours":
-        ours = MultiBandDecoder(DiffusionModels(bands, package.get("codec_below_hz", 0)), mono)
+        ours = MultiBandDecoder(mono, bands, package.get("codec_below_hz", 0))
         return lambda tokens: ours.decode(tokens, Progress()), *sizes
     for band in bands:
         band.schedule.sample_processor = band.processor

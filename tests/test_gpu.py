@@ -14,7 +14,6 @@ from torch import Tensor
 from audiocraft_ext import checkpoint, musicgen
 from audiocraft_ext.audio.read import Clip
 from audiocraft_ext.checkpoint.locate.source import EMBEDDED
-from audiocraft_ext.codec.multiband import MultiBandDecoder
 from audiocraft_ext.engine.backends import BackendName
 from audiocraft_ext.engine.engine import Engine
 from audiocraft_ext.engine.transformer import Transformer
@@ -88,7 +87,7 @@ def test_diffusion_repeats(model: Model) -> None:
 
     def decode() -> Tensor:
         with use_generator(torch.Generator(DEVICE).manual_seed(5)):
-            return MultiBandDecoder.load(model.checkpoint).decode(codes, Progress())
+            return model.checkpoint.load_diffusion().decode(codes, Progress())
 
     first, again = decode(), decode()
     assert torch.equal(first, again)

@@ -14,7 +14,7 @@ from audiocraft_ext.checkpoint.build import build_codec, build_lm, candidate_dty
 from audiocraft_ext.checkpoint.compatibility import check_codec_fits, public_name
 from audiocraft_ext.checkpoint.components import resolve
 from audiocraft_ext.checkpoint.locate.source import default_weights, display_name, locate
-from audiocraft_ext.codec.multiband import DiffusionModels
+from audiocraft_ext.codec.multiband import MultiBandDecoder
 from audiocraft_ext.upstream import CompressionModel, LMModel
 
 __all__ = ["Checkpoint", "candidate_dtypes", "default_weights", "display_name", "load"]
@@ -43,8 +43,8 @@ class Checkpoint:
         """Whether the codec has diffusion weights: local ones, or Meta's for Meta's codec."""
         return multiband.is_available(self.codec_name, self.folder)
 
-    def load_diffusion(self) -> DiffusionModels:
-        """The codec's diffusion models on its device, read from disk at each call; raises ``CheckpointError``."""
+    def load_diffusion(self) -> MultiBandDecoder:
+        """The codec's diffusion decoder on its device, read from disk at each call; raises ``CheckpointError``."""
         return multiband.load_diffusion(self.codec, self.folder)
 
 

@@ -1,4 +1,4 @@
-"""MultiBand Diffusion's weights, located and read → audiocraft's own modules. Knows nothing of how they decode."""
+"""MultiBand Diffusion's weights, located and read → a decoder of audiocraft's modules. Knows nothing of decoding."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ import torch
 from audiocraft_ext.checkpoint.compatibility import latent_dim
 from audiocraft_ext.checkpoint.locate import pretrained, source
 from audiocraft_ext.checkpoint.read.formats import load_pickle
-from audiocraft_ext.codec.multiband import Band, DiffusionModels
+from audiocraft_ext.codec.multiband import Band, MultiBandDecoder
 from audiocraft_ext.errors import CheckpointError
 from audiocraft_ext.upstream import CompressionModel, NoiseSchedule, builders
 
@@ -23,8 +23,8 @@ def is_available(codec_name: str | None, folder: Path) -> bool:
     )
 
 
-def load_diffusion(codec: CompressionModel, folder: Path) -> DiffusionModels:
-    """The models on the codec's device, from ``folder``, ``weights/``, or wherever ``locate_model`` finds Meta's.
+def load_diffusion(codec: CompressionModel, folder: Path) -> MultiBandDecoder:
+    """The decoder on the codec's device, from ``folder``, ``weights/``, or wherever ``locate_model`` finds Meta's.
 
     Raises ``CheckpointError`` if there are none, or only another codec's.
     """
@@ -34,7 +34,7 @@ def load_diffusion(codec: CompressionModel, folder: Path) -> DiffusionModels:
     _check_codec(codec, package, path)
     device = next(codec.parameters()).device
     bands = [_build_band(package[band], package["sample_rate"], device) for band in range(package["n_bands"])]
-    return DiffusionModels(bands, package.get(_CROSSOVER_KEY, 0))
+    return MultiBandDecoder(codec, bands, package.get(_CROSSOVER_KEY, 0))
 
 
 def _check_codec(codec: CompressionModel, package: dict[Any, Any], path: Path) -> None:

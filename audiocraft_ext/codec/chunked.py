@@ -6,8 +6,8 @@ codec in particular; ``multiband`` maps its own functions over the same chunks.
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,8 +22,7 @@ CHUNK_S = 5
 PADDING_S = 1
 
 
-@dataclass(frozen=True)
-class Chunk:
+class Chunk(NamedTuple):
     """Positions ``core`` of a clip, in frames or samples, and ``padded``, the same with context on both sides."""
 
     core: slice
@@ -31,8 +30,8 @@ class Chunk:
 
     def crop(self, output: Tensor, hop: int = 1) -> Tensor:
         """The core [..., core * hop] of a padded chunk's output [..., padded * hop]."""
-        start = self.core.start - self.padded.start
-        return output[..., scale(slice(start, start + self.core.stop - self.core.start), hop)]
+        start, stop = self.core.start - self.padded.start, self.core.stop - self.padded.start
+        return output[..., start * hop : stop * hop]
 
 
 def chunks(length: int, rate: int) -> Iterator[Chunk]:
@@ -47,11 +46,6 @@ def chunks(length: int, rate: int) -> Iterator[Chunk]:
 def map_chunks(function: Callable[[slice], Tensor], length: int, rate: int, hop: int = 1) -> Tensor:
     """Concatenate ``function``'s outputs [..., N] over the chunks; each position that it is given makes ``hop``."""
     return torch.cat([chunk.crop(function(chunk.padded), hop) for chunk in chunks(length, rate)], dim=-1)
-
-
-def scale(positions: slice, hop: int) -> slice:
-    """Samples of a slice of frames, ``hop`` samples a frame."""
-    return slice(positions.start * hop, positions.stop * hop)
 
 
 def hop_length(codec: CompressionModel) -> int:

@@ -7,11 +7,12 @@ of checkpoint files.
 
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import julius
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from audiocraft_ext.codec import chunked
 from audiocraft_ext.progress import Progress
@@ -35,35 +36,12 @@ class Band(NamedTuple):
 
 
 @dataclass(frozen=True)
-class DiffusionModels:
-    """The diffusion models of one codec; below ``crossover_hz`` the codec's own samples are used, 0 for none."""
+class MultiBandDecoder:
+    """Decodes a codec's tokens by its diffusion models; below ``crossover_hz`` by the codec itself, 0 for none."""
 
+    codec: CompressionModel
     bands: list[Band]
     crossover_hz: float
-
-
-class DiffusionCheckpoint(Protocol):
-    """The part of a ``Checkpoint`` needed here; ``load_diffusion`` raises ``CheckpointError``."""
-
-    @property
-    def codec(self) -> CompressionModel: ...
-
-    def load_diffusion(self) -> DiffusionModels: ...
-
-
-class MultiBandDecoder:
-    """Decodes a codec's tokens by its diffusion models; stateless between calls."""
-
-    def __init__(self, models: DiffusionModels, codec: CompressionModel) -> None:
-        self._models = models
-        self._codec = codec
-        device = next(codec.parameters()).device
-        self._eq_bands = julius.SplitBands(codec.sample_rate, n_bands=N_EQ_BANDS).to(device)
-
-    @staticmethod
-    def load(checkpoint: DiffusionCheckpoint) -> "MultiBandDecoder":
-        """Raises ``CheckpointError`` if the checkpoint's codec has no diffusion weights, or only another codec's."""
-        return MultiBandDecoder(checkpoint.load_diffusion(), checkpoint.codec)
 
     @torch.inference_mode()
     def decode(self, tokens: Tensor, progress: Progress) -> Tensor:
@@ -72,73 +50,70 @@ class MultiBandDecoder:
         Draws noise from the ambient generator (``upstream.use_generator``). Raises ``Cancelled`` before the next chunk
         after ``progress.stop()``. Source: ``MultiBandDiffusion.tokens_to_wav``.
         """
-        n_channels = tokens.shape[1] // self._codec.num_codebooks
+        n_channels = tokens.shape[1] // self.codec.num_codebooks
         rows = torch.cat([tokens[:, channel::n_channels] for channel in range(n_channels)])
-        reference = chunked.decode(self._codec, rows, progress)
-        latents = self._codec.decode_latent(rows)
-        samples = self._low_band(reference)
-        for i in range(len(self._models.bands)):
+        reference = chunked.decode(self.codec, rows, progress)
+        latents = self.codec.decode_latent(rows)
+        samples = torch.zeros_like(reference)
+        if self.crossover_hz:
+            samples = julius.lowpass_filter(reference, self.crossover_hz / self.codec.sample_rate)
+        for i in range(len(self.bands)):
             samples += self._generate(i, latents, torch.randn_like(reference), progress)
+        split = julius.SplitBands(self.codec.sample_rate, n_bands=N_EQ_BANDS).to(samples)
         pairs = zip(samples.split(1), reference.split(1), strict=True)
-        return torch.cat([match_levels(*pair, self._eq_bands) for pair in pairs], dim=1)
-
-    def _low_band(self, reference: Tensor) -> Tensor:
-        """The codec's samples [B, 1, N] below the crossover; zeros without one."""
-        if not self._models.crossover_hz:
-            return torch.zeros_like(reference)
-        sample_rate = self._codec.sample_rate
-        lowpass = julius.LowPassFilter(self._models.crossover_hz / sample_rate).to(reference)
-        return chunked.map_chunks(lambda chunk: lowpass(reference[..., chunk]), reference.shape[-1], sample_rate)
+        return torch.cat([match_levels(*pair, split) for pair in pairs], dim=1)
 
     def _generate(self, i: int, latents: Tensor, noise: Tensor, progress: Progress) -> Tensor:
         """Samples [B, 1, N] of band ``i`` from latents [B, D, T] and noise [B, 1, N]."""
-        band, sample_rate = self._models.bands[i], self._codec.sample_rate
-        n_done, n_total = i * N_PASSES, len(self._models.bands) * N_PASSES
+        unet, schedule, processor = self.bands[i]
+        n_done, n_total = i * N_PASSES, len(self.bands) * N_PASSES
+        frame_rate, hop = round(self.codec.frame_rate), chunked.hop_length(self.codec)
 
         def estimate_noise(noisy: Tensor, step: int, condition: Tensor) -> SimpleNamespace:
             nonlocal n_done
-            # Row by row: on a CPU two rows at once are slower, as their activations exceed the caches.
-            pairs = zip(noisy.split(1), condition.split(1), strict=True)
-            sample = torch.cat([self._estimate_row(band.unet, *pair, step, progress) for pair in pairs])
+
+            def estimate_row(row: Tensor, latents: Tensor) -> Tensor:
+                progress.check()
+                return unet(row, step, condition=latents).sample
+
+            def estimate_chunk(frames: slice) -> Tensor:
+                rows = noisy[..., frames.start * hop : frames.stop * hop].split(1)
+                # Row by row: on a CPU two rows at once are slower, as their activations exceed the caches.
+                return torch.cat(list(map(estimate_row, rows, condition[..., frames].split(1))))
+
+            estimate = chunked.map_chunks(estimate_chunk, condition.shape[-1], frame_rate, hop)
             n_done += 1
             progress.reach(n_done, n_total, unit="pass")
-            return SimpleNamespace(sample=sample)
+            return SimpleNamespace(sample=estimate)
 
-        normalized = band.schedule.generate_subsampled(estimate_noise, noise, condition=latents)
-        denormalize = band.processor.return_sample
-        return chunked.map_chunks(lambda chunk: denormalize(normalized[..., chunk]), noise.shape[-1], sample_rate)
-
-    def _estimate_row(
-        self, unet: DiffusionUnet, noisy: Tensor, latents: Tensor, step: int, progress: Progress
-    ) -> Tensor:
-        """Estimated noise [1, 1, N] in samples [1, 1, N] at a step of the schedule, given latents [1, D, T]."""
-        hop = chunked.hop_length(self._codec)
-
-        def estimate_chunk(frames: slice) -> Tensor:
-            progress.check()
-            return unet(noisy[..., chunked.scale(frames, hop)], step, condition=latents[..., frames]).sample
-
-        return chunked.map_chunks(estimate_chunk, latents.shape[-1], round(self._codec.frame_rate), hop)
+        normalized = schedule.generate_subsampled(estimate_noise, noise, condition=latents)
+        return chunked.map_chunks(
+            lambda chunk: processor.return_sample(normalized[..., chunk]), noise.shape[-1], self.codec.sample_rate
+        )
 
 
 def match_levels(samples: Tensor, reference: Tensor, split: julius.SplitBands) -> Tensor:
-    """Equalise samples [B, 1, N], each row on its own, to the reference's [B, 1, N] level in each band of ``split``.
+    """Equalise samples [1, 1, N] to the reference's [1, 1, N] level in each band of ``split``.
 
     A band that is silent in the samples stays silent, where upstream divides by zero. Source:
     ``MultiBandDiffusion.re_eq``.
     """
     std = band_std(samples, split)
-    gains = torch.where(std > 0, band_std(reference, split) / std, 0).to(samples.dtype)
-    return chunked.map_chunks(
-        lambda chunk: (gains * split(samples[..., chunk])).sum(0), samples.shape[-1], round(split.sample_rate)
-    )
+    gains = torch.where(std > 0, band_std(reference, split) / std, 0)
+    # The weighted sum of the bands as one filter: a band is the difference of two low-pass filters, and the last one
+    # that of the samples themselves and a filter.
+    half = split.lowpass.half_size
+    equalizer = ((gains[:-1] - gains[1:]) * split.lowpass.filters).sum(0, keepdim=True)
+    equalizer[..., half] += gains[-1]
+    padded = functional.pad(samples, (half, half), mode="replicate")
+    return julius.fft_conv1d(padded, equalizer.to(samples.dtype))
 
 
 def band_std(samples: Tensor, split: julius.SplitBands) -> Tensor:
-    """Standard deviation [bands, B, 1, 1] of each row of samples [B, 1, N] in each band, 0 for a silent band."""
+    """Standard deviation [bands, 1, 1] of samples [1, 1, N] in each band, 0 for a silent band."""
     total = power = torch.zeros((), dtype=torch.double, device=samples.device)
     for chunk in chunked.chunks(samples.shape[-1], round(split.sample_rate)):
-        bands = chunk.crop(split(samples[..., chunk.padded]))
+        bands = chunk.crop(split(samples[0, ..., chunk.padded]))
         total = total + bands.sum(-1, keepdim=True, dtype=torch.double)
         power = power + bands.square().sum(-1, keepdim=True, dtype=torch.double)
     variance = power / samples.shape[-1] - (total / samples.shape[-1]).square()

@@ -1,4 +1,4 @@
-"""The seam of a continuation on the embedded checkpoint, whose codec has heard music like the excerpts."""
+"""The seam of a continuation on the embedded checkpoint, whose codec was trained on music like the excerpts."""
 
 import numpy as np
 import pytest
@@ -43,7 +43,7 @@ def steps(samples: Tensor) -> Tensor:
     ("seconds", "sample_rate", "n_channels", "duration"),
     [(3.2, 32000, 1, 6), (2.5, 44100, 2, 5), (7.99, 32000, 1, 10), (11.1, 48000, 2, 14)],
 )
-def test_the_seam_is_not_heard(model: Model, seconds: float, sample_rate: int, n_channels: int, duration: int) -> None:
+def test_the_seam_is_inaudible(model: Model, seconds: float, sample_rate: int, n_channels: int, duration: int) -> None:
     clip = excerpt(seconds, sample_rate, n_channels)
     request = Request(prompt="calm", input_audio=AUDIO, continuation=True, duration=duration, seed=3)
     samples = model.generate(request, clip, Progress())[0]
@@ -58,11 +58,11 @@ def test_the_seam_is_not_heard(model: Model, seconds: float, sample_rate: int, n
 
 
 @torch.no_grad()
-def test_the_excerpt_is_what_the_codec_hears_of_it(model: Model) -> None:
+def test_the_excerpt_is_the_codec_s_reconstruction_of_it(model: Model) -> None:
     clip = excerpt(3.2, 32000, 1)
     request = Request(prompt="calm", input_audio=AUDIO, continuation=True, duration=6, seed=3)
     samples = model.generate(request, clip, Progress())
     codec = model.checkpoint.codec
-    heard = codec.decode(codec.encode(clip.samples[None])[0], None)[0]
-    n_before_the_seam = heard.shape[-1] - 4 * synth.FRAME  # the decoder hears a few frames ahead
-    torch.testing.assert_close(samples[:, :n_before_the_seam], heard[:, :n_before_the_seam], rtol=0, atol=1e-5)
+    reconstruction = codec.decode(codec.encode(clip.samples[None])[0], None)[0]
+    n_before_the_seam = reconstruction.shape[-1] - 4 * synth.FRAME  # the decoder looks a few frames ahead
+    torch.testing.assert_close(samples[:, :n_before_the_seam], reconstruction[:, :n_before_the_seam], rtol=0, atol=1e-5)

@@ -49,7 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def theirs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> MusicGen:
-    """audiocraft's own, by its own loader, which finds by name what lies in the working directory.
+    """audiocraft's own, by its own loader, which finds the working directory's files by name.
 
     Its Demucs is the small one, shifted by nothing, which is the longest of the shifts that it would draw.
     """
@@ -70,22 +70,21 @@ def clip(seconds: float, channels: int = 2, sample_rate: int = tiny.SAMPLE_RATE,
 
 def our_tokens(folder: Path, melody: Clip, duration: int, monkeypatch: pytest.MonkeyPatch) -> Tensor:
     """The tokens [1, K, T] that a request is decoded from."""
-    heard: list[Tensor] = []
-
+    decoded: list[Tensor] = []
     original = RequestMusicGen.generate_audio
 
     def generate_audio(generation: RequestMusicGen, tokens: Tensor) -> Tensor:
-        heard.append(tokens)
+        decoded.append(tokens)
         return original(generation, tokens)
 
     monkeypatch.setattr(RequestMusicGen, "generate_audio", generate_audio)
     model = Model(checkpoint.load(str(folder), "cpu"), EngineSettings())
     request = Request(prompt=PROMPT, input_audio=AUDIO, duration=duration, temperature=0, seed=1)
     # As much of the melody as the Predictor has read of a file.
-    heard_samples = math.ceil(model.max_input_s(request) * melody.sample_rate)
-    model.generate(request, Clip(melody.samples[:, :heard_samples], melody.sample_rate), Progress())
+    n_samples = math.ceil(model.max_input_s(request) * melody.sample_rate)
+    model.generate(request, Clip(melody.samples[:, :n_samples], melody.sample_rate), Progress())
     model.close()
-    return heard[0]
+    return decoded[0]
 
 
 # Melodies shorter than the clip start again, longer ones are cut, and beyond the window they go on with the windows.

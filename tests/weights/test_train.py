@@ -11,7 +11,6 @@ from transformers import T5Config, T5EncoderModel
 
 from audiocraft_ext.checkpoint import Checkpoint, load
 from audiocraft_ext.checkpoint.locate.source import EMBEDDED
-from audiocraft_ext.codec.multiband import MultiBandDecoder
 from audiocraft_ext.progress import Progress
 from audiocraft_ext.upstream import ConditioningAttributes
 from weights.demo.train import captions, codec, detectors, diffusion, lm, synth, text_encoder, tokens
@@ -136,7 +135,7 @@ def test_a_second_of_diffusion_training_gives_a_loadable_decoder(tmp_path: Path)
     diffusion.train(settings, tmp_path / diffusion.WORK_FILE)
     diffusion.export(tmp_path, tmp_path)
     embedded = load(str(EMBEDDED), "cpu")
-    decoder = MultiBandDecoder.load(Checkpoint(embedded.lm, embedded.codec, None, tmp_path))
+    decoder = Checkpoint(embedded.lm, embedded.codec, None, tmp_path).load_diffusion()
     samples = decoder.decode(torch.zeros(1, 4, 10, dtype=torch.long), Progress())
     assert samples.shape == (1, 1, 10 * synth.FRAME)
     assert samples.isfinite().all()

@@ -17,7 +17,7 @@ from audiocraft_ext.progress import Progress
 
 
 class Handler(BaseHTTPRequestHandler):
-    """/endless sends without end, /slow a byte now and then, /broken less than it promised, /good a hundred bytes."""
+    """/endless sends without end, /slow a byte periodically, /broken less than it promised, /good a hundred bytes."""
 
     def do_GET(self) -> None:
         if self.path == "/none":

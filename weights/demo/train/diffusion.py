@@ -24,7 +24,6 @@ from torch.nn.functional import mse_loss
 from audiocraft_ext.checkpoint import load
 from audiocraft_ext.checkpoint.locate.pretrained import DIFFUSION_FILE
 from audiocraft_ext.checkpoint.locate.source import EMBEDDED
-from audiocraft_ext.codec.multiband import MultiBandDecoder
 from audiocraft_ext.progress import Progress
 from audiocraft_ext.upstream import CompressionModel, NoiseSchedule, builders, use_generator
 from weights.demo.train import synth
@@ -172,7 +171,7 @@ def export(work: Path, out: Path) -> None:
 def evaluate(n_clips: int = 40, seconds: int = 4) -> dict[str, float]:
     """Mean log-spectral distance in dB between unseen clips and their tokens decoded by codec and by diffusion."""
     checkpoint = load(str(EMBEDDED), "cpu")
-    decoder, rng = MultiBandDecoder.load(checkpoint), np.random.default_rng(20_260_102)
+    decoder, rng = checkpoint.load_diffusion(), np.random.default_rng(20_260_102)
     distances: dict[str, list[float]] = {"codec": [], "diffusion": []}
     for i in range(n_clips):
         clip = torch.from_numpy(draw_crop(rng, seconds * synth.FRAME_RATE))[None, None]
