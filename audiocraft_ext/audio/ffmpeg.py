@@ -4,8 +4,8 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,8 +14,9 @@ from typing import BinaryIO
 from audiocraft_ext.progress import Progress
 
 # Pass only these variables to ffmpeg; secrets stay here.
-_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH")
 _PIPE_BYTES = 1 << 20
+_NOT_STARTED = (126, 127)  # a shell's exit status for a program that it cannot run
 
 
 def ffmpeg_path() -> str:
@@ -40,49 +41,46 @@ def stream_output(
 ) -> Generator[bytes]:
     """Yield a confined child's standard output in chunks; closing the generator kills the child.
 
-    Raises ``Cancelled``, TimeoutError after ``timeout_s``, CalledProcessError if a signal ended the child: over its
-    memory or CPU limit, or a crash. An exit status alone is no error: ffmpeg also sets one after reading all that a
-    damaged file contains.
+    The child cannot write to any file. Raises ``Cancelled``, TimeoutError after ``timeout_s``, CalledProcessError if a
+    signal ended the child: over its memory or CPU limit, or a crash. An exit status alone is no error: ffmpeg also sets
+    one after reading all that a damaged file contains.
     """
+    # Limits that the system does not have, or that are lower already, are left as they are.
+    limits = f"ulimit -v {memory_bytes >> 10}; ulimit -t {int(timeout_s) + 1}; ulimit -f 0; ulimit -c 0"
+    confined = ["/bin/sh", "-c", f'{limits}; exec "$@"', "sh", *command]
     environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
     null, pipe = subprocess.DEVNULL, subprocess.PIPE
-    child = subprocess.Popen(
-        command, bufsize=0, stdin=stdin, stdout=pipe, stderr=null, env=environment, start_new_session=True
-    )
-    assert child.stdout is not None
-    try:
-        _set_rlimits(child.pid, memory_bytes, cpu_s=int(timeout_s) + 1)
-        with kill_on_cancel(child.kill, progress, timeout_s) as timed_out:
-            while chunk := child.stdout.read(_PIPE_BYTES):
-                yield chunk
-            with suppress(subprocess.TimeoutExpired):
-                child.wait(timeout=1)
-        progress.check()
-        if timed_out.is_set():
-            raise TimeoutError
-        if (child.returncode or 0) < 0:
-            raise subprocess.CalledProcessError(child.returncode, command[0])
-    finally:
-        child.kill()
-        child.stdout.close()
-        child.wait()
+    deadline = time.monotonic() + timeout_s
+    with subprocess.Popen(
+        confined, bufsize=0, stdin=stdin, stdout=pipe, stderr=null, env=environment, start_new_session=True
+    ) as child:
+        assert child.stdout is not None
+        try:
+            with kill_on_cancel(child.kill, progress, timeout_s):
+                while chunk := child.stdout.read(_PIPE_BYTES):
+                    yield chunk
+                with suppress(subprocess.TimeoutExpired):
+                    child.wait(timeout=1)
+            progress.check()
+            if time.monotonic() >= deadline:
+                raise TimeoutError
+            if child.returncode in _NOT_STARTED:
+                raise FileNotFoundError(command[0])
+            if (child.returncode or 0) < 0:
+                raise subprocess.CalledProcessError(child.returncode, command[0])
+        finally:
+            child.kill()
 
 
 @contextmanager
-def kill_on_cancel(kill: Callable[[], None], progress: Progress, timeout_s: float) -> Iterator[threading.Event]:
-    """Within, call ``kill`` as soon as the prediction is cancelled, or after ``timeout_s``, which sets the event."""
-    timed_out = threading.Event()
-
-    def expire() -> None:
-        timed_out.set()
-        kill()
-
-    timer = threading.Timer(timeout_s, expire)
+def kill_on_cancel(kill: Callable[[], object], progress: Progress, timeout_s: float) -> Iterator[None]:
+    """Within, call ``kill`` as soon as the prediction is cancelled, or after ``timeout_s``."""
+    timer = threading.Timer(timeout_s, kill)
     timer.daemon = True
     timer.start()
     try:
         with progress.on_cancel(kill):
-            yield timed_out
+            yield
     finally:
         timer.cancel()
 
@@ -94,39 +92,14 @@ def child_killer() -> Callable[[], None]:
     """
     children = Path(f"/proc/self/task/{threading.get_native_id()}/children")
 
-    def pids() -> set[int]:
-        with suppress(FileNotFoundError):
-            return {int(pid) for pid in children.read_text().split()}
-        return set()
+    def pids() -> set[str]:
+        return set(children.read_text().split()) if children.exists() else set()
 
     others = pids()
 
     def kill() -> None:
         for pid in pids() - others:
             with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+                os.kill(int(pid), signal.SIGKILL)
 
     return kill
-
-
-def _set_rlimits(pid: int, memory_bytes: int, cpu_s: int) -> None:
-    """Limit a child's address space and CPU time, and forbid it to write to any file. Linux only.
-
-    From outside and after the start, since `preexec_fn` is not safe in a process with threads. The child has begun its
-    own start-up by then, but a file takes longer to decode, and limits count what was used before.
-    """
-    if sys.platform != "linux":
-        return
-    import resource
-
-    wanted = {
-        resource.RLIMIT_AS: memory_bytes,
-        resource.RLIMIT_CPU: cpu_s,
-        resource.RLIMIT_FSIZE: 0,
-        resource.RLIMIT_CORE: 0,
-    }
-    with suppress(ProcessLookupError):
-        for kind, value in wanted.items():
-            _, hard = resource.prlimit(pid, kind)
-            value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-            resource.prlimit(pid, kind, (value, value))

@@ -10,7 +10,7 @@ import torch
 from pydub.exceptions import CouldntEncodeError
 
 from audiocraft_ext.audio import write as writing
-from audiocraft_ext.audio.ffmpeg import ffmpeg_path
+from audiocraft_ext.audio.ffmpeg import ffmpeg_path, stream_output
 from audiocraft_ext.audio.read import ReadLimits, read
 from audiocraft_ext.audio.write import write
 from audiocraft_ext.errors import Cancelled, InputError
@@ -83,3 +83,17 @@ def test_a_prediction_that_is_cancelled_already_reads_and_writes_nothing(tmp_pat
         with pytest.raises(Cancelled):
             write(SECOND, 32_000, tmp_path / f"a.{format}", format, {}, progress)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="not every system has these limits")
+def test_the_child_has_its_limits_from_its_start(source: Path) -> None:
+    command = ["/bin/sh", "-c", "ulimit -v; ulimit -t; ulimit -f; ulimit -c"]
+    with source.open("rb") as file:
+        output = b"".join(stream_output(command, file, Progress(), timeout_s=5.0, memory_bytes=1 << 30))
+    assert output.split() == [b"1048576", b"6", b"0", b"0"]
+
+
+def test_an_ffmpeg_that_does_not_exist_is_no_fault_of_the_file(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/nowhere/ffmpeg")
+    with pytest.raises(FileNotFoundError, match="/nowhere/ffmpeg"):
+        read(source)
