@@ -1,14 +1,9 @@
 """Read a window of any audio file, untrusted, as samples. Knows neither the model nor where the file came from.
 
-The file is never parsed by native code in this process. ffmpeg reads it in a child, which
-
-- has one open file, as its standard input, and may open local files only;
-- detects the container by content, and refuses all that are not on a short list before a demuxer reads a header:
-  playlists, scripts, images. The list has no container that refers to other files but mov, whose references are off;
-- may use a short list of audio decoders;
-- is limited in time, memory and output, and cannot write to any file.
-
-It returns floats, so a source above full scale keeps its peaks.
+The file is never parsed by native code in this process. ffmpeg reads it in a confined child that has it as standard
+input and may open local files only. The child detects the container by content, and refuses all that are not on a short
+list before a demuxer reads a header: playlists, scripts, images. The list has no container that refers to other files
+but mov, whose references are off. It returns floats, so a source above full scale keeps its peaks.
 """
 
 import logging
@@ -48,7 +43,7 @@ _MAX_TAGS = 16  # two are seen in use
 _MAX_PADDING_BYTES = 1 << 20
 _MIN_PADDING_BYTES = 16  # an mp4 begins with up to seven zeros of its own
 _WAV_HEAD_BYTES = 4096
-_EXTENSIBLE, _PCM = 0xFFFE, 1
+_EXTENSIBLE, _PCM = 0xFFFE, 1  # format tags of a wav
 
 
 @dataclass(frozen=True)
@@ -103,12 +98,12 @@ def read(
             raise InputError(FIELD, problem, "Cut it, or send it as mp3.")
         if os.pread(file.fileno(), len(_ZIP), 0) == _ZIP:
             raise InputError(FIELD, _NOT_AUDIO, _SUPPORTED)
-        command, memory_bytes = _command(file, limits), limits.memory_bytes
-        output = stream_output(command, file, progress, timeout_s=limits.wall_s, memory_bytes=memory_bytes)
+        output = stream_output(
+            _command(file, limits), file, progress, timeout_s=limits.wall_s, memory_bytes=limits.memory_bytes
+        )
         try:
             with closing(output) as chunks:
-                sample_rate, n_channels, data = _au_stream(chunks)
-                return _window(data, sample_rate, n_channels, start_s, end_s, max_s, limits)
+                return _window(*_au_stream(chunks), start_s, end_s, max_s, limits)
         except TimeoutError:
             problem = f"decoding took longer than {limits.wall_s:g} s."
         except subprocess.CalledProcessError:
@@ -149,18 +144,15 @@ def _codec_of_wav(head: bytes) -> list[str]:
     at = head.find(b"fmt ", 12)
     if head[:4] not in (b"RIFF", b"RF64", b"BW64") or head[8:12] != b"WAVE" or not 0 < at <= len(head) - 34:
         return []
-    tag, container_bits, valid_bits = struct.unpack_from("<H", head, at + 8) + struct.unpack_from(
-        "<H2xH", head, at + 22
-    )
-    [subformat] = struct.unpack_from("<H", head, at + 32)
+    tag, container_bits, valid_bits, subformat = struct.unpack_from("<H12xH2xH4xH", head, at + 8)
     is_padded = tag == _EXTENSIBLE and subformat == _PCM and 0 < valid_bits < container_bits
     return ["-c:a", f"pcm_s{container_bits}le"] if is_padded and container_bits in (16, 24, 32) else []
 
 
-def _au_stream(chunks: Iterator[bytes]) -> tuple[int, int, Iterator[bytes]]:
-    """Sample rate, channels and data of an AU stream: magic, data offset, size, encoding, rate, channels, a comment."""
-    head = bytearray()
-    while len(head) < 24 or len(head) < struct.unpack_from(">I", head, 4)[0]:
+def _au_stream(chunks: Iterator[bytes]) -> tuple[Iterator[bytes], int, int]:
+    """Data, sample rate and channels of an AU stream: magic, data offset, size, encoding, rate, channels, a comment."""
+    head = b""
+    while len(head) < 24 or len(head) <= struct.unpack_from(">I", head, 4)[0]:
         chunk = next(chunks, b"")
         if not chunk:
             raise InputError(FIELD, _NOT_AUDIO, _SUPPORTED)
@@ -168,7 +160,7 @@ def _au_stream(chunks: Iterator[bytes]) -> tuple[int, int, Iterator[bytes]]:
     data_offset, _, _, sample_rate, n_channels = struct.unpack_from(">5I", head, 4)
     if not 1_000 <= sample_rate <= 768_000:
         raise InputError(FIELD, f"the sample rate, {sample_rate} Hz, is not between 1 and 768 kHz.", "Resample it.")
-    return sample_rate, n_channels, chain([bytes(head[data_offset:])], chunks)
+    return chain([head[data_offset:]], chunks), sample_rate, n_channels
 
 
 def _window(
@@ -184,9 +176,9 @@ def _window(
     frame_bytes = 4 * n_channels
     first = round(start_s * sample_rate) * frame_bytes
     # A start may be beyond sys.maxsize itself: the end is past it all the same.
-    last = first + sys.maxsize if end_s is None else round(end_s * sample_rate) * frame_bytes
-    if max_s < math.inf:
-        last = min(last, first + math.ceil(max_s * sample_rate) * frame_bytes)
+    last = first + (sys.maxsize if max_s == math.inf else math.ceil(max_s * sample_rate) * frame_bytes)
+    if end_s is not None:
+        last = min(last, round(end_s * sample_rate) * frame_bytes)
     if last <= first:
         problem = f"the window from {start_s:g} to {end_s:g} s contains no sample."
         raise InputError("continuation_end", problem, "Choose one after continuation_start.")
@@ -204,8 +196,6 @@ def _window(
             problem = f"the window contains more than {limits.window_bytes / 1e6:g} MB of samples."
             raise InputError(FIELD, problem, "Choose a shorter one with continuation_start and continuation_end.")
     clip_s = seen / frame_bytes / sample_rate
-    if not seen:
-        raise InputError(FIELD, _NOT_AUDIO, _SUPPORTED)
     if first >= seen:
         problem = f"{start_s:g} s is not before the end of the clip, which lasts {clip_s:.2f} s."
         raise InputError("continuation_start", problem, "Choose an earlier start.")

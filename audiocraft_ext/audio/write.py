@@ -48,13 +48,13 @@ def write(
     """
     title = str(inputs.get("prompt") or "").strip()[:_MAX_TITLE_CHARACTERS]
     comment = json.dumps(dict(inputs), ensure_ascii=False, separators=(",", ":"))
+    # Neither format has text with zeros, nor UTF-8 a lone surrogate.
+    tags = [text.replace("\0", "").encode(errors="replace").decode() for text in (title, comment)]
     array = samples.detach().float().cpu().numpy()
+    data = _wav(array, sample_rate, *tags) if format == "wav" else _mp3(array, sample_rate, *tags, progress)
     part = path.with_name(f".{uuid.uuid4().hex}.part")
     try:
-        if format == "wav":
-            part.write_bytes(_wav(array, sample_rate, title, comment))
-        else:
-            part.write_bytes(_mp3(array, sample_rate, title, comment, progress))
+        part.write_bytes(data)
         progress.check()
         os.replace(part, path)
     finally:
@@ -71,15 +71,15 @@ def _segment(samples: np.ndarray, sample_rate: int, n_bytes: int) -> Any:
 
 def _wav(samples: np.ndarray, sample_rate: int, title: str, comment: str) -> bytes:
     wav = _segment(samples, sample_rate, 2).export(io.BytesIO(), format="wav").getvalue()
-    tags = b"INFO" + b"".join(_riff_chunk(name, text) for name, text in ((b"INAM", title), (b"ICMT", comment)) if text)
-    chunk = b"LIST" + struct.pack("<I", len(tags)) + tags
-    riff = b"RIFF" + struct.pack("<I", len(wav) + len(chunk) - 8)
-    return b"".join((riff, wav[8:_WAV_HEADER_BYTES], chunk, memoryview(wav)[_WAV_HEADER_BYTES:]))
+    texts = [(b"INAM", title), (b"ICMT", comment)] if title else [(b"ICMT", comment)]
+    info = b"".join(_riff_chunk(name, text.encode(), b"\0") for name, text in texts)
+    tags = _riff_chunk(b"LIST", b"INFO", info)
+    return _riff_chunk(b"RIFF", wav[8:_WAV_HEADER_BYTES], tags, memoryview(wav)[_WAV_HEADER_BYTES:])
 
 
-def _riff_chunk(name: bytes, text: str) -> bytes:
-    data = text.replace("\0", "").encode(errors="replace") + b"\0"
-    return name + struct.pack("<I", len(data)) + data + bytes(len(data) % 2)
+def _riff_chunk(name: bytes, *parts: bytes | memoryview) -> bytes:
+    size = sum(map(len, parts))
+    return b"".join((name, struct.pack("<I", size), *parts, bytes(size % 2)))
 
 
 def _mp3(samples: np.ndarray, sample_rate: int, title: str, comment: str, progress: Progress) -> bytes:
@@ -110,5 +110,5 @@ def _remove_temporary_files(error: Exception) -> None:
 
 def _id3_frame(name: bytes, text: str, prefix: bytes) -> bytes:
     """A text frame of ID3v2.3 (https://id3.org/id3v2.3.0), in UTF-16."""
-    data = b"\1" + prefix + b"\xff\xfe" + text.replace("\0", "").encode("utf-16-le", errors="replace")
+    data = b"\1" + prefix + b"\xff\xfe" + text.encode("utf-16-le")
     return name + struct.pack(">IH", len(data), 0) + data
