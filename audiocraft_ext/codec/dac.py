@@ -16,10 +16,18 @@ class DacCodec(CompressionModel):
     A partial last frame is padded with silence. Source: ``audiocraft.models.encodec.DAC``.
     """
 
+    channels = 1
+    # Each model's own. Attributes of the class, as they replace abstract properties of the parent.
+    sample_rate = cardinality = num_codebooks = total_codebooks = 0
+    frame_rate = 0.0
+
     def __init__(self, model: DacModel) -> None:
         super().__init__()
         self.model = model
-        self._n_codebooks = model.config.n_codebooks
+        config = model.config
+        self.sample_rate, self.frame_rate = config.sampling_rate, config.sampling_rate / config.hop_length
+        self.cardinality = config.codebook_size
+        self.num_codebooks = self.total_codebooks = config.n_codebooks
 
     def forward(self, x: Tensor) -> None:
         raise NotImplementedError("Training is not supported.")
@@ -27,7 +35,7 @@ class DacCodec(CompressionModel):
     @torch.no_grad()
     def encode(self, x: Tensor) -> tuple[Tensor, None]:
         whole_frames = functional.pad(x, (0, -x.shape[-1] % self.model.config.hop_length))
-        return self.model.encode(whole_frames).audio_codes[:, : self._n_codebooks], None
+        return self.model.encode(whole_frames).audio_codes[:, : self.num_codebooks], None
 
     @torch.no_grad()
     def decode(self, codes: Tensor, scale: Tensor | None = None) -> Tensor:
@@ -37,29 +45,5 @@ class DacCodec(CompressionModel):
         """Latents [B, D, T] from tokens [B, K, T]."""
         return self.model.quantizer.from_codes(codes)[0]
 
-    @property
-    def channels(self) -> int:
-        return 1
-
-    @property
-    def sample_rate(self) -> int:
-        return self.model.config.sampling_rate
-
-    @property
-    def frame_rate(self) -> float:
-        return self.sample_rate / self.model.config.hop_length
-
-    @property
-    def cardinality(self) -> int:
-        return self.model.config.codebook_size
-
-    @property
-    def num_codebooks(self) -> int:
-        return self._n_codebooks
-
-    @property
-    def total_codebooks(self) -> int:
-        return self.model.config.n_codebooks
-
     def set_num_codebooks(self, n: int) -> None:
-        self._n_codebooks = n
+        self.num_codebooks = n
