@@ -73,7 +73,7 @@ def stream_output(
 
 
 @contextmanager
-def kill_on_cancel(kill: Callable[[], object], progress: Progress, timeout_s: float) -> Iterator[None]:
+def kill_on_cancel(kill: Callable[[], None], progress: Progress, timeout_s: float) -> Iterator[None]:
     """Within, call ``kill`` as soon as the prediction is cancelled, or after ``timeout_s``."""
     timer = threading.Timer(timeout_s, kill)
     timer.daemon = True

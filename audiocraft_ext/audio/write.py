@@ -46,12 +46,10 @@ def write(
     format's maximum there. Its title is the beginning of the prompt among `inputs`, if there is one; its comment is all
     of `inputs` as JSON. Raises `Cancelled`; pydub's CouldntEncodeError if ffmpeg fails; OSError if the disk is full.
     """
-    title = str(inputs.get("prompt") or "").strip()[:_MAX_TITLE_CHARACTERS]
-    comment = json.dumps(dict(inputs), ensure_ascii=False, separators=(",", ":"))
-    # Neither format has text with zeros, nor UTF-8 a lone surrogate.
-    tags = [text.replace("\0", "").encode(errors="replace").decode() for text in (title, comment)]
+    title = _tag(str(inputs.get("prompt") or "").strip()[:_MAX_TITLE_CHARACTERS])
+    comment = _tag(json.dumps(dict(inputs), ensure_ascii=False, separators=(",", ":")))
     array = samples.detach().float().cpu().numpy()
-    data = _wav(array, sample_rate, *tags) if format == "wav" else _mp3(array, sample_rate, *tags, progress)
+    data = (_wav if format == "wav" else _mp3)(array, sample_rate, title, comment, progress)
     part = path.with_name(f".{uuid.uuid4().hex}.part")
     try:
         part.write_bytes(data)
@@ -59,6 +57,11 @@ def write(
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _tag(text: str) -> str:
+    """Text without the zeros that end it in a tag, and the lone surrogates that UTF-8 does not have."""
+    return text.replace("\0", "").encode(errors="replace").decode()
 
 
 def _segment(samples: np.ndarray, sample_rate: int, n_bytes: int) -> Any:
@@ -69,7 +72,7 @@ def _segment(samples: np.ndarray, sample_rate: int, n_bytes: int) -> Any:
     return AudioSegment(frames.tobytes(), sample_width=n_bytes, frame_rate=sample_rate, channels=len(samples))
 
 
-def _wav(samples: np.ndarray, sample_rate: int, title: str, comment: str) -> bytes:
+def _wav(samples: np.ndarray, sample_rate: int, title: str, comment: str, _: Progress) -> bytes:
     wav = _segment(samples, sample_rate, 2).export(io.BytesIO(), format="wav").getvalue()
     texts = [(b"INAM", title), (b"ICMT", comment)] if title else [(b"ICMT", comment)]
     info = b"".join(_riff_chunk(name, text.encode(), b"\0") for name, text in texts)
@@ -103,9 +106,8 @@ def _remove_temporary_files(error: Exception) -> None:
     """Delete the files that pydub's `export` leaves behind when it fails; its frame still has their names."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         if frame.f_code is AudioSegment.export.__code__:
-            for file in (frame.f_locals.get("data"), frame.f_locals.get("output")):
-                if file is not None:
-                    Path(file.name).unlink(missing_ok=True)
+            for name in {"data", "output"} & frame.f_locals.keys():
+                Path(frame.f_locals[name].name).unlink(missing_ok=True)
 
 
 def _id3_frame(name: bytes, text: str, prefix: bytes) -> bytes:

@@ -7,7 +7,6 @@ codec in particular; ``multiband`` maps its own functions over the same chunks.
 import math
 from collections.abc import Callable, Iterator
 from itertools import pairwise
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,30 +21,22 @@ CHUNK_S = 5
 PADDING_S = 1
 
 
-class Chunk(NamedTuple):
-    """Positions ``core`` of a clip, in frames or samples, and ``padded``, the same with context on both sides."""
+def chunks(length: int, rate: int, hop: int = 1) -> Iterator[tuple[slice, slice]]:
+    """Positions of each chunk with context on both sides, and its own part of the ``hop`` samples that each makes.
 
-    core: slice
-    padded: slice
-
-    def crop(self, output: Tensor, hop: int = 1) -> Tensor:
-        """The core [..., core * hop] of a padded chunk's output [..., padded * hop]."""
-        start, stop = self.core.start - self.padded.start, self.core.stop - self.padded.start
-        return output[..., start * hop : stop * hop]
-
-
-def chunks(length: int, rate: int) -> Iterator[Chunk]:
-    """Chunks of nearly equal length, bounded at whole seconds of ``rate`` positions; a short clip is one chunk."""
+    Chunks of nearly equal length, bounded at whole seconds of ``rate`` positions; a short clip is one chunk.
+    """
     is_whole = length <= MAX_UNCHUNKED_S * rate
     n_chunks = 1 if is_whole else math.ceil(length / (CHUNK_S * rate))
     bounds = [round(i * length / n_chunks / rate) * rate for i in range(n_chunks)] + [length]
     for start, end in pairwise(bounds):
-        yield Chunk(slice(start, end), slice(max(start - PADDING_S * rate, 0), min(end + PADDING_S * rate, length)))
+        first = max(start - PADDING_S * rate, 0)
+        yield slice(first, min(end + PADDING_S * rate, length)), slice((start - first) * hop, (end - first) * hop)
 
 
 def map_chunks(function: Callable[[slice], Tensor], length: int, rate: int, hop: int = 1) -> Tensor:
     """Concatenate ``function``'s outputs [..., N] over the chunks; each position that it is given makes ``hop``."""
-    return torch.cat([chunk.crop(function(chunk.padded), hop) for chunk in chunks(length, rate)], dim=-1)
+    return torch.cat([function(padded)[..., core] for padded, core in chunks(length, rate, hop)], dim=-1)
 
 
 def hop_length(codec: CompressionModel) -> int:

@@ -112,8 +112,8 @@ def match_levels(samples: Tensor, reference: Tensor, split: julius.SplitBands) -
 def band_std(samples: Tensor, split: julius.SplitBands) -> Tensor:
     """Standard deviation [bands, 1, 1] of samples [1, 1, N] in each band, 0 for a silent band."""
     total = power = torch.zeros((), dtype=torch.double, device=samples.device)
-    for chunk in chunked.chunks(samples.shape[-1], round(split.sample_rate)):
-        bands = chunk.crop(split(samples[0, ..., chunk.padded]))
+    for padded, core in chunked.chunks(samples.shape[-1], round(split.sample_rate)):
+        bands = split(samples[0, ..., padded])[..., core]
         total = total + bands.sum(-1, keepdim=True, dtype=torch.double)
         power = power + bands.square().sum(-1, keepdim=True, dtype=torch.double)
     variance = power / samples.shape[-1] - (total / samples.shape[-1]).square()
