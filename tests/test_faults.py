@@ -289,6 +289,6 @@ def test_read_only_weights_are_served_and_left_unchanged(tmp_path: Path) -> None
 
 def test_setup_fails_without_ffmpeg(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
-    with pytest.raises(RuntimeError, match="There is no ffmpeg"):
+    monkeypatch.setattr("imageio_ffmpeg._utils._get_ffmpeg_exe", lambda: None)
+    with pytest.raises(RuntimeError, match="No ffmpeg"):
         Predictor().setup("weights/demo")

@@ -1,7 +1,6 @@
 """Find ffmpeg, and run it in a confined child that a cancel or a time limit kills. Knows nothing of audio formats."""
 
 import os
-import shutil
 import signal
 import subprocess
 import threading
@@ -10,6 +9,8 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+import imageio_ffmpeg
 
 from audiocraft_ext.progress import Progress
 
@@ -22,18 +23,9 @@ _NOT_STARTED = (126, 127)  # a shell's exit status for a program that it cannot 
 def ffmpeg_path() -> str:
     """The ffmpeg to run: ``IMAGEIO_FFMPEG_EXE``, else the pinned wheel's own, else the one on PATH.
 
-    Not PATH first: it parses untrusted files, and a distribution's may be years behind. Raises RuntimeError if there is
-    no ffmpeg.
+    Not PATH first: it parses untrusted files, and a distribution's may be years behind. RuntimeError without one.
     """
-    try:
-        import imageio_ffmpeg
-
-        return str(imageio_ffmpeg.get_ffmpeg_exe())
-    except (ImportError, RuntimeError):
-        pass
-    if found := shutil.which("ffmpeg"):
-        return found
-    raise RuntimeError("There is no ffmpeg: pip install imageio-ffmpeg, or put one on PATH.")
+    return str(imageio_ffmpeg.get_ffmpeg_exe())
 
 
 def stream_output(

@@ -49,7 +49,10 @@ def write(
     title = _tag(str(inputs.get("prompt") or "").strip()[:_MAX_TITLE_CHARACTERS])
     comment = _tag(json.dumps(dict(inputs), ensure_ascii=False, separators=(",", ":")))
     array = samples.detach().float().cpu().numpy()
-    data = (_wav if format == "wav" else _mp3)(array, sample_rate, title, comment, progress)
+    if format == "wav":
+        data = _wav(array, sample_rate, title, comment)
+    else:
+        data = _mp3(array, sample_rate, title, comment, progress)
     part = path.with_name(f".{uuid.uuid4().hex}.part")
     try:
         part.write_bytes(data)
@@ -72,7 +75,7 @@ def _segment(samples: np.ndarray, sample_rate: int, n_bytes: int) -> Any:
     return AudioSegment(frames.tobytes(), sample_width=n_bytes, frame_rate=sample_rate, channels=len(samples))
 
 
-def _wav(samples: np.ndarray, sample_rate: int, title: str, comment: str, _: Progress) -> bytes:
+def _wav(samples: np.ndarray, sample_rate: int, title: str, comment: str) -> bytes:
     wav = _segment(samples, sample_rate, 2).export(io.BytesIO(), format="wav").getvalue()
     texts = [(b"INAM", title), (b"ICMT", comment)] if title else [(b"ICMT", comment)]
     info = b"".join(_riff_chunk(name, text.encode(), b"\0") for name, text in texts)

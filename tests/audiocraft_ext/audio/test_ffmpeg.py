@@ -28,19 +28,12 @@ def hanging_ffmpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(script))
 
 
-def test_a_named_ffmpeg_comes_first_then_the_pinned_one_then_path(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_named_ffmpeg_comes_first_then_the_pinned_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "ffmpeg").symlink_to(ffmpeg_path())
     monkeypatch.setenv("PATH", str(tmp_path))
     assert "imageio_ffmpeg" in ffmpeg_path()
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/opt/ffmpeg")
     assert ffmpeg_path() == "/opt/ffmpeg"
-    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
-    assert ffmpeg_path() == str(tmp_path / "ffmpeg")
-    monkeypatch.setenv("PATH", "")
-    with pytest.raises(RuntimeError, match="no ffmpeg"):
-        ffmpeg_path()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="children are found in /proc")
