@@ -23,14 +23,6 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 
-def _stub(name: str, **attributes: Any) -> ModuleType:
-    """An empty module with a spec, which transformers looks up for some of these names."""
-    module = ModuleType(name, "Stub of a package that inference does not use.")
-    module.__spec__ = ModuleSpec(name, loader=None)
-    module.__dict__.update(attributes)
-    return module
-
-
 class _Unused:
     """Named by an import, never called at inference."""
 
@@ -69,8 +61,11 @@ def _make_stubs() -> dict[str, ModuleType]:
         "audiocraft.solvers": {},
         "audiocraft.solvers.compression": {"CompressionSolver": _Unused},
     }
-    stubs = {name: _stub(name, **attributes) for name, attributes in contents.items()}
-    for name, module in stubs.items():
+    stubs: dict[str, ModuleType] = {}
+    for name, attributes in contents.items():
+        stubs[name] = module = ModuleType(name, "Stub of a package that inference does not use.")
+        module.__spec__ = ModuleSpec(name, loader=None)  # transformers looks it up for some of these names
+        module.__dict__.update(attributes)
         package, _, submodule = name.rpartition(".")
         if package in stubs:
             setattr(stubs[package], submodule, module)

@@ -70,7 +70,7 @@ def _tag(text: str) -> str:
 def _segment(samples: np.ndarray, sample_rate: int, n_bytes: int) -> Any:
     """pydub's segment of samples [C, N], as integers of ``n_bytes``, rounded and clipped as ffmpeg does."""
     full_scale = np.float32(2 ** (8 * n_bytes - 1))
-    largest = np.nextafter(full_scale, np.float32(0)) if n_bytes == 4 else full_scale - 1  # the largest float32 below
+    largest = np.nextafter(full_scale, np.float32(0))  # the largest float32 below; `astype` drops its fraction
     frames = np.clip(np.rint(samples.T * full_scale), -full_scale, largest).astype(f"<i{n_bytes}")
     return AudioSegment(frames.tobytes(), sample_width=n_bytes, frame_rate=sample_rate, channels=len(samples))
 
