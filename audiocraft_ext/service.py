@@ -70,7 +70,7 @@ class Service:
         ffmpeg_path()  # every prediction needs it: without it, fail here
         self._folder = tempfile.TemporaryDirectory(prefix="musicgen-")
         n_cores = torch.get_num_threads()
-        # In a thread that ends, and its team of OpenMP threads with it (why: engine.engine).
+        # In a thread that ends, and its team of OpenMP threads with it (why: engine.backends.cpu).
         with ThreadPoolExecutor(1, "loader", set_own_num_threads, (n_cores,)) as loader:
             chosen = checkpoint.default_weights(weights)
             loading = loader.submit(musicgen.load, chosen, settings.device, settings.engine, settings.smoke_test)

@@ -21,7 +21,7 @@ ORDER = [
     "audio",
     "codec",
     "checkpoint",
-    "lm_weights",
+    "lm_engine",
     "musicgen",
     "service",
 ]

@@ -12,7 +12,7 @@ from torch import Tensor
 from audiocraft_ext.checkpoint import Checkpoint, load
 from audiocraft_ext.engine.sampling import uniform_bits
 from audiocraft_ext.errors import InputError
-from audiocraft_ext.lm_weights import unsupported
+from audiocraft_ext.lm_engine import unsupported
 from audiocraft_ext.musicgen import Model
 from audiocraft_ext.settings import EngineSettings
 from audiocraft_ext.upstream import ConditioningAttributes, MusicGen
