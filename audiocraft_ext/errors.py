@@ -1,21 +1,20 @@
-"""What a caller did wrong, and what a checkpoint lacks. Knows nothing of how either is reported."""
+"""Errors of callers and of checkpoints. Knows nothing of how either is reported."""
 
 
 class InputError(ValueError):
-    """One input that cannot be served: which, why, and the way out.
+    """One input that cannot be served. The message is all that the caller sees: field, value, problem and hint.
 
-    The message is written for the caller and is all that the caller sees: it names the field and the value and holds
-    no path of the server.
+    It contains no path of the server.
     """
 
-    def __init__(self, field: str, problem: str, way_out: str) -> None:
+    def __init__(self, field: str, problem: str, hint: str) -> None:
         self.field = field
-        super().__init__(f"{field}: {problem} {way_out}")
+        super().__init__(f"{field}: {problem} {hint}")
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be loaded: what it is, what is missing, and what would do instead."""
+    """A checkpoint that cannot be loaded: its name, the problem, and a hint."""
 
 
 class Cancelled(Exception):
-    """The prediction was cancelled; raised by the step that noticed."""
+    """The prediction was cancelled; raised by the step that notices it."""

@@ -34,7 +34,7 @@ def build_engine(lm: LMModel, n_frames: int, settings: EngineSettings) -> Engine
     """
     if settings.engine == "upstream":
         return None
-    reason = unsupported(lm)
+    reason = reason_unsupported(lm)
     if reason is not None:
         _log.warning("The engine does not support this language model: %s. audiocraft's own loop decodes it.", reason)
         return None
@@ -75,7 +75,7 @@ def check_capacity(lm: LMModel, prefix: Tensor, cross: Tensor | None) -> None:
             raise InputError("prompt", problem, "Use fewer words.")
 
 
-def unsupported(lm: LMModel) -> str | None:
+def reason_unsupported(lm: LMModel) -> str | None:
     """Why the engine cannot run an LM; None if it can. Meta's checkpoints and their fine-tunes can all be run."""
     provider, transformer = lm.pattern_provider, lm.transformer
     is_delayed = isinstance(provider, DelayedPatternProvider)

@@ -1,6 +1,6 @@
 """One prediction, validated: the 14 inputs of the model's page as a frozen value. Standard library only.
 
-The README's table says what an input means and what is refused. Checks that need the audio itself, like a window past
+The README's table defines the inputs and their errors. Checks that need the audio itself, like a window past
 the end of the clip, are made where it is read.
 """
 
@@ -38,7 +38,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Request:
-    """The inputs of one prediction; below ``validated`` nothing checks them again.
+    """The inputs of one prediction; below ``from_inputs`` nothing checks them again.
 
     ``input_audio`` is a file that exists. ``seed`` is never None: a missing one has been drawn. The defaults are the
     contract's, but for seed 0, and serve the server's own requests.
@@ -66,7 +66,7 @@ class Request:
         return {name: value for name, value in values.items() if value is not None}
 
     @staticmethod
-    def validated(
+    def from_inputs(
         *,
         prompt: str | None,
         input_audio: Path | None,

@@ -126,7 +126,7 @@ class Service:
         finally:
             progress.close()
             self._n_running -= 1
-            asyncio.get_running_loop().call_later(KEEP_OUTPUT_S, self._tidy_up, path)
+            asyncio.get_running_loop().call_later(KEEP_OUTPUT_S, self._clean_up, path)
         realtime_factor = request.duration / (time.perf_counter() - start)
         metrics: dict[str, float] = {"frames": progress.n_frames, "realtime_factor": round(realtime_factor, 3)}
         if progress.queue_s > NOTABLE_QUEUE_S:
@@ -205,7 +205,7 @@ class Service:
     def _new_path(self, suffix: str = "") -> Path:
         return self.folder / (uuid.uuid4().hex + suffix)
 
-    def _tidy_up(self, path: Path) -> None:
+    def _clean_up(self, path: Path) -> None:
         path.unlink(missing_ok=True)
         # Under load, malloc soon reuses what it has freed.
         if self._n_running == 0:

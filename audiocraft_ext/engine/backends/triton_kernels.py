@@ -14,7 +14,7 @@ from torch import Tensor
 
 # Positions that one program reads, and how many of them at a time. There is a program for each part of the longest row
 # that the cache can hold, and all of them are launched at every step, to end at once where their row is shorter: few
-# and large parts cost the least. Not tuned yet, for want of a GPU.
+# and large parts cost the least. Not tuned yet: no GPU was available.
 SPLIT, TILE = 256, 64
 MAX_MATMUL_ROWS = 64
 

@@ -138,7 +138,7 @@ def test_nan_in_one_job_s_conditions_is_that_job_s_error(backend: BackendName) -
             made.submit(bad).result(timeout=PATIENCE_S)
         for future, right in zip(futures, alone, strict=True):
             assert torch.equal(future.result(timeout=PATIENCE_S), right)
-        # The slot that held NaN serves the next job as if nothing had been.
+        # The slot whose job had NaN serves the next job as before.
         for again, right in zip(results(made, right_jobs), alone, strict=True):
             assert torch.equal(again, right)
 
