@@ -182,7 +182,7 @@ def test_the_engine_moves_the_weights_out_of_the_lm_by_default(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("kind", ["text", "melody"])
-def test_a_prompt_longer_than_the_conditions_room_is_refused_by_name_and_takes_none(
+def test_a_prompt_over_capacity_is_refused_and_grows_no_cache(
     tiny_checkpoint: TinyCheckpoint, model_of: ModelOf, kind: Kind
 ) -> None:
     conditions = attributes(tiny_checkpoint(kind), "z " * 1500)

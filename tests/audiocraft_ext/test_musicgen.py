@@ -211,7 +211,7 @@ class StopsItself(Progress):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_stopped_generation_ends_at_its_next_frame_and_the_next_one_is_right(
+def test_a_cancel_ends_at_the_next_frame_and_the_next_request_is_right(
     tiny_checkpoint: TinyCheckpoint, engine: EngineName
 ) -> None:
     model = model_of(tiny_checkpoint("text"), engine)

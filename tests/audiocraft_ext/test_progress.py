@@ -67,7 +67,7 @@ def test_a_line_that_cannot_be_written_holds_up_no_other_prediction(
     assert "2/2" in capsys.readouterr().err
 
 
-def test_a_line_of_another_thread_is_written_in_the_context_of_its_prediction(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_threads_line_is_printed_in_its_predictions_context(monkeypatch: pytest.MonkeyPatch) -> None:
     prediction = contextvars.ContextVar("prediction", default="none")
     written: list[tuple[str, str]] = []
 

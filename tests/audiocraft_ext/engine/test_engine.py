@@ -144,7 +144,7 @@ def test_nan_in_one_job_s_conditions_is_that_job_s_error(backend: BackendName) -
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_conditions_that_cannot_be_placed_fail_alone_though_the_cache_has_moved_for_them(backend: BackendName) -> None:
+def test_conditions_that_fail_after_the_cache_has_grown_fail_alone(backend: BackendName) -> None:
     first, later = (long_job(seed, guidance=3.0) for seed in (2, 3))
     bad = job(1, cross=torch.randn(2, 301, WIDTH + 1), guidance=3.0)
     with closing(engine(backend=backend)) as made:
