@@ -170,7 +170,7 @@ class Service:
             if isinstance(error, torch.OutOfMemoryError):
                 message = f"The server ran out of memory ({reference}). Ask for a shorter clip, or try again later."
                 raise ServerError(message) from None
-            raise ServerError(f"The server failed; see reference {reference} in its log.") from None
+            raise ServerError(f"The server failed; its log says why ({reference}).") from None
         self._is_failing = False
 
     def _start_probe(self) -> None:
