@@ -110,7 +110,7 @@ class Predictor(BasePredictor):
         progress = Progress()
         with self._without_cog_folders(), self.service.caller_errors():
             async with self.service.input_file(input_audio, progress) as audio_file:
-                request = Request.validated(
+                request = Request.from_inputs(
                     prompt=prompt,
                     input_audio=audio_file,
                     duration=duration,

@@ -1,20 +1,20 @@
-"""Errors of a caller's inputs and of checkpoints, and cancellation. Knows nothing of how they are reported."""
+"""Errors of callers and of checkpoints. Knows nothing of how either is reported."""
 
 
 class InputError(ValueError):
-    """One input that cannot be served: its field, the problem, and how to fix it.
+    """One input that cannot be served. The message is all that the caller sees: field, value, problem and hint.
 
-    The message is all that the caller sees: it names the field and the value, and no path of the server.
+    It contains no path of the server.
     """
 
-    def __init__(self, field: str, problem: str, fix: str) -> None:
+    def __init__(self, field: str, problem: str, hint: str) -> None:
         self.field = field
-        super().__init__(f"{field}: {problem} {fix}")
+        super().__init__(f"{field}: {problem} {hint}")
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be loaded: its kind, the missing part, and a replacement."""
+    """A checkpoint that cannot be loaded: its name, the problem, and a hint."""
 
 
 class Cancelled(Exception):
-    """The prediction was cancelled; raised by the step that noticed."""
+    """The prediction was cancelled; raised by the step that notices it."""

@@ -284,11 +284,11 @@ def load(
     With ``smoke_test`` it has generated one second, and a transformer whose logits are not finite is loaded again in
     the next of ``dtypes``, by default ``checkpoint.candidate_dtypes(device)``. Raises ``CheckpointError``.
     """
-    name = checkpoint.display_name(weights)  # health checks repeat to any caller what is printed during set-up
+    name = checkpoint.display_name(weights)  # health checks repeat set-up's output to any caller
     for dtype in dtypes or checkpoint.candidate_dtypes(device):
         start = time.perf_counter()
         model = Model(checkpoint.load(weights, device, dtype), settings)
-        # Before the smoke test: cog may lose what is printed in the last moments of set-up.
+        # Before the smoke test: cog may lose output from the last moments of set-up.
         print(f"Loaded {name} on {device} in {time.perf_counter() - start:.1f} s", flush=True)
         try:
             if smoke_test:

@@ -56,7 +56,7 @@ class Progress:
         self._stopped = threading.Event()
         self._stop_lock = threading.RLock()
         self._on_cancel: list[Callable[[], None]] = []
-        # cog assigns output to predictions by their context; the engine's thread, which counts frames, has none.
+        # cog assigns output to predictions by their context; the engine's thread counts frames outside it.
         self._context = contextvars.copy_context()
         self._lines: dict[str, _Line] = {}
         self._queued_at: float | None = None

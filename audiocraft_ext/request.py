@@ -1,6 +1,6 @@
 """One prediction, validated: the 14 inputs of the model's page as a frozen value. Standard library only.
 
-The README's table says what an input means and what is refused. Checks that need the audio itself, like a window past
+The README's table defines the inputs and their errors. Checks that need the audio itself, like a window past
 the end of the clip, are made where it is read.
 """
 
@@ -9,7 +9,7 @@ import secrets
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from audiocraft_ext.errors import InputError
 
@@ -38,7 +38,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Request:
-    """The inputs of one prediction; below ``validated`` nothing checks them again.
+    """The inputs of one prediction; below ``from_inputs`` nothing checks them again.
 
     ``input_audio`` is a file that exists. ``seed`` is never None: a missing one has been drawn. The defaults are the
     contract's, but for seed 0, and serve the server's own requests.
@@ -66,7 +66,7 @@ class Request:
         return {name: value for name, value in values.items() if value is not None}
 
     @staticmethod
-    def validated(
+    def from_inputs(
         *,
         prompt: str | None,
         input_audio: Path | None,
@@ -98,29 +98,26 @@ class Request:
         return Request(
             prompt=_valid_prompt(prompt),
             input_audio=input_audio,
-            duration=_valid_duration(duration, max_duration_s),
+            duration=_integer("duration", duration, 1, max_duration_s, "It is in seconds."),
             continuation=continuation,
             window=_valid_window(continuation_start, continuation_end),
             multi_band_diffusion=multi_band_diffusion,
-            normalization_strategy=cast(
-                NormalizationStrategy,
-                _valid_choice("normalization_strategy", normalization_strategy, get_args(NormalizationStrategy)),
-            ),
-            top_k=_in_range("top_k", _as_int("top_k", top_k), 0, None, "0 turns it off."),
+            normalization_strategy=_one_of("normalization_strategy", normalization_strategy, NormalizationStrategy),
+            top_k=_integer("top_k", top_k, 0, None, "0 turns it off."),
             top_p=_clamp_if_positive(_in_range("top_p", top_p, 0, 1, "0 turns it off."), MIN_TOP_P, 1),
             temperature=_clamp_if_positive(
                 _in_range("temperature", temperature, 0, None, "0 is greedy: always the likeliest token."),
                 MIN_TEMPERATURE,
                 MAX_TEMPERATURE,
             ),
-            classifier_free_guidance=_in_range(
+            classifier_free_guidance=_integer(
                 "classifier_free_guidance",
-                _as_int("classifier_free_guidance", classifier_free_guidance),
+                classifier_free_guidance,
                 -MAX_GUIDANCE,
                 MAX_GUIDANCE,
                 "1 turns guidance off.",
             ),
-            output_format=cast(OutputFormat, _valid_choice("output_format", output_format, get_args(OutputFormat))),
+            output_format=_one_of("output_format", output_format, OutputFormat),
             seed=_valid_seed(seed),
         )
 
@@ -136,24 +133,13 @@ def _valid_prompt(prompt: str | None) -> str | None:
     return prompt
 
 
-def _valid_duration(duration: int, max_duration_s: int) -> int:
-    duration = _as_int("duration", duration)
-    return _in_range("duration", duration, 1, max_duration_s, "It is in seconds.")
-
-
 def _valid_window(start: int, end: int | None) -> Window:
     """The window, as far as it can be checked without the clip."""
-    start = _in_range("continuation_start", _as_int("continuation_start", start), 0, None, "It is in seconds.")
+    start = _integer("continuation_start", start, 0, None, "It is in seconds.")
     # The hosted models read 0 as "not given", and clients that fill in every field send it.
     if end is None or end in (-1, 0):
         return Window(start, None)
-    end = _in_range(
-        "continuation_end",
-        _as_int("continuation_end", end),
-        0,
-        None,
-        "-1 is the end of the clip.",
-    )
+    end = _integer("continuation_end", end, 0, None, "-1 is the end of the clip.")
     if start >= end:
         raise InputError(
             "continuation_start",
@@ -177,14 +163,14 @@ def check_window_shorter_than_duration(window_s: float, duration: int) -> None:
 def _valid_seed(seed: int | None) -> int:
     if seed is None or seed == -1:
         return secrets.randbelow(MAX_SEED + 1)
-    return _in_range("seed", _as_int("seed", seed), 0, MAX_SEED, "-1 is a random one.")
+    return _integer("seed", seed, 0, MAX_SEED, "-1 is a random one.")
 
 
-def _as_int(field: str, value: float) -> int:
+def _integer(field: str, value: float, low: int, high: int | None, note: str) -> int:
     # A JSON integer beyond 64 bits reaches Python as a float.
     if isinstance(value, float) and (not math.isfinite(value) or value != int(value)):
         raise InputError(field, f"{value:g} is not a whole number.", "Send an integer.")
-    return int(value)
+    return _in_range(field, int(value), low, high, note)
 
 
 def _in_range(field: str, value: Number, low: int, high: int | None, note: str) -> Number:
@@ -202,7 +188,8 @@ def _clamp_if_positive(value: float, low: float, high: float) -> float:
     return float(min(max(value, low), high)) if value > 0 else 0.0
 
 
-def _valid_choice(field: str, value: str, allowed: tuple[str, ...]) -> str:
-    if value in allowed:
+def _one_of(field: str, value: str, choices: Any) -> Any:
+    """``value``, if it is one of a Literal's."""
+    if value in get_args(choices):
         return value
-    raise InputError(field, f"{value!r:.40} is not one of its choices.", f"Use one of: {', '.join(allowed)}.")
+    raise InputError(field, f"{value!r:.40} is not one of its choices.", f"Use one of: {', '.join(get_args(choices))}.")

@@ -70,7 +70,7 @@ class Service:
         ffmpeg_path()  # every prediction needs it: without it, fail here
         self._folder = tempfile.TemporaryDirectory(prefix="musicgen-")
         n_cores = torch.get_num_threads()
-        # In a thread that ends, and its team of OpenMP threads with it (why: engine.engine).
+        # In a thread that ends, and its team of OpenMP threads with it (why: engine.backends.cpu).
         with ThreadPoolExecutor(1, "loader", set_own_num_threads, (n_cores,)) as loader:
             chosen = checkpoint.default_weights(weights)
             loading = loader.submit(musicgen.load, chosen, settings.device, settings.engine, settings.smoke_test)
@@ -126,7 +126,7 @@ class Service:
         finally:
             progress.close()
             self._n_running -= 1
-            asyncio.get_running_loop().call_later(KEEP_OUTPUT_S, self._tidy_up, path)
+            asyncio.get_running_loop().call_later(KEEP_OUTPUT_S, self._clean_up, path)
         realtime_factor = request.duration / (time.perf_counter() - start)
         metrics: dict[str, float] = {"frames": progress.n_frames, "realtime_factor": round(realtime_factor, 3)}
         if progress.queue_s > NOTABLE_QUEUE_S:
@@ -170,7 +170,7 @@ class Service:
             if isinstance(error, torch.OutOfMemoryError):
                 message = f"The server ran out of memory ({reference}). Ask for a shorter clip, or try again later."
                 raise ServerError(message) from None
-            raise ServerError(f"The server failed; see reference {reference} in its log.") from None
+            raise ServerError(f"The server failed; its log says why ({reference}).") from None
         self._is_failing = False
 
     def _start_probe(self) -> None:
@@ -205,7 +205,7 @@ class Service:
     def _new_path(self, suffix: str = "") -> Path:
         return self.folder / (uuid.uuid4().hex + suffix)
 
-    def _tidy_up(self, path: Path) -> None:
+    def _clean_up(self, path: Path) -> None:
         path.unlink(missing_ok=True)
         # Under load, malloc soon reuses what it has freed.
         if self._n_running == 0:

@@ -1,4 +1,4 @@
-"""What only a CUDA device can show; ``make gpu-check`` runs these. ``MUSICGEN_DEVICE=cpu`` tries them without one."""
+"""Tests that need a CUDA device; ``make gpu-check`` runs these. ``MUSICGEN_DEVICE=cpu`` tries them without one."""
 
 import os
 import threading
@@ -74,7 +74,7 @@ def test_a_seed_repeats_its_samples_in_every_mode(model: Model, mode: str) -> No
         generator = torch.Generator().manual_seed(0)
         clip = Clip(0.2 * torch.randn(1, 3 * model.sample_rate, generator=generator), model.sample_rate)
         inputs |= {"input_audio": AUDIO, "continuation": mode == "continuation"}
-    request = Request.validated(**inputs)
+    request = Request.from_inputs(**inputs)
     first, again = (model.generate(request, clip, Progress()) for _ in range(2))
     assert torch.equal(first, again)
     assert first.shape == (1, 4 * model.sample_rate)

@@ -28,7 +28,7 @@ class DelayPattern:
         return n_prompt + min(self.delays) + 1
 
     def sequence(self, prompt: Tensor, n_frames: int) -> Tensor:
-        """Steps [K, S] that begin with the frames of `prompt` [K, T0]; what is to be generated is ``UNKNOWN``."""
+        """Steps [K, S] that begin with the frames of `prompt` [K, T0]; frames to be generated are ``UNKNOWN``."""
         frames = torch.full((len(self.delays), n_frames), UNKNOWN, dtype=torch.int64)
         frames[:, : prompt.shape[-1]] = prompt
         steps = torch.full((len(self.delays), self.n_steps(n_frames)), self.special_token, dtype=torch.int64)

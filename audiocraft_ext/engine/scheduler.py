@@ -96,7 +96,7 @@ class Scheduler:
         return sequence.future
 
     def close(self) -> None:
-        """Let ``wait`` return False; the engine's thread ends what is unfinished."""
+        """Let ``wait`` return False; the engine's thread ends unfinished jobs."""
         with self._changed:
             self._closed = True
             self._changed.notify()

@@ -48,6 +48,7 @@ class Step:
         self._captured.run()
 
     def _select(self, selection: Selection) -> None:
+        # Where whole steps are captured, all slots are stepped: there the selection never changes.
         rows = [(job, slot, ROWS_PER_SLOT * slot + i) for job, (slot, n) in enumerate(selection) for i in range(n)]
         jobs, slots, cache_rows = zip(*rows, strict=True)
         self._row_slots.copy_(torch.tensor(slots))

@@ -12,7 +12,7 @@ from torch import Tensor
 from audiocraft_ext.checkpoint import Checkpoint, load
 from audiocraft_ext.engine.sampling import uniform_bits
 from audiocraft_ext.errors import InputError
-from audiocraft_ext.lm_weights import unsupported
+from audiocraft_ext.lm_engine import reason_unsupported
 from audiocraft_ext.musicgen import Model
 from audiocraft_ext.settings import EngineSettings
 from audiocraft_ext.upstream import ConditioningAttributes, MusicGen
@@ -168,7 +168,7 @@ def test_int8_moves_the_logits_by_little(tiny_checkpoint: TinyCheckpoint, model_
     quantized.close()
 
 
-def test_the_engine_takes_the_weights_out_of_the_lm_unless_told_to_leave_them(tmp_path: Path) -> None:
+def test_the_engine_moves_the_weights_out_of_the_lm_by_default(tmp_path: Path) -> None:
     checkpoint = load(str(tiny.write(tmp_path, "text")), "cpu")
     conditions = attributes(checkpoint, "x")
     arguments = {**GREEDY, "max_gen_len": 20, "cfg_coef": 3.0}
@@ -182,7 +182,7 @@ def test_the_engine_takes_the_weights_out_of_the_lm_unless_told_to_leave_them(tm
 
 
 @pytest.mark.parametrize("kind", ["text", "melody"])
-def test_a_prompt_longer_than_the_conditions_room_is_refused_by_name_and_takes_none(
+def test_a_prompt_over_capacity_is_refused_and_grows_no_cache(
     tiny_checkpoint: TinyCheckpoint, model_of: ModelOf, kind: Kind
 ) -> None:
     conditions = attributes(tiny_checkpoint(kind), "z " * 1500)
@@ -197,7 +197,7 @@ def test_what_the_engine_cannot_run_is_left_to_audiocraft(
     tiny_checkpoint: TinyCheckpoint, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     checkpoint = tiny_checkpoint("text")
-    assert unsupported(checkpoint.lm) is None
+    assert reason_unsupported(checkpoint.lm) is None
     monkeypatch.setattr(checkpoint.lm.pattern_provider, "flatten_first", 1)
     assert Model(checkpoint, EngineSettings()).engine is None
     assert "its codebook pattern is not the delay pattern. audiocraft's own loop decodes it" in caplog.text

@@ -1,4 +1,4 @@
-"""One generation, held to audiocraft's own ``MusicGen`` on small random checkpoints of every kind."""
+"""One generation, compared with audiocraft's own ``MusicGen`` on small random checkpoints of every kind."""
 
 import threading
 import time
@@ -41,7 +41,7 @@ def generate(checkpoint: Checkpoint, clip: Clip | None = None, engine: EngineNam
     inputs = {**DEFAULTS, "seed": 3, **inputs}
     if clip is not None:
         inputs["input_audio"] = AUDIO
-    return model_of(checkpoint, engine).generate(Request.validated(**inputs), clip, Progress())
+    return model_of(checkpoint, engine).generate(Request.from_inputs(**inputs), clip, Progress())
 
 
 def upstream(checkpoint: Checkpoint, seed: int = 3, **params: Any) -> MusicGen:
@@ -68,7 +68,7 @@ def test_a_prompt_gives_audiocraft_s_own_samples(
     torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
 
 
-# The engine's noise is its own: what it draws is held to audiocraft's in test_lm_engine.py.
+# The engine's noise is its own: test_lm_engine.py compares its samples with audiocraft's.
 @pytest.mark.parametrize("sampling", [{}, {"top_k": 5}, {"top_k": 0}, {"top_p": 0.5}, {"temperature": 2.0}], ids=str)
 def test_sampling_is_audiocraft_s_own(tiny_checkpoint: TinyCheckpoint, sampling: dict[str, Any]) -> None:
     checkpoint = tiny_checkpoint("text")
@@ -131,9 +131,9 @@ def test_an_excerpt_as_long_as_the_window_or_longer_keeps_its_head(
     ours = generate(checkpoint, clip, prompt="x", continuation=True, duration=duration, seed=1)
     assert ours.shape == (1, duration * SAMPLE_RATE)
     codes, _ = checkpoint.codec.encode(clip.samples[None])
-    heard = checkpoint.codec.decode(codes, None)[0]
-    n_head = heard.shape[-1] - SAMPLE_RATE // 10  # the decoder sees a few frames past the seam
-    torch.testing.assert_close(ours[:, :n_head], heard[:, :n_head], rtol=0, atol=1e-5)
+    decoded = checkpoint.codec.decode(codes, None)[0]
+    n_head = decoded.shape[-1] - SAMPLE_RATE // 10  # the decoder sees a few frames past the seam
+    torch.testing.assert_close(ours[:, :n_head], decoded[:, :n_head], rtol=0, atol=1e-5)
 
 
 def test_an_excerpt_one_sample_short_of_the_duration_is_served(tiny_checkpoint: TinyCheckpoint) -> None:
@@ -184,7 +184,7 @@ def test_requests_at_the_same_time_give_what_they_give_alone(
     tiny_checkpoint: TinyCheckpoint, engine: EngineName
 ) -> None:
     model = model_of(tiny_checkpoint("melody"), engine)
-    requests = [Request.validated(**{**DEFAULTS, "seed": seed, "duration": 1 + seed % 2}) for seed in range(6)]
+    requests = [Request.from_inputs(**{**DEFAULTS, "seed": seed, "duration": 1 + seed % 2}) for seed in range(6)]
     alone = [model.generate(request, None, Progress()) for request in requests]
     together: dict[int, Tensor] = {}
 
@@ -211,15 +211,15 @@ class StopsItself(Progress):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_stopped_generation_ends_at_its_next_frame_and_the_next_one_is_right(
+def test_a_cancel_ends_at_the_next_frame_and_the_next_request_is_right(
     tiny_checkpoint: TinyCheckpoint, engine: EngineName
 ) -> None:
     model = model_of(tiny_checkpoint("text"), engine)
-    request = Request.validated(**{**DEFAULTS, "seed": 1, "duration": 1})
+    request = Request.from_inputs(**{**DEFAULTS, "seed": 1, "duration": 1})
     right = model.generate(request, None, Progress())
     progress = StopsItself()
     with pytest.raises(Cancelled):
-        model.generate(Request.validated(**{**DEFAULTS, "duration": 300}), None, progress)
+        model.generate(Request.from_inputs(**{**DEFAULTS, "duration": 300}), None, progress)
     assert progress.n_frames == StopsItself.AT_FRAME
     assert torch.equal(model.generate(request, None, Progress()), right)
 
@@ -244,7 +244,7 @@ class StopsInLine(Progress):
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_request_that_waits_for_its_turn_can_be_stopped(tiny_checkpoint: TinyCheckpoint, engine: EngineName) -> None:
     model = model_of(tiny_checkpoint("text"), engine)
-    request = Request.validated(**{**DEFAULTS, "duration": 300})
+    request = Request.from_inputs(**{**DEFAULTS, "duration": 300})
 
     def ask(progress: Progress) -> None:
         with pytest.raises(Cancelled):

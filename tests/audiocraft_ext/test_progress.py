@@ -67,7 +67,7 @@ def test_a_line_that_cannot_be_written_holds_up_no_other_prediction(
     assert "2/2" in capsys.readouterr().err
 
 
-def test_a_line_of_another_thread_is_written_in_the_context_of_its_prediction(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_threads_line_is_printed_in_its_predictions_context(monkeypatch: pytest.MonkeyPatch) -> None:
     prediction = contextvars.ContextVar("prediction", default="none")
     written: list[tuple[str, str]] = []
 
@@ -97,7 +97,7 @@ def test_what_nobody_asked_for_writes_nothing_and_can_be_stopped(capsys: pytest.
     assert capsys.readouterr().err == ""
 
 
-def test_who_waits_for_a_lock_can_be_stopped_and_who_held_it_gives_it_back() -> None:
+def test_waiting_for_a_lock_can_be_stopped_and_an_error_releases_it() -> None:
     progress, lock = Progress(), threading.Lock()
     with pytest.raises(KeyError), progress.holding(lock):
         raise KeyError
@@ -108,7 +108,7 @@ def test_who_waits_for_a_lock_can_be_stopped_and_who_held_it_gives_it_back() -> 
     assert not lock.locked()
 
 
-def test_a_cancel_calls_what_is_registered_and_nothing_afterwards() -> None:
+def test_a_cancel_calls_registered_callbacks_and_none_afterwards() -> None:
     progress, called = Progress(), []
     with progress.on_cancel(lambda: called.append("ended")):
         pass

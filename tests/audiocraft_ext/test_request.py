@@ -12,12 +12,12 @@ from audiocraft_ext.request import MAX_PROMPT_CHARACTERS, MAX_SEED, Request, Win
 from tests.support.requests import AUDIO, DEFAULTS
 
 
-def validated(**inputs: Any) -> Request:
-    return Request.validated(**{**DEFAULTS, **inputs})
+def request_with(**inputs: Any) -> Request:
+    return Request.from_inputs(**{**DEFAULTS, **inputs})
 
 
 def test_a_request_s_own_defaults_are_the_contract_s() -> None:
-    assert Request(prompt="electro", seed=1) == validated(seed=1)
+    assert Request(prompt="electro", seed=1) == request_with(seed=1)
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
@@ -57,13 +57,13 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("inputs", "field"), REFUSED)
-def test_a_bad_input_is_refused_by_name_value_and_way_out(inputs: dict[str, Any], field: str) -> None:
+def test_a_bad_input_is_refused_by_name_value_and_hint(inputs: dict[str, Any], field: str) -> None:
     with pytest.raises(InputError) as refusal:
-        validated(**inputs)
+        request_with(**inputs)
     message = str(refusal.value)
     assert refusal.value.field == field
     assert message.startswith(f"{field}: ")
-    assert len(message.rstrip(".").split(". ")) >= 2, "the problem, then the way out"
+    assert len(message.rstrip(".").split(". ")) >= 2, "the problem, then a hint"
     assert len(message) < 300
 
 
@@ -86,45 +86,45 @@ ACCEPTED: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("inputs", ACCEPTED)
 def test_an_extreme_but_valid_input_is_kept_as_it_is(inputs: dict[str, Any]) -> None:
-    request = validated(**inputs)
+    request = request_with(**inputs)
     kept = {name: getattr(request, name) for name in inputs if not name.startswith("continuation_")}
     assert kept == {name: value for name, value in inputs.items() if name in kept}
 
 
 def test_zero_is_a_seed_and_none_or_minus_one_draws_one() -> None:
-    assert validated(seed=0).seed == 0
-    drawn = {validated(seed=seed).seed for seed in (None, -1) for _ in range(20)}
+    assert request_with(seed=0).seed == 0
+    drawn = {request_with(seed=seed).seed for seed in (None, -1) for _ in range(20)}
     assert len(drawn) > 30
     assert all(0 <= seed <= MAX_SEED for seed in drawn)
 
 
 @pytest.mark.parametrize("end", [None, -1, 0])
 def test_no_continuation_end_means_the_end_of_the_clip(end: int | None) -> None:
-    assert validated(input_audio=AUDIO, continuation_start=2, continuation_end=end).window == Window(2, None)
+    assert request_with(input_audio=AUDIO, continuation_start=2, continuation_end=end).window == Window(2, None)
 
 
 def test_the_longest_duration_is_a_setting() -> None:
-    assert validated(duration=900, max_duration_s=900).duration == 900
+    assert request_with(duration=900, max_duration_s=900).duration == 900
     with pytest.raises(InputError, match="from 1 to 10"):
-        validated(duration=11, max_duration_s=10)
+        request_with(duration=11, max_duration_s=10)
 
 
 @pytest.mark.parametrize("name", ["temperature", "top_p"])
 @pytest.mark.parametrize("value", [5e-324, 1e-46, 1e-38, 1e-12])
 def test_a_number_next_to_zero_is_not_zero(name: str, value: float) -> None:
-    assert torch.tensor(getattr(validated(**{name: value}), name), dtype=torch.float32) > 0
-    assert getattr(validated(**{name: 0}), name) == 0
+    assert torch.tensor(getattr(request_with(**{name: value}), name), dtype=torch.float32) > 0
+    assert getattr(request_with(**{name: 0}), name) == 0
 
 
 @pytest.mark.parametrize("value", [1e308, 3.5e38, 2**63])
 def test_a_temperature_beyond_float32_or_64_bits_is_one_that_it_holds(value: float) -> None:
-    temperature = validated(temperature=value).temperature
+    temperature = request_with(temperature=value).temperature
     assert isinstance(temperature, float)
     assert math.isfinite(torch.tensor(temperature, dtype=torch.float32).item())
 
 
 def test_a_requests_inputs_are_all_that_were_given_but_the_audio() -> None:
-    request = validated(input_audio=AUDIO, continuation_start=3, seed=7)
+    request = request_with(input_audio=AUDIO, continuation_start=3, seed=7)
     assert request.inputs() == {
         name: value
         for name, value in {**DEFAULTS, "continuation_start": 3, "seed": 7}.items()

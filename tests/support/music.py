@@ -25,7 +25,7 @@ def greedy(folder: Path, settings: EngineSettings = EngineSettings()) -> Tensor:
 def greedy_of(loaded: Checkpoint, settings: EngineSettings) -> Tensor:
     """Of a model that can follow melodies, after one."""
     clip = Clip(torch.sin(torch.arange(32000) / 10)[None], 32000) if loaded.follows_melody else None
-    request = Request.validated(**{**DEFAULTS, "prompt": "bass", "duration": 1, "temperature": 0})
+    request = Request.from_inputs(**{**DEFAULTS, "prompt": "bass", "duration": 1, "temperature": 0})
     model = Model(loaded, settings)
     samples = model.generate(request, clip, Progress())
     model.close()

@@ -116,6 +116,6 @@ class Backend(ABC):
 
     @contextmanager
     def engine_thread(self) -> Iterator[None]:
-        """What the engine's thread runs in: its cores, its stream."""
+        """The context of the engine's thread: its cores, its stream."""
         set_own_num_threads(self._n_threads)
         yield

@@ -33,7 +33,7 @@ class CUDABackend(TorchBackend):
 
     def fitting_slots(self, n_requested: int, slot_bytes: int) -> int:
         free, _ = torch.cuda.mem_get_info(self.device)
-        # What torch's allocator has reserved and not handed out is free too.
+        # Memory that torch's allocator has reserved and not handed out is free too.
         free += torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
         return slots_that_fit(int(_MEMORY_SHARE * free), slot_bytes, n_requested)
 
@@ -42,7 +42,7 @@ class CUDABackend(TorchBackend):
 
     @contextmanager
     def engine_thread(self) -> Iterator[None]:
-        # cuDNN's attention plans each new shape anew, and prompts are of any length.
+        # cuDNN's attention plans each new shape, and prompts are of any length.
         torch.backends.cuda.enable_cudnn_sdp(False)
         # On the default stream, codecs decode and conditions are computed meanwhile.
         with super().engine_thread(), torch.cuda.stream(torch.cuda.Stream(self.device)):

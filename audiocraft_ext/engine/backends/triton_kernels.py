@@ -1,8 +1,8 @@
-"""Triton kernels for one decoding step on CUDA, each beside a plain torch twin that it is tested against.
+"""Triton kernels for one decoding step on CUDA, each held by tests to plain torch.
 
-Imported only where they are used: Triton exists on Linux alone. Every kernel adds up a row in an order that depends on
-that row's own length and on nothing else. ``Attend``'s twin is ``attention.CudaAttention``, ``add_norm``'s the one in
-``decoder``, ``matmul_int8``'s a product with the scaled weights.
+Imported only where they are used: Triton exists on Linux alone. Every kernel reduces a row in an order that depends on
+that row's own length and on nothing else. The oracles are ``torch.MaskedAttention``, ``TorchBackend.add_norm`` and a
+product with the dequantised weights.
 """
 
 import logging
@@ -14,7 +14,7 @@ from torch import Tensor
 
 # Positions that one program reads, and how many of them at a time. There is a program for each part of the longest row
 # that the cache can hold, and all of them are launched at every step, to end at once where their row is shorter: few
-# and large parts cost the least. Not tuned yet, for want of a GPU.
+# and large parts cost the least. Not tuned yet: no GPU was available.
 SPLIT, TILE = 256, 64
 MAX_MATMUL_ROWS = 64
 

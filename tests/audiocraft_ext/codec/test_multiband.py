@@ -138,9 +138,9 @@ def test_the_log_counts_its_passes(with_diffusion: TinyCheckpoint, capsys: pytes
 @pytest.mark.parametrize("kind", ["text", "stereo"])
 def test_a_seed_repeats_a_request_s_diffusion(with_diffusion: TinyCheckpoint, kind: Kind) -> None:
     model = Model(with_diffusion(kind), EngineSettings(consume=False))
-    request = Request.validated(**{**DEFAULTS, "duration": 1, "seed": 4, "multi_band_diffusion": True})
+    request = Request.from_inputs(**{**DEFAULTS, "duration": 1, "seed": 4, "multi_band_diffusion": True})
     first, again = (model.generate(request, None, Progress()) for _ in range(2))
-    plain = model.generate(Request.validated(**{**DEFAULTS, "duration": 1, "seed": 4}), None, Progress())
+    plain = model.generate(Request.from_inputs(**{**DEFAULTS, "duration": 1, "seed": 4}), None, Progress())
     assert torch.equal(first, again)
     assert first.shape == plain.shape
     assert not torch.equal(first, plain)

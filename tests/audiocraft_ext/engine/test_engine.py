@@ -138,13 +138,13 @@ def test_nan_in_one_job_s_conditions_is_that_job_s_error(backend: BackendName) -
             made.submit(bad).result(timeout=PATIENCE_S)
         for future, right in zip(futures, alone, strict=True):
             assert torch.equal(future.result(timeout=PATIENCE_S), right)
-        # The slot that held NaN serves the next job as if nothing had been.
+        # The slot whose job had NaN serves the next job as before.
         for again, right in zip(results(made, right_jobs), alone, strict=True):
             assert torch.equal(again, right)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_conditions_that_cannot_be_placed_fail_alone_though_the_cache_has_moved_for_them(backend: BackendName) -> None:
+def test_conditions_that_fail_after_the_cache_has_grown_fail_alone(backend: BackendName) -> None:
     first, later = (long_job(seed, guidance=3.0) for seed in (2, 3))
     bad = job(1, cross=torch.randn(2, 301, WIDTH + 1), guidance=3.0)
     with closing(engine(backend=backend)) as made:

@@ -1,4 +1,4 @@
-"""What a cache holds of keys and values, in each of its types, and what is read of it again."""
+"""Keys and values written to a cache in each of its types, and read from it."""
 
 import pytest
 import torch
@@ -20,8 +20,8 @@ def test_int8_is_read_within_half_a_step_of_each_head_s_largest_number() -> None
     step = x.abs().amax(-1, keepdim=True) / 127
     read = dequantize_kv(quantize_kv(x, torch.int8), torch.float32)
     error = (read - x).abs() / step
-    assert error.max() < 0.5001  # the most measured is 0.4993; fp32 may round what lies between two
-    assert error.max() > 0.4, "it is held more finely than in int8"
+    assert error.max() < 0.5001  # the most measured is 0.4993; fp32 may round a value half-way between two
+    assert error.max() > 0.4, "it is finer than int8"
 
 
 def test_zeros_survive_int8() -> None:
@@ -43,7 +43,7 @@ def test_other_types_come_back_as_they_are(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
-def test_a_head_that_is_not_finite_comes_back_from_int8_with_no_finite_number_and_leaves_the_others(bad: float) -> None:
+def test_a_non_finite_head_stays_so_in_int8_and_leaves_the_others(bad: float) -> None:
     x = heads_of_many_sizes()
     right = dequantize_kv(quantize_kv(x, torch.int8), torch.float32)
     x[1, 2, 0, 5] = bad

@@ -1,4 +1,4 @@
-"""The delay pattern, held to audiocraft's own provider."""
+"""The delay pattern, compared with audiocraft's own provider."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What is drawn from logits: the distribution that was asked for, and audiocraft's own choice of candidates."""
+"""Tokens drawn from logits: the requested distribution, and audiocraft's own candidates."""
 
 from collections.abc import Callable
 from typing import Any
@@ -100,7 +100,7 @@ def test_a_top_k_of_the_whole_vocabulary_or_more_leaves_nothing_out(top_k: int) 
     assert torch.equal(draws(logits, top_k=top_k), draws(logits))
 
 
-def test_the_extremes_of_the_noise_never_draw_what_is_left_out() -> None:
+def test_the_extremes_of_the_noise_never_draw_an_excluded_token() -> None:
     logits = torch.tensor([3.0, -1.0, 2.0, 0.0]).expand(2, 1, 4)
     numbers = torch.tensor([[0], [2**24 - 1]])
     assert sample(logits, numbers, params_of(2, top_k=2))[:, 0].tolist() == [0, 2]

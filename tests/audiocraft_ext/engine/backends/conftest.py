@@ -1,4 +1,4 @@
-"""What the tests of kernels share."""
+"""Fixtures shared by the tests of kernels."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""The CPU's backend, held to plain torch."""
+"""The CPU's backend, compared with plain torch."""
 
 from collections.abc import Callable
 from functools import partial

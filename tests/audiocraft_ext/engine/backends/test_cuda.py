@@ -1,4 +1,4 @@
-"""What of the CUDA backends can be shown without CUDA; ``tests/test_gpu.py`` has the rest."""
+"""The parts of the CUDA backends that need no CUDA; ``tests/test_gpu.py`` has the rest."""
 
 import pytest
 

@@ -21,7 +21,7 @@ def test_a_thread_keeps_its_count_and_no_other_gets_it() -> None:
         assert (early.submit(counted_after_work).result(), torch.get_num_threads()) == counts
 
 
-def test_threads_that_start_together_leave_the_count_of_those_to_come_alone() -> None:
+def test_threads_that_start_together_leave_the_default_count_alone() -> None:
     with ThreadPoolExecutor(1) as before, ThreadPoolExecutor(1) as after:
         count = before.submit(counted_after_work).result()
         with ThreadPoolExecutor(16, initializer=set_own_num_threads, initargs=(3,)) as pool:

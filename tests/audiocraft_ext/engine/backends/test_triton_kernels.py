@@ -1,4 +1,4 @@
-"""The Triton kernels, held to their plain twins: on CUDA where there is one, else in Triton's interpreter."""
+"""The Triton kernels, compared with plain torch: on CUDA if available, else in Triton's interpreter."""
 
 from typing import Any
 
