@@ -12,8 +12,8 @@ import torch
 from audiocraft_ext.checkpoint import multiband
 from audiocraft_ext.checkpoint.build import build_codec, build_lm, candidate_dtypes
 from audiocraft_ext.checkpoint.compatibility import check_codec_fits, public_name
-from audiocraft_ext.checkpoint.components import resolve
 from audiocraft_ext.checkpoint.locate.source import default_weights, display_name, locate
+from audiocraft_ext.checkpoint.read import formats
 from audiocraft_ext.codec.multiband import DiffusionModels
 from audiocraft_ext.upstream import CompressionModel, LMModel
 
@@ -53,8 +53,8 @@ def load(weights: str, device: str, dtype: torch.dtype | None = None) -> Checkpo
 
     ``dtype`` is the transformer's, by default the first of ``candidate_dtypes(device)``. Raises ``CheckpointError``.
     """
-    components = resolve(locate(weights))
-    codec = build_codec(components.files.codec, components.pretrained, device)
-    check_codec_fits(codec, components.files.lm.config)
-    lm = build_lm(components, device, dtype)
-    return Checkpoint(lm, codec, public_name(components.codec_name, codec), components.files.folder)
+    files = formats.read(locate(weights))
+    codec = build_codec(files.codec, files.pretrained, device)
+    check_codec_fits(codec, files.lm.config)
+    lm = build_lm(files, device, dtype)
+    return Checkpoint(lm, codec, public_name(files.codec_name, codec), files.folder)

@@ -15,6 +15,7 @@ No file can run code: safetensors have none, and pickles are loaded ``weights_on
 
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -27,7 +28,7 @@ from omegaconf.nodes import AnyNode
 from audiocraft_ext.checkpoint.locate import pretrained, source
 from audiocraft_ext.checkpoint.locate.source import CODEC_TYPES, model_type, read_json
 from audiocraft_ext.checkpoint.read import huggingface, infer, tensors
-from audiocraft_ext.checkpoint.read.config import read_config
+from audiocraft_ext.checkpoint.read.config import read_config, required_conditioners
 from audiocraft_ext.checkpoint.read.diagnosis import describe_unrecognized
 from audiocraft_ext.checkpoint.read.tensors import State
 from audiocraft_ext.errors import CheckpointError
@@ -92,6 +93,21 @@ class CheckpointFiles:
     def folder(self) -> Path:
         return self.path if self.path.is_dir() else self.path.parent
 
+    @property
+    def codec_name(self) -> str | None:
+        """The public name of the codec; None for one that the checkpoint includes."""
+        return self.codec.name if isinstance(self.codec, PretrainedCodec) else None
+
+    @cached_property
+    def pretrained(self) -> dict[str, Path]:
+        """The folder of each pretrained model that the checkpoint names; raises ``CheckpointError`` without one.
+
+        Only an optional decoder is located later, at its first use: MultiBand Diffusion, which is over 1 GB.
+        """
+        names = required_conditioners(self.lm.config, has_text_encoder=self.text_encoder is not None)
+        names = [self.codec_name, *names] if self.codec_name else names
+        return {name: pretrained.locate_model(name, self.folder) for name in names}
+
 
 def read(path: Path) -> CheckpointFiles:
     """The models in a file or folder; raises ``CheckpointError`` if it has no LM, or cannot be read."""
@@ -107,7 +123,7 @@ def root_of(path: Path) -> Path:
     folder = path.parent
     if path.is_dir() or not (is_adapter(folder) or _is_huggingface(folder)):
         return path
-    return path if isinstance(_recognise(_load(path)), LanguageModelFile) else folder
+    return path if isinstance(recognise(_load(path)), LanguageModelFile) else folder
 
 
 def is_adapter(folder: Path) -> bool:
@@ -149,11 +165,11 @@ def _read_huggingface(folder: Path, adapter: Path | None = None) -> CheckpointFi
     if _LM_KEY not in lm_state:
         raise CheckpointError(f"{folder} has the config of a Hugging Face MusicGen, but another model's safetensors.")
     lm_config = infer.infer_config(lm_state, config["decoder"]["num_attention_heads"])
-    parts = (
-        TransformersFile(config[name], huggingface.strip_prefix(state, f"{name}."), folder)
-        for name in ("audio_encoder", "text_encoder")
+    codec, text_encoder = (
+        TransformersFile({"model_type": kind} | config[name], huggingface.strip_prefix(state, f"{name}."), folder)
+        for name, kind in (("audio_encoder", "encodec"), ("text_encoder", "t5"))
     )
-    return CheckpointFiles(adapter or folder, LanguageModelFile(lm_config, lm_state), *parts)
+    return CheckpointFiles(adapter or folder, LanguageModelFile(lm_config, lm_state), codec, text_encoder)
 
 
 def _read_audiocraft(path: Path) -> CheckpointFiles:
@@ -163,7 +179,7 @@ def _read_audiocraft(path: Path) -> CheckpointFiles:
     entries = sorted(path.iterdir()) if path.is_dir() else [path]
     for file in filter(Path.is_file, entries):
         payload = _load(file)
-        match _recognise(payload):
+        match recognise(payload):
             case LanguageModelFile() as model:
                 models[file.name] = model
             case None:
@@ -186,7 +202,7 @@ def _read_audiocraft(path: Path) -> CheckpointFiles:
     return CheckpointFiles(path, lm, _codec_named_in(lm.config))
 
 
-def _recognise(payload: dict[Any, Any]) -> LanguageModelFile | CodecFile | PretrainedCodec | None:
+def recognise(payload: dict[Any, Any]) -> LanguageModelFile | CodecFile | PretrainedCodec | None:
     """The model in a file's payload, if there is one."""
     if "pretrained" in payload:
         return PretrainedCodec(payload["pretrained"])

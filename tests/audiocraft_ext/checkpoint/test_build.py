@@ -95,7 +95,7 @@ def test_a_public_codec_may_be_an_audiocraft_export(folder: Path, tmp_path: Path
 def test_an_export_that_only_names_another_codec_is_refused(tmp_path: Path) -> None:
     (tmp_path / "someone" / "codec").mkdir(parents=True)
     torch.save({"pretrained": "someone/codec"}, tmp_path / "someone" / "codec" / "compression_state_dict.bin")
-    with pytest.raises(CheckpointError, match=r"someone/codec is incomplete: .* has 'pretrained'"):
+    with pytest.raises(CheckpointError, match=r"someone/codec is incomplete: .* needs 'best_state'"):
         build.build_codec(PretrainedCodec("someone/codec"), {"someone/codec": tmp_path / "someone" / "codec"}, "cpu")
 
 
