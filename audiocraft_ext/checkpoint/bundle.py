@@ -5,8 +5,10 @@ Its ``manifest.json`` lists each file with size, SHA-256, origin and licence: th
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -128,9 +130,8 @@ def _copy(file: Path, scratch: Path, name: str, weights: str) -> Entry:
 def _remove(folder: Path, name: str) -> None:
     """Remove a file, and the folders that are then empty."""
     (folder / name).unlink(missing_ok=True)
-    for parent in Path(name).parents[:-1]:
-        if (folder / parent).is_dir() and not any((folder / parent).iterdir()):
-            (folder / parent).rmdir()
+    with suppress(OSError):  # one is not empty
+        os.removedirs((folder / name).parent)
 
 
 def _provenance(file: Path, weights: str) -> tuple[str, str | None]:

@@ -1,4 +1,4 @@
-"""A tar or zip archive → a folder with its content. Knows nothing of checkpoints, but that torch's zips are none.
+"""A tar or zip archive → a folder with its content. Knows nothing of checkpoints, except to leave torch's zips alone.
 
 tarfile and zipfile write nothing outside that folder. It appears whole or not at all, within the limits below.
 """
@@ -26,12 +26,12 @@ MAX_MEMBERS = 10_000
 _MAX_READ_BYTES = 16 << 20  # tarfile reads files in smaller chunks, but headers whole
 _MACOS = (".", "__MACOSX")  # what macOS adds to archives
 _COMPRESSIONS: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
-# What the libraries raise for damaged, encrypted or malformed content, and for members outside the folder.
+# The errors that the libraries raise for damaged, encrypted or malformed content, and for members outside the folder.
 _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError)
 
 
 class _Refused(Exception):
-    """What is wrong with an archive, as a clause."""
+    """A problem of an archive, as a clause."""
 
 
 def is_archive(path: Path) -> bool:

@@ -10,7 +10,7 @@
 | Hugging Face | ``config.json`` with the model type ``musicgen`` or ``musicgen_melody`` |
 | PEFT LoRA | ``adapter_config.json``; merged into its base, which is located, too |
 
-No file can run code: safetensors have none, and pickles are loaded ``weights_only``, with OmegaConf's classes allowed.
+No file can run code: safetensors contain data alone, and pickles are loaded ``weights_only``, with OmegaConf's classes.
 """
 
 from collections import defaultdict
@@ -183,7 +183,7 @@ def _read_audiocraft(path: Path) -> CheckpointFiles:
             case LanguageModelFile() as model:
                 models[file.name] = model
             case None:
-                others[file.name] = payload
+                others[file.name] = find_weights(payload) or payload
             case codec:
                 codecs[file.name] = codec
     if not models:

@@ -55,19 +55,15 @@ def to_audiocraft(state: State) -> State:
         # Sinusoidal position embeddings are computed.
         if key.startswith(("text_encoder.", "audio_encoder.")) or ".embed_positions." in key:
             continue
-        renamed[_audiocraft_name(key)] = value
+        rename = next(((theirs, ours) for theirs, ours in _RENAMES if re.match(theirs, key)), None)
+        if rename is None:
+            raise CheckpointError(f"The Hugging Face checkpoint has a weight that MusicGen does not have: {key}.")
+        renamed[re.sub(*rename, key, count=1)] = value
     for key in [key for key in renamed if key.endswith(".q_proj.weight")]:
         attention = key.removesuffix("q_proj.weight")
         thirds = [renamed.pop(f"{attention}{name}_proj.weight") for name in "qkv"]
         renamed[f"{attention}in_proj_weight"] = torch.cat(thirds)
     return renamed
-
-
-def _audiocraft_name(key: str) -> str:
-    for theirs, ours in _RENAMES:
-        if re.match(theirs, key):
-            return re.sub(theirs, ours, key, count=1)
-    raise CheckpointError(f"The Hugging Face checkpoint has a weight that MusicGen does not have: {key}.")
 
 
 # ---------------------------------------------------------------------------------------------------- LoRA adapters

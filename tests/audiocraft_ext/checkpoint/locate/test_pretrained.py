@@ -156,7 +156,7 @@ def test_hub_failures_are_one_sentence(places: Places) -> None:
 @pytest.mark.slow
 def test_a_full_disk_leaves_no_snapshot_that_looks_complete(places: Places) -> None:
     (full,) = places.find("t5-base", largest_file_bytes=20_000)
-    assert re.match("REFUSED The disk is full: there is no space for t5-base.* HF_HOME", full)
+    assert re.match("REFUSED The disk is full: there is no space for google-t5/t5-base.* HF_HOME", full)
     (folder,) = places.find("t5-base")
     assert files_in(folder) == FILES["t5-base"]
 
