@@ -24,7 +24,6 @@ from audiocraft_ext.checkpoint.read.diagnosis import first_few
 from audiocraft_ext.checkpoint.read.formats import (
     CheckpointFiles,
     CodecFile,
-    PretrainedCodec,
     TransformersFile,
     load_pickle,
     recognise,
@@ -60,7 +59,7 @@ def build_lm(files: CheckpointFiles, device: str, dtype: torch.dtype | None = No
     """
     dtype = dtype or candidate_dtypes(device)[0]
     with upstream.skip_init(), config_errors("language model"):
-        lm = _assemble(files.lm.config, files.pretrained, device, dtype, files.text_encoder)
+        lm = _assemble(files.lm.config, files.model_folders, device, dtype, files.text_encoder)
     # Chroma windows are computed; only some formats store them.
     windows = {key: value for key, value in lm.state_dict().items() if key.endswith(".chroma.spec.window")}
     _load_weights(lm, windows | files.lm.state, device, "language model", dtype)
@@ -109,11 +108,11 @@ def _assemble(
 
 
 def build_codec(
-    file: CodecFile | TransformersFile | PretrainedCodec, pretrained: Mapping[str, Path], device: str
+    file: CodecFile | TransformersFile | str, pretrained: Mapping[str, Path], device: str
 ) -> upstream.CompressionModel:
-    """The mono codec in eval mode, fp32; raises ``CheckpointError``."""
+    """The mono codec in eval mode, fp32, from its file or by its public name; raises ``CheckpointError``."""
     match file:
-        case PretrainedCodec(name):
+        case str(name):
             folder, what = pretrained[name], f"codec {name}"
             kind = model_type(folder)
             if kind is None:

@@ -81,9 +81,9 @@ def _collect(weights: str, with_diffusion: bool) -> dict[str, Path]:
     checkpoint = formats.read(path)
     beside = checkpoint.folder
     files = {file.relative_to(beside).as_posix(): file for file in _own_files(checkpoint)}
-    models = dict(checkpoint.pretrained)
+    models = dict(checkpoint.model_folders)
     if with_diffusion and hub.DIFFUSION_FILE not in files:
-        codec = build_codec(checkpoint.codec, checkpoint.pretrained, "cpu")
+        codec = build_codec(checkpoint.codec, checkpoint.model_folders, "cpu")
         if public_name(checkpoint.codec_name, codec) == pretrained.DIFFUSION_CODEC:
             models[pretrained.DIFFUSION] = pretrained.locate_model(pretrained.DIFFUSION, beside)
     for name, folder in models.items():

@@ -69,8 +69,8 @@ def _write(files: CheckpointFiles, out: Path, dtype: Dtype | None) -> None:
         codec_classes(files.codec.config["model_type"])  # refuses here, as in loading
         _write_transformers(files.codec, out / CODEC_FOLDER)
     else:
-        config.compression_model_checkpoint = f"//pretrained/{files.codec.name}"
-    for name, folder in files.pretrained.items():
+        config.compression_model_checkpoint = f"//pretrained/{files.codec}"
+    for name, folder in files.model_folders.items():
         _write_pretrained(name, folder, name == files.codec_name, out / name)
     if files.text_encoder is not None:
         _write_transformers(files.text_encoder, out / config.conditioners.description.t5.name)

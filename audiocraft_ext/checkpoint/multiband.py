@@ -16,13 +16,6 @@ from audiocraft_ext.upstream import CompressionModel, NoiseSchedule, builders
 _CROSSOVER_KEY = "codec_below_hz"
 
 
-def is_available(codec_name: str | None, folder: Path) -> bool:
-    """Whether a codec has weights: in the checkpoint's ``folder``, in ``weights/``, or Meta's for Meta's codec."""
-    return (
-        pretrained.find_diffusion(folder, source.WEIGHTS_FOLDER) is not None or codec_name == pretrained.DIFFUSION_CODEC
-    )
-
-
 def load_diffusion(codec: CompressionModel, folder: Path) -> DiffusionModels:
     """The models on the codec's device, from ``folder``, ``weights/``, or wherever ``locate_model`` finds Meta's.
 

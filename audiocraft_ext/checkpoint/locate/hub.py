@@ -108,8 +108,7 @@ def _reason(name: str, revision: str | None, error: Exception) -> str:
     status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else None
     match error:
         case errors.GatedRepoError():
-            page = f"https://huggingface.co/{name}"
-            return f"it is gated; accept its terms at {page}, and set HF_TOKEN to a token of that account"
+            return f"it is gated; accept its terms at https://huggingface.co/{name}, and set HF_TOKEN to your token"
         case errors.RepositoryNotFoundError() | errors.HFValidationError():
             return "the hub has no such public model; for a private one, set HF_TOKEN to a token that may read it"
         case errors.RevisionNotFoundError():
@@ -125,10 +124,7 @@ def _reason(name: str, revision: str | None, error: Exception) -> str:
 
 
 def raise_if_disk_full(error: OSError, purpose: str, hint: str = "") -> None:
-    """Raise ``CheckpointError`` from ``error`` if the disk is full: there is no space ``purpose``, like "for t5-base".
-
-    ``hint`` says how to choose a folder on another disk.
-    """
+    """Raise ``CheckpointError`` if the disk is full: no space ``purpose``, with a ``hint`` at another folder."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         raise CheckpointError(
             f"The disk is full: there is no space {purpose}. Free some, or choose a folder on a larger disk{hint}."

@@ -18,6 +18,7 @@ DIFFUSION = "facebook/multiband-diffusion"
 DIFFUSION_CODEC = "facebook/encodec_32khz"
 
 NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+# Meta's configs name T5 and DAC without their owner.
 _OWNERS = {"t5-": "google-t5", "dac_": "descript"}
 
 
@@ -28,7 +29,8 @@ def locate_model(name: str, beside: Path) -> Path:
     """
     if found := find_local_model(name, beside):
         return found
-    hub_id = _hub_id(name)
+    hub_ids = (f"{owner}/{name}" for prefix, owner in _OWNERS.items() if name.startswith(prefix))
+    hub_id = name if "/" in name else next(hub_ids, None)
     if hub_id is None:
         raise CheckpointError(
             f"The checkpoint names the model {name!r}, which is neither in its folder nor in weights/, and not a name "
@@ -50,15 +52,10 @@ def find_local_model(name: str, beside: Path) -> Path | None:
     """The model's folder below the checkpoint's own or ``weights/``, if there is one; raises as ``locate_model``."""
     if not NAME.fullmatch(name):
         raise CheckpointError(f"The checkpoint names the model {name!r}, which is not of the form owner/name.")
-    for folder in (beside / name, source.WEIGHTS_FOLDER / name):
-        if folder.is_dir():
-            if missing := ", ".join(_missing(folder)):
-                place = "the checkpoint's folder" if folder == beside / name else f"{source.WEIGHTS_FOLDER.name}/"
-                raise CheckpointError(
-                    f"The model {name} is incomplete in {place}: add {missing}, or remove the folder {name}/ there."
-                )
-            return folder
-    return None
+    folder = next(filter(Path.is_dir, (beside / name, source.WEIGHTS_FOLDER / name)), None)
+    if folder and (missing := ", ".join(_missing(folder))):
+        raise CheckpointError(f"The model {name} is incomplete in {folder}: add {missing}, or remove that folder.")
+    return folder
 
 
 def find_diffusion(*folders: Path) -> Path | None:
@@ -78,13 +75,6 @@ def model_files(folder: Path) -> list[Path]:
 def demucs_files(folder: Path) -> list[str]:
     """The files of the models that a bag of Demucs models averages."""
     return [f"{model}.safetensors" for model in OmegaConf.select(OmegaConf.load(folder / DEMUCS_BAG), "models")]
-
-
-def _hub_id(name: str) -> str | None:
-    """The hub's own name; Meta's configs name T5 and DAC without their owner."""
-    if "/" in name:
-        return name
-    return next((f"{owner}/{name}" for prefix, owner in _OWNERS.items() if name.startswith(prefix)), None)
 
 
 def _missing(folder: Path) -> list[str]:

@@ -71,22 +71,15 @@ class TransformersFile:
 
 
 @dataclass(frozen=True)
-class PretrainedCodec:
-    """A public codec that the checkpoint names instead of including it."""
-
-    name: str
-
-
-@dataclass(frozen=True)
 class CheckpointFiles:
     """The models in one checkpoint; without ``text_encoder``, the LM's config names one.
 
-    ``path`` is the file or folder with all of them.
+    ``path`` is the file or folder with all of them. A ``codec`` that is named instead of included is a public one.
     """
 
     path: Path
     lm: LanguageModelFile
-    codec: CodecFile | TransformersFile | PretrainedCodec
+    codec: CodecFile | TransformersFile | str
     text_encoder: TransformersFile | None = None
 
     @property
@@ -96,10 +89,10 @@ class CheckpointFiles:
     @property
     def codec_name(self) -> str | None:
         """The public name of the codec; None for one that the checkpoint includes."""
-        return self.codec.name if isinstance(self.codec, PretrainedCodec) else None
+        return self.codec if isinstance(self.codec, str) else None
 
     @cached_property
-    def pretrained(self) -> dict[str, Path]:
+    def model_folders(self) -> dict[str, Path]:
         """The folder of each pretrained model that the checkpoint names; raises ``CheckpointError`` without one.
 
         Only an optional decoder is located later, at its first use: MultiBand Diffusion, which is over 1 GB.
@@ -148,19 +141,13 @@ def _base_folder(base: str, beside: Path) -> Path:
     return folder
 
 
-def _adapter_weights(folder: Path) -> State:
-    if any(folder.glob("*.safetensors")):
-        return huggingface.read_weights(folder)
-    if not (pickled := folder / "adapter_model.bin").is_file():
-        raise CheckpointError(f"An {_ADAPTER} without adapter_model.safetensors or adapter_model.bin: add one.")
-    return load_pickle(pickled)
-
-
 def _read_huggingface(folder: Path, adapter: Path | None = None) -> CheckpointFiles:
     config = read_json(folder / "config.json")
     state = huggingface.read_weights(folder)
     if adapter is not None:
-        state = huggingface.merge_adapter(state, _adapter_weights(adapter), read_json(adapter / _ADAPTER))
+        pickled = adapter / "adapter_model.bin"
+        weights = huggingface.read_weights(adapter) or (load_pickle(pickled) if pickled.is_file() else {})
+        state = huggingface.merge_adapter(state, weights, read_json(adapter / _ADAPTER))
     lm_state = huggingface.to_audiocraft(state)
     if _LM_KEY not in lm_state:
         raise CheckpointError(f"{folder} has the config of a Hugging Face MusicGen, but another model's safetensors.")
@@ -174,7 +161,7 @@ def _read_huggingface(folder: Path, adapter: Path | None = None) -> CheckpointFi
 
 def _read_audiocraft(path: Path) -> CheckpointFiles:
     models: dict[str, LanguageModelFile] = {}
-    codecs: dict[str, CodecFile | PretrainedCodec] = {}
+    codecs: dict[str, CodecFile | str] = {}
     others: dict[str, dict[Any, Any]] = {}
     entries = sorted(path.iterdir()) if path.is_dir() else [path]
     for file in filter(Path.is_file, entries):
@@ -202,10 +189,10 @@ def _read_audiocraft(path: Path) -> CheckpointFiles:
     return CheckpointFiles(path, lm, _codec_named_in(lm.config))
 
 
-def recognise(payload: dict[Any, Any]) -> LanguageModelFile | CodecFile | PretrainedCodec | None:
-    """The model in a file's payload, if there is one."""
+def recognise(payload: dict[Any, Any]) -> LanguageModelFile | CodecFile | str | None:
+    """The model in a file's payload, or a public codec's name, if there is one."""
     if "pretrained" in payload:
-        return PretrainedCodec(payload["pretrained"])
+        return str(payload["pretrained"])
     state = find_weights(payload)
     if state is None:
         return None
@@ -222,10 +209,9 @@ def recognise(payload: dict[Any, Any]) -> LanguageModelFile | CodecFile | Pretra
 
 
 def _load(file: Path) -> dict[Any, Any]:
-    """A torch or safetensors file as a dict, our own form like audiocraft's export; {} for any other file."""
+    """A torch or safetensors file as a dict; {} for any other file."""
     if tensors.is_safetensors(file):
-        state, config, is_int8 = tensors.read(file)
-        return {"best_state": state, "xp.cfg": config, "is_int8": is_int8} if config is not None else dict(state)
+        return tensors.read(file)
     with file.open("rb") as opened:
         return load_pickle(file) if opened.read(4) == b"PK\x03\x04" else {}  # torch.save writes a zip
 
@@ -258,7 +244,7 @@ def find_weights(payload: dict[Any, Any]) -> State | None:
     return None
 
 
-def _codec_named_in(config: DictConfig) -> PretrainedCodec:
+def _codec_named_in(config: DictConfig) -> str:
     """``//pretrained/facebook/encodec_32khz`` in an LM's config is the public codec of that name."""
     name = str(config.get("compression_model_checkpoint", ""))
     if not name.startswith("//pretrained/"):
@@ -266,4 +252,4 @@ def _codec_named_in(config: DictConfig) -> PretrainedCodec:
             f"The language model's codec, {name!r}, is not a public one (//pretrained/owner/name): put its "
             "compression_state_dict.bin beside the language model, and name the folder of both."
         )
-    return PretrainedCodec(name.removeprefix("//pretrained/"))
+    return name.removeprefix("//pretrained/")

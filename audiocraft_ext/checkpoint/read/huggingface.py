@@ -39,7 +39,7 @@ def read_weights(folder: Path) -> State:
     """All tensors of a folder's safetensors files, memory-mapped."""
     state: State = {}
     for path in sorted(folder.glob("*.safetensors")):
-        state |= tensors.read(path).state
+        state |= tensors.read(path)
     return state
 
 
@@ -101,7 +101,8 @@ def merge_adapter(base: State, adapter: State, settings: dict[str, Any]) -> Stat
         used.add(key)
     if not used:
         raise CheckpointError(
-            "The adapter changes no weight of its base model: its safetensors file has no LoRA factors."
+            "The adapter changes no weight of its base model: adapter_model.safetensors or .bin is missing, or has no "
+            "LoRA factors."
         )
     return merged
 

@@ -176,8 +176,8 @@ def test_weights_in_a_folder_of_their_name_are_found_too(with_diffusion: TinyChe
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        ({"codec_dim": 24}, "24 numbers a frame at 32000 Hz.* 16 at 32000"),
-        ({"sample_rate": 24000}, "16 numbers a frame at 24000 Hz"),
+        ({"codec_dim": 24}, "width 24 at 32000 Hz.* width 16 at 32000"),
+        ({"sample_rate": 24000}, "width 16 at 24000 Hz"),
     ],
     ids=["latents", "sample rate"],
 )
