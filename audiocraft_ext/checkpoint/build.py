@@ -115,9 +115,13 @@ def build_codec(
         case str(name):
             folder, what = pretrained[name], f"codec {name}"
             kind = model_type(folder)
-            if kind is None:
-                return build_codec(_read_exported_codec(name, folder), pretrained, device)
-            return _wrap_codec(kind, what, folder, device)
+            if kind is not None:
+                return _wrap_codec(kind, what, folder, device)
+            exported = min(folder.glob("*state_dict.bin"))
+            export = recognise(load_pickle(exported))
+            if not isinstance(export, CodecFile):
+                raise CheckpointError(f"The {what} is incomplete: {exported.name} needs 'best_state' and 'xp.cfg'.")
+            return build_codec(export, pretrained, device)
         case TransformersFile():
             return _wrap_codec(file.config["model_type"], "codec", file, device)
     with warnings.catch_warnings(), upstream.skip_init(), config_errors("codec"):
@@ -137,14 +141,6 @@ def codec_classes(kind: str, what: str = "codec") -> tuple[Any, Callable[[Any], 
 def _wrap_codec(kind: str, what: str, source: Path | TransformersFile, device: str) -> upstream.CompressionModel:
     model, wrap = codec_classes(kind, what)
     return wrap(_from_pretrained(model, what, source)).to(device).eval()
-
-
-def _read_exported_codec(name: str, folder: Path) -> CodecFile:
-    exported = min(folder.glob("*state_dict.bin"))
-    codec = recognise(load_pickle(exported))
-    if not isinstance(codec, CodecFile):
-        raise CheckpointError(f"The codec {name} is incomplete: {exported.name} needs 'best_state' and 'xp.cfg'.")
-    return codec
 
 
 def _build_conditioner(

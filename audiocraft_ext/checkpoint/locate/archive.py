@@ -41,7 +41,8 @@ def is_archive(path: Path) -> bool:
     """
     try:
         if _is_zip(path):
-            return not _is_torch_file(path)
+            with zipfile.ZipFile(path) as archive:  # torch.save writes one folder that contains a data.pkl
+                return not any(re.fullmatch(r"[^/]+/data\.pkl", name) for name in archive.namelist())
         with _open_tar(path) as tar:
             return tar.next() is not None  # zeros are an empty tar
     except _Refused:
@@ -143,9 +144,3 @@ def _open_tar(path: Path) -> Iterator[tarfile.TarFile]:
 def _is_zip(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(4) == b"PK\x03\x04"
-
-
-def _is_torch_file(path: Path) -> bool:
-    """``torch.save`` writes a zip with one folder that contains a ``data.pkl``."""
-    with zipfile.ZipFile(path) as archive:
-        return any(re.fullmatch(r"[^/]+/data\.pkl", name) for name in archive.namelist())

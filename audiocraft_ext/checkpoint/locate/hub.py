@@ -115,12 +115,10 @@ def _reason(name: str, revision: str | None, error: Exception) -> str:
             return f"it has no revision {revision!r}; name a branch, a tag or a commit"
         case errors.HfHubHTTPError() if status in (401, 403):
             return "the token in HF_TOKEN may not read it; set HF_TOKEN to one that may"
-        case errors.HfHubHTTPError():
-            return f"the hub answers {status}; try again later"
         case errors.LocalEntryNotFoundError() | ConnectionError() | httpx.HTTPError():
             return "the hub is unreachable or disabled (HF_HUB_OFFLINE), and its cache has no complete copy"
         case _:
-            return f"{type(error).__name__}; try again"
+            return f"the hub's answer is {status or type(error).__name__}; try again later"
 
 
 def raise_if_disk_full(error: OSError, purpose: str, hint: str = "") -> None:
