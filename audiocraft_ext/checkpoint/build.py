@@ -17,13 +17,14 @@ from torch import nn
 
 from audiocraft_ext import upstream
 from audiocraft_ext.checkpoint.demucs import load_demucs
-from audiocraft_ext.checkpoint.locate.pretrained import DEMUCS, locate_model
+from audiocraft_ext.checkpoint.locate.pretrained import DEMUCS
 from audiocraft_ext.checkpoint.locate.source import model_type
-from audiocraft_ext.checkpoint.read.config import config_errors, required_conditioners
+from audiocraft_ext.checkpoint.read.config import config_errors
 from audiocraft_ext.checkpoint.read.diagnosis import first_few
 from audiocraft_ext.checkpoint.read.formats import (
     CheckpointFiles,
     CodecFile,
+    LanguageModelFile,
     TransformersFile,
     load_pickle,
     recognise,
@@ -59,7 +60,7 @@ def build_lm(files: CheckpointFiles, device: str, dtype: torch.dtype | None = No
     """
     dtype = dtype or candidate_dtypes(device)[0]
     with upstream.skip_init(), config_errors("language model"):
-        lm = _assemble(files.lm.config, files.model_folders, device, dtype, files.text_encoder)
+        lm = _assemble(files, device, dtype)
     # Chroma windows are computed; only some formats store them.
     windows = {key: value for key, value in lm.state_dict().items() if key.endswith(".chroma.spec.window")}
     _load_weights(lm, windows | files.lm.state, device, "language model", dtype)
@@ -68,19 +69,13 @@ def build_lm(files: CheckpointFiles, device: str, dtype: torch.dtype | None = No
 
 def untrained_lm(config: DictConfig, folder: Path, device: str) -> upstream.LMModel:
     """The LM that a solver config describes, initialised by audiocraft; ``folder`` has its pretrained models."""
-    pretrained = {name: locate_model(name, folder) for name in required_conditioners(config)}
-    return _assemble(config, pretrained, device, torch.float32, None).to(device)
+    no_codec = CodecFile(config, state={})
+    return _assemble(CheckpointFiles(folder, LanguageModelFile(config, {}), no_codec), device, torch.float32).to(device)
 
 
-def _assemble(
-    config: DictConfig,
-    pretrained: Mapping[str, Path],
-    device: str,
-    dtype: torch.dtype,
-    text_encoder: TransformersFile | None,
-) -> upstream.LMModel:
+def _assemble(files: CheckpointFiles, device: str, dtype: torch.dtype) -> upstream.LMModel:
     """The LM with its transformer on the CPU in fp32, and its conditioners on ``device``."""
-    config = deepcopy(config)
+    config = deepcopy(files.lm.config)
     OmegaConf.set_struct(config, False)
     config.device, config.dtype = device, str(dtype).removeprefix("torch.")
     OmegaConf.resolve(config.conditioners)  # before its references to the rest of the config are cut off
@@ -96,7 +91,7 @@ def _assemble(
             )
     provider = upstream.builders.get_conditioner_provider(dim, OmegaConf.merge(config, {"conditioners": settings}))
     for name, own in ours.items():
-        provider.conditioners[name] = _build_conditioner(own, config, pretrained, device, text_encoder).to(device)
+        provider.conditioners[name] = _build_conditioner(own, config, files, device).to(device)
     if "self_wav" in provider.conditioners:
         # As MusicGen.get_pretrained does: without it the melody's prefix is another one.
         provider.conditioners["self_wav"].match_len_on_eval = True
@@ -144,26 +139,23 @@ def _wrap_codec(kind: str, what: str, source: Path | TransformersFile, device: s
 
 
 def _build_conditioner(
-    settings: DictConfig,
-    config: DictConfig,
-    pretrained: Mapping[str, Path],
-    device: str,
-    text_encoder: TransformersFile | None,
+    settings: DictConfig, config: DictConfig, files: CheckpointFiles, device: str
 ) -> upstream.BaseConditioner:
     dim, duration = config.transformer_lm.dim, config.dataset.segment_duration
     match settings.model:
         case "chroma":
             return ChromaConditioner(output_dim=dim, duration=duration, device=device, **settings.chroma)
         case "chroma_stem":
-            demucs, stem = load_demucs(pretrained[DEMUCS]), settings.chroma_stem
+            demucs, stem = load_demucs(files.model_folders[DEMUCS]), settings.chroma_stem
             stem = {key: stem[key] for key in stem if key not in _CHROMA_TRAINING_KEYS}
             return StemConditioner(demucs, output_dim=dim, duration=duration, device=device, **stem)
     name = settings.t5.name
-    encoder = _from_pretrained(upstream.T5EncoderModel, f"text encoder {name}", text_encoder or pretrained[name])
-    if text_encoder is not None:
-        tokenizer = _load_tokenizer(upstream.AutoTokenizer, text_encoder.folder)
+    file = files.text_encoder or files.model_folders[name]
+    encoder = _from_pretrained(upstream.T5EncoderModel, f"text encoder {name}", file)
+    if isinstance(file, TransformersFile):
+        tokenizer = _load_tokenizer(upstream.AutoTokenizer, file.folder)
     else:
-        tokenizer = _load_tokenizer(upstream.T5Tokenizer, pretrained[name])
+        tokenizer = _load_tokenizer(upstream.T5Tokenizer, file)
     return TextConditioner(tokenizer, encoder, dim, device, finetune=settings.t5.get("finetune", False))
 
 

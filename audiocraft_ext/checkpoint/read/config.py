@@ -10,7 +10,6 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from audiocraft_ext.checkpoint.locate.pretrained import DEMUCS
 from audiocraft_ext.errors import CheckpointError
 
 _MAX_CHARACTERS = 1 << 20  # MusicGen's have 20 kB
@@ -52,14 +51,6 @@ def config_errors(model: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise CheckpointError(f"No {model} can be built from the checkpoint's config: {_clause(error)}.") from error
-
-
-@config_errors("language model")
-def required_conditioners(config: DictConfig, has_text_encoder: bool = False) -> list[str]:
-    """The pretrained models that an LM's conditioners need: a T5 unless the checkpoint has one, Demucs for stems."""
-    conditioners = [settings for name, settings in config.conditioners.items() if name != "args"]
-    names = [] if has_text_encoder else [settings.t5.name for settings in conditioners if settings.model == "t5"]
-    return names + [DEMUCS for settings in conditioners if settings.model == "chroma_stem"]
 
 
 def _clause(error: Exception) -> str:

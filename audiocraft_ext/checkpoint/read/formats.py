@@ -28,7 +28,7 @@ from omegaconf.nodes import AnyNode
 from audiocraft_ext.checkpoint.locate import pretrained, source
 from audiocraft_ext.checkpoint.locate.source import CODEC_TYPES, model_type, read_json
 from audiocraft_ext.checkpoint.read import huggingface, infer, tensors
-from audiocraft_ext.checkpoint.read.config import read_config, required_conditioners
+from audiocraft_ext.checkpoint.read.config import config_errors, read_config
 from audiocraft_ext.checkpoint.read.diagnosis import describe_unrecognized
 from audiocraft_ext.checkpoint.read.tensors import State
 from audiocraft_ext.errors import CheckpointError
@@ -97,8 +97,12 @@ class CheckpointFiles:
 
         Only an optional decoder is located later, at its first use: MultiBand Diffusion, which is over 1 GB.
         """
-        names = required_conditioners(self.lm.config, has_text_encoder=self.text_encoder is not None)
-        names = [self.codec_name, *names] if self.codec_name else names
+        names = [self.codec_name] if self.codec_name else []
+        with config_errors("language model"):
+            conditioners = [settings for name, settings in self.lm.config.conditioners.items() if name != "args"]
+            if self.text_encoder is None:
+                names += [settings.t5.name for settings in conditioners if settings.model == "t5"]
+            names += [pretrained.DEMUCS for settings in conditioners if settings.model == "chroma_stem"]
         return {name: pretrained.locate_model(name, self.folder) for name in names}
 
 
