@@ -197,8 +197,14 @@ class Service:
         try:
             await asyncio.shield(future)
         except BaseException:
+
+            def discard(done: asyncio.Future[None]) -> None:
+                path.unlink(missing_ok=True)
+                if not done.cancelled():
+                    done.exception()  # retrieved, or asyncio would log it
+
             progress.stop()
-            future.add_done_callback(lambda _: path.unlink(missing_ok=True))
+            future.add_done_callback(discard)
             await asyncio.wait([future], timeout=CANCEL_S)
             raise
 

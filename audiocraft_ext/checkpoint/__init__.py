@@ -12,8 +12,10 @@ import torch
 from audiocraft_ext.checkpoint import multiband
 from audiocraft_ext.checkpoint.build import build_codec, build_lm, candidate_dtypes
 from audiocraft_ext.checkpoint.compatibility import check_codec_fits, public_name
-from audiocraft_ext.checkpoint.components import resolve
+from audiocraft_ext.checkpoint.locate import source
+from audiocraft_ext.checkpoint.locate.pretrained import DIFFUSION_CODEC, find_diffusion
 from audiocraft_ext.checkpoint.locate.source import default_weights, display_name, locate
+from audiocraft_ext.checkpoint.read import formats
 from audiocraft_ext.codec.multiband import MultiBandDecoder
 from audiocraft_ext.upstream import CompressionModel, LMModel
 
@@ -41,7 +43,7 @@ class Checkpoint:
     @property
     def has_diffusion(self) -> bool:
         """Whether the codec has diffusion weights: local ones, or Meta's for Meta's codec."""
-        return multiband.is_available(self.codec_name, self.folder)
+        return bool(find_diffusion(self.folder, source.WEIGHTS_FOLDER)) or self.codec_name == DIFFUSION_CODEC
 
     def load_diffusion(self) -> MultiBandDecoder:
         """The codec's diffusion decoder on its device, read from disk at each call; raises ``CheckpointError``."""
@@ -53,8 +55,8 @@ def load(weights: str, device: str, dtype: torch.dtype | None = None) -> Checkpo
 
     ``dtype`` is the transformer's, by default the first of ``candidate_dtypes(device)``. Raises ``CheckpointError``.
     """
-    components = resolve(locate(weights))
-    codec = build_codec(components.files.codec, components.pretrained, device)
-    check_codec_fits(codec, components.files.lm.config)
-    lm = build_lm(components, device, dtype)
-    return Checkpoint(lm, codec, public_name(components.codec_name, codec), components.files.folder)
+    files = formats.read(locate(weights))
+    codec = build_codec(files.codec, files.model_folders, device)
+    check_codec_fits(codec, files.lm.config)
+    lm = build_lm(files, device, dtype)
+    return Checkpoint(lm, codec, public_name(files.codec_name, codec), files.folder)

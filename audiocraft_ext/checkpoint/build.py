@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from copy import deepcopy
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -16,13 +16,19 @@ from safetensors import SafetensorError
 from torch import nn
 
 from audiocraft_ext import upstream
-from audiocraft_ext.checkpoint.components import Components, required_conditioners
 from audiocraft_ext.checkpoint.demucs import load_demucs
-from audiocraft_ext.checkpoint.locate.pretrained import DEMUCS, locate_model
+from audiocraft_ext.checkpoint.locate.pretrained import DEMUCS
 from audiocraft_ext.checkpoint.locate.source import model_type
-from audiocraft_ext.checkpoint.read.config import config_errors, read_config
+from audiocraft_ext.checkpoint.read.config import config_errors
 from audiocraft_ext.checkpoint.read.diagnosis import first_few
-from audiocraft_ext.checkpoint.read.formats import CodecFile, PretrainedCodec, TransformersFile, load_pickle
+from audiocraft_ext.checkpoint.read.formats import (
+    CheckpointFiles,
+    CodecFile,
+    LanguageModelFile,
+    TransformersFile,
+    load_pickle,
+    recognise,
+)
 from audiocraft_ext.checkpoint.read.tensors import State
 from audiocraft_ext.codec.dac import DacCodec
 from audiocraft_ext.conditioning import ChromaConditioner, StemConditioner, TextConditioner
@@ -35,17 +41,10 @@ _ARGS_TRAINING_KEYS = ("merge_text_conditions_p", "drop_desc_p")
 _OURS = ("t5", "chroma", "chroma_stem")
 
 
-class CodecKind(NamedTuple):
-    """A codec of transformers', and audiocraft's wrapper around it."""
-
-    model: Any
-    config: Any
-    codec: Callable[[Any], upstream.CompressionModel]
-
-
-_CODEC_KINDS = {  # by the model type in config.json
-    "encodec": CodecKind(upstream.EncodecModel, upstream.EncodecConfig, upstream.HFEncodecCompressionModel),
-    "dac": CodecKind(upstream.DacModel, upstream.DacConfig, DacCodec),
+# transformers' classes and audiocraft's wrappers around them, by the model type in config.json.
+_CODECS: dict[str, tuple[Any, Callable[[Any], upstream.CompressionModel]]] = {
+    "encodec": (upstream.EncodecModel, upstream.HFEncodecCompressionModel),
+    "dac": (upstream.DacModel, DacCodec),
 }
 
 
@@ -54,36 +53,29 @@ def candidate_dtypes(device: str) -> list[torch.dtype]:
     return [torch.float32] if device == "cpu" else [torch.float16, torch.bfloat16]
 
 
-def build_lm(components: Components, device: str, dtype: torch.dtype | None = None) -> upstream.LMModel:
+def build_lm(files: CheckpointFiles, device: str, dtype: torch.dtype | None = None) -> upstream.LMModel:
     """The LM in eval mode, its transformer in ``dtype``, by default the first of ``candidate_dtypes``.
 
     ``lm.cfg`` is the config, as audiocraft's loader sets it. Raises ``CheckpointError``.
     """
     dtype = dtype or candidate_dtypes(device)[0]
-    file, text_encoder = components.files.lm, components.files.text_encoder
     with upstream.skip_init(), config_errors("language model"):
-        lm = _assemble(file.config, components.pretrained, device, dtype, text_encoder)
+        lm = _assemble(files, device, dtype)
     # Chroma windows are computed; only some formats store them.
     windows = {key: value for key, value in lm.state_dict().items() if key.endswith(".chroma.spec.window")}
-    _load_weights(lm, windows | file.state, device, "language model", dtype)
+    _load_weights(lm, windows | files.lm.state, device, "language model", dtype)
     return lm.eval()
 
 
 def untrained_lm(config: DictConfig, folder: Path, device: str) -> upstream.LMModel:
     """The LM that a solver config describes, initialised by audiocraft; ``folder`` has its pretrained models."""
-    pretrained = {name: locate_model(name, folder) for name in required_conditioners(config)}
-    return _assemble(config, pretrained, device, torch.float32, None).to(device)
+    no_codec = CodecFile(config, state={})
+    return _assemble(CheckpointFiles(folder, LanguageModelFile(config, {}), no_codec), device, torch.float32).to(device)
 
 
-def _assemble(
-    config: DictConfig,
-    pretrained: Mapping[str, Path],
-    device: str,
-    dtype: torch.dtype,
-    text_encoder: TransformersFile | None,
-) -> upstream.LMModel:
+def _assemble(files: CheckpointFiles, device: str, dtype: torch.dtype) -> upstream.LMModel:
     """The LM with its transformer on the CPU in fp32, and its conditioners on ``device``."""
-    config = deepcopy(config)
+    config = deepcopy(files.lm.config)
     OmegaConf.set_struct(config, False)
     config.device, config.dtype = device, str(dtype).removeprefix("torch.")
     OmegaConf.resolve(config.conditioners)  # before its references to the rest of the config are cut off
@@ -91,10 +83,15 @@ def _assemble(
     args = settings.pop("args", {})
     config.conditioners = {"args": {key: args[key] for key in args if key not in _ARGS_TRAINING_KEYS}}
     ours = {name: settings.pop(name) for name in list(settings) if settings[name].model in _OURS}
-    _check_conditioners(settings)
+    for name, other in settings.items():
+        if other.model != "lut" or other.lut.tokenizer != "noop":
+            raise CheckpointError(
+                f"The conditioner {name!r} is of the kind {other.model!r}, which is not supported: text (t5) and "
+                "melody (chroma_stem) are, MusicGen-Style is not."
+            )
     provider = upstream.builders.get_conditioner_provider(dim, OmegaConf.merge(config, {"conditioners": settings}))
     for name, own in ours.items():
-        provider.conditioners[name] = _build_conditioner(own, config, pretrained, device, text_encoder).to(device)
+        provider.conditioners[name] = _build_conditioner(own, config, files, device).to(device)
     if "self_wav" in provider.conditioners:
         # As MusicGen.get_pretrained does: without it the melody's prefix is another one.
         provider.conditioners["self_wav"].match_len_on_eval = True
@@ -106,19 +103,22 @@ def _assemble(
 
 
 def build_codec(
-    file: CodecFile | TransformersFile | PretrainedCodec, pretrained: Mapping[str, Path], device: str
+    file: CodecFile | TransformersFile | str, pretrained: Mapping[str, Path], device: str
 ) -> upstream.CompressionModel:
-    """The mono codec in eval mode, fp32; raises ``CheckpointError``."""
+    """The mono codec in eval mode, fp32, from its file or by its public name; raises ``CheckpointError``."""
     match file:
-        case PretrainedCodec(name):
+        case str(name):
             folder, what = pretrained[name], f"codec {name}"
-            kind_name = model_type(folder)
-            if kind_name is None:
-                return build_codec(_read_exported_codec(name, folder), pretrained, device)
-            return _wrap_codec(codec_kind(kind_name, what), what, device, folder)
+            kind = model_type(folder)
+            if kind is not None:
+                return _wrap_codec(kind, what, folder, device)
+            exported = min(folder.glob("*state_dict.bin"))
+            export = recognise(load_pickle(exported))
+            if not isinstance(export, CodecFile):
+                raise CheckpointError(f"The {what} is incomplete: {exported.name} needs 'best_state' and 'xp.cfg'.")
+            return build_codec(export, pretrained, device)
         case TransformersFile():
-            kind = codec_kind(file.config.get("model_type", "encodec"))
-            return _wrap_codec(kind, "codec", device, config=kind.config(**file.config), state_dict=file.state)
+            return _wrap_codec(file.config["model_type"], "codec", file, device)
     with warnings.catch_warnings(), upstream.skip_init(), config_errors("codec"):
         warnings.simplefilter("ignore", FutureWarning)  # torch's, about the weight_norm in SEANet
         codec = upstream.builders.get_compression_model(OmegaConf.merge(file.config, {"device": device}))
@@ -126,61 +126,36 @@ def build_codec(
     return codec.eval()
 
 
-def codec_kind(model_type: str, what: str = "codec") -> CodecKind:
-    """transformers' classes for a model type; raises ``CheckpointError`` for an unsupported one."""
-    if model_type not in _CODEC_KINDS:
-        supported = " and ".join(_CODEC_KINDS)
-        raise CheckpointError(f"The {what} is of the type {model_type!r}; {supported} are supported.")
-    return _CODEC_KINDS[model_type]
+def codec_classes(kind: str, what: str = "codec") -> tuple[Any, Callable[[Any], upstream.CompressionModel]]:
+    """transformers' class for a model type, and audiocraft's wrapper; ``CheckpointError`` for an unsupported one."""
+    if kind not in _CODECS:
+        raise CheckpointError(f"The {what} is of the type {kind!r}; {' and '.join(_CODECS)} are supported.")
+    return _CODECS[kind]
 
 
-def _wrap_codec(kind: CodecKind, what: str, device: str, *folder: Path, **options: Any) -> upstream.CompressionModel:
-    return kind.codec(_from_pretrained(kind.model, what, *folder, **options)).to(device).eval()
-
-
-def _read_exported_codec(name: str, folder: Path) -> CodecFile:
-    exported = min(folder.glob("*state_dict.bin"))
-    package = load_pickle(exported)
-    if not {"xp.cfg", "best_state"} <= package.keys():
-        raise CheckpointError(
-            f"The codec {name} is incomplete: {exported.name} has {first_few(map(repr, package))}, and needs "
-            "'best_state' and 'xp.cfg'."
-        )
-    return CodecFile(read_config(package["xp.cfg"]), package["best_state"])
-
-
-def _check_conditioners(conditioners: DictConfig) -> None:
-    for name, settings in conditioners.items():
-        if settings.model != "lut" or settings.lut.tokenizer != "noop":
-            raise CheckpointError(
-                f"The conditioner {name!r} is of the kind {settings.model!r}, which is not supported: text (t5) and "
-                "melody (chroma_stem) are, MusicGen-Style is not."
-            )
+def _wrap_codec(kind: str, what: str, source: Path | TransformersFile, device: str) -> upstream.CompressionModel:
+    model, wrap = codec_classes(kind, what)
+    return wrap(_from_pretrained(model, what, source)).to(device).eval()
 
 
 def _build_conditioner(
-    settings: DictConfig,
-    config: DictConfig,
-    pretrained: Mapping[str, Path],
-    device: str,
-    text_encoder: TransformersFile | None,
+    settings: DictConfig, config: DictConfig, files: CheckpointFiles, device: str
 ) -> upstream.BaseConditioner:
     dim, duration = config.transformer_lm.dim, config.dataset.segment_duration
     match settings.model:
         case "chroma":
             return ChromaConditioner(output_dim=dim, duration=duration, device=device, **settings.chroma)
         case "chroma_stem":
-            demucs, stem = load_demucs(pretrained[DEMUCS]), settings.chroma_stem
+            demucs, stem = load_demucs(files.model_folders[DEMUCS]), settings.chroma_stem
             stem = {key: stem[key] for key in stem if key not in _CHROMA_TRAINING_KEYS}
             return StemConditioner(demucs, output_dim=dim, duration=duration, device=device, **stem)
-    if text_encoder is not None:
-        t5_config, state = upstream.T5Config(**text_encoder.config), text_encoder.state
-        encoder = _from_pretrained(upstream.T5EncoderModel, "text encoder", config=t5_config, state_dict=state)
-        tokenizer = _load_tokenizer(upstream.AutoTokenizer, text_encoder.folder)
+    name = settings.t5.name
+    file = files.text_encoder or files.model_folders[name]
+    encoder = _from_pretrained(upstream.T5EncoderModel, f"text encoder {name}", file)
+    if isinstance(file, TransformersFile):
+        tokenizer = _load_tokenizer(upstream.AutoTokenizer, file.folder)
     else:
-        folder = pretrained[settings.t5.name]
-        encoder = _from_pretrained(upstream.T5EncoderModel, f"text encoder {settings.t5.name}", folder)
-        tokenizer = _load_tokenizer(upstream.T5Tokenizer, folder)
+        tokenizer = _load_tokenizer(upstream.T5Tokenizer, file)
     return TextConditioner(tokenizer, encoder, dim, device, finetune=settings.t5.get("finetune", False))
 
 
@@ -193,12 +168,15 @@ def _load_tokenizer(kind: Any, folder: Path) -> upstream.PreTrainedTokenizerBase
         raise CheckpointError(f"The tokenizer in {folder.name} cannot be loaded: {error!s:.300}") from error
 
 
-def _from_pretrained(kind: Any, what: str, folder: Path | None = None, **options: Any) -> Any:
-    """A transformers model in fp32, from a folder or ``state_dict``; it must have all weights."""
+def _from_pretrained(kind: Any, what: str, source: Path | TransformersFile) -> Any:
+    """A transformers model in fp32, from a folder or a file already read; it must have all weights."""
     upstream.transformers_logging.disable_progress_bar()
     try:
+        options: dict[str, Any] = {"dtype": torch.float32, "output_loading_info": True}
+        if isinstance(source, TransformersFile):
+            options |= {"config": kind.config_class(**source.config), "state_dict": source.state}
         with upstream.skip_init():
-            model, report = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True, **options)
+            model, report = kind.from_pretrained(source if isinstance(source, Path) else None, **options)
     except (OSError, ValueError, RuntimeError, UnpicklingError, SafetensorError) as error:
         raise CheckpointError(f"The {what} cannot be loaded: {error!s:.300}") from error
     if missing := report["missing_keys"]:

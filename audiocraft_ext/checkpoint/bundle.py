@@ -5,8 +5,10 @@ Its ``manifest.json`` lists each file with size, SHA-256, origin and licence: th
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -15,10 +17,9 @@ from huggingface_hub import hf_hub_download, metadata_load
 
 from audiocraft_ext.checkpoint.build import build_codec
 from audiocraft_ext.checkpoint.compatibility import public_name
-from audiocraft_ext.checkpoint.components import resolve
 from audiocraft_ext.checkpoint.locate import hub, pretrained, source
 from audiocraft_ext.checkpoint.locate.download import redact_url
-from audiocraft_ext.checkpoint.read.formats import CheckpointFiles, TransformersFile, is_adapter, root_of
+from audiocraft_ext.checkpoint.read import formats
 from audiocraft_ext.errors import CheckpointError
 
 # For repositories whose card has no licence: Meta's models are not for commercial use.
@@ -44,7 +45,7 @@ def bundle(weights: str, folder: Path, with_diffusion: bool = True) -> list[Entr
     Diffusion if there is one for the codec. Raises ``CheckpointError`` if something cannot be found, or would overwrite
     or be mixed with another's files; the folder is unchanged then.
     """
-    wanted = _wanted(weights, with_diffusion)
+    wanted = _collect(weights, with_diffusion)
     manifest = _read_manifest(folder)
     previous = manifest or {}
     in_place = {name for name, file in wanted.items() if (folder / name).exists() and file.samefile(folder / name)}
@@ -69,21 +70,21 @@ def bundle(weights: str, folder: Path, with_diffusion: bool = True) -> list[Entr
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _wanted(weights: str, with_diffusion: bool) -> dict[str, Path]:
+def _collect(weights: str, with_diffusion: bool) -> dict[str, Path]:
     """The files of the checkpoint and its components, by their names in the new folder."""
     path = source.locate(weights)
-    if is_adapter(root_of(path)):
+    if formats.is_adapter(formats.root_of(path)):
         raise CheckpointError(
             f"{redact_url(weights)} is an adapter, which needs its base: merge them with script/convert-weights, and "
             "bundle the folder that it writes."
         )
-    components = resolve(path)
-    beside = components.files.folder
-    files = {file.relative_to(beside).as_posix(): file for file in _own_files(components.files)}
-    models = dict(components.pretrained)
+    checkpoint = formats.read(path)
+    beside = checkpoint.folder
+    files = {file.relative_to(beside).as_posix(): file for file in _own_files(checkpoint)}
+    models = dict(checkpoint.model_folders)
     if with_diffusion and hub.DIFFUSION_FILE not in files:
-        codec = build_codec(components.files.codec, components.pretrained, "cpu")
-        if public_name(components.codec_name, codec) == pretrained.DIFFUSION_CODEC:
+        codec = build_codec(checkpoint.codec, checkpoint.model_folders, "cpu")
+        if public_name(checkpoint.codec_name, codec) == pretrained.DIFFUSION_CODEC:
             models[pretrained.DIFFUSION] = pretrained.locate_model(pretrained.DIFFUSION, beside)
     for name, folder in models.items():
         files |= {f"{name}/{file.name}": file for file in pretrained.model_files(folder)}
@@ -91,14 +92,14 @@ def _wanted(weights: str, with_diffusion: bool) -> dict[str, Path]:
     return files
 
 
-def _own_files(files: CheckpointFiles) -> Iterable[Path]:
+def _own_files(files: formats.CheckpointFiles) -> Iterable[Path]:
     """The checkpoint's own files: all that may be weights, and the folder of a codec that it includes."""
     if files.path.is_file():
         return [files.path]
     if files.path.parent.name == "snapshots":
         return hub.checkpoint_files(files.path)
     own = source.own_files(files.path)
-    if isinstance(files.codec, TransformersFile) and files.codec.folder != files.path:
+    if isinstance(files.codec, formats.TransformersFile) and files.codec.folder != files.path:
         own += files.codec.folder.iterdir()
     return own
 
@@ -129,9 +130,8 @@ def _copy(file: Path, scratch: Path, name: str, weights: str) -> Entry:
 def _remove(folder: Path, name: str) -> None:
     """Remove a file, and the folders that are then empty."""
     (folder / name).unlink(missing_ok=True)
-    for parent in Path(name).parents[:-1]:
-        if (folder / parent).is_dir() and not any((folder / parent).iterdir()):
-            (folder / parent).rmdir()
+    with suppress(OSError):  # one is not empty
+        os.removedirs((folder / name).parent)
 
 
 def _provenance(file: Path, weights: str) -> tuple[str, str | None]:

@@ -25,28 +25,23 @@ def check_codec_fits(codec: CompressionModel, config: DictConfig) -> None:
     sample_rate = OmegaConf.select(config, "sample_rate", throw_on_missing=False)
     n_codebooks = OmegaConf.select(config, "compression_model_n_q") or codec.num_codebooks
     n_tokens = n_codebooks * (2 if is_stereo and not per_timestep else 1)
+    problem, hint = None, "Put the codec that it was trained with beside it."
     if codec.cardinality != lm.card:
-        raise _mismatch(f"{codec.cardinality} entries in a codebook", f"expects {lm.card}")
-    if sample_rate not in (None, codec.sample_rate):
-        raise _mismatch(f"a sample rate of {codec.sample_rate} Hz", f"was trained at {sample_rate} Hz")
-    if is_stereo and codec.channels != 1:
-        raise _mismatch(f"{codec.channels} channels", "interleaves the tokens of two mono codecs")
-    if n_codebooks > codec.total_codebooks:
-        raise _mismatch(f"{codec.total_codebooks} codebooks", f"uses {n_codebooks}")
-    if lm.n_q == 2 * n_codebooks and not is_stereo:
-        raise CheckpointError(
-            f"The language model has {lm.n_q} codebooks, twice the codec's {n_codebooks} as for stereo, but its config "
-            "is mono: set interleave_stereo_codebooks.use in it to true."
+        problem = f"{codec.cardinality} entries in a codebook, and the language model expects {lm.card}"
+    elif sample_rate not in (None, codec.sample_rate):
+        problem = f"a sample rate of {codec.sample_rate} Hz, and the language model was trained at {sample_rate} Hz"
+    elif is_stereo and codec.channels != 1:
+        problem = f"{codec.channels} channels, and the language model interleaves the tokens of two mono codecs"
+    elif n_codebooks > codec.total_codebooks:
+        problem = f"{codec.total_codebooks} codebooks, and the language model uses {n_codebooks}"
+    elif lm.n_q != n_tokens:
+        problem = (
+            f"{n_codebooks} codebooks{' for each of two channels' * is_stereo}, and the language model has {lm.n_q}"
         )
-    if lm.n_q != n_tokens:
-        raise _mismatch(f"{n_codebooks} codebooks{' for each of two channels' * is_stereo}", f"has {lm.n_q}")
-
-
-def _mismatch(codec: str, lm: str) -> CheckpointError:
-    return CheckpointError(
-        f"The codec does not fit the language model: it has {codec}, and the language model {lm}. Put the codec that "
-        "it was trained with beside it."
-    )
+        if lm.n_q == 2 * n_codebooks and not is_stereo:
+            hint = "If it is stereo, set interleave_stereo_codebooks.use in its config to true."
+    if problem:
+        raise CheckpointError(f"The codec does not fit the language model: it has {problem}. {hint}")
 
 
 def public_name(name: str | None, codec: CompressionModel) -> str | None:

@@ -4,25 +4,26 @@ audiocraft's LM and codec become safetensors in our own form (``read/tensors.py`
 keep theirs, reduced to the weights in use.
 """
 
+import json
 import re
 import shutil
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor
 
-from audiocraft_ext.checkpoint.build import codec_kind
-from audiocraft_ext.checkpoint.components import Components, resolve
-from audiocraft_ext.checkpoint.locate.pretrained import DEMUCS, DIFFUSION_FILE, find_diffusion, model_files
+from audiocraft_ext.checkpoint.build import codec_classes
+from audiocraft_ext.checkpoint.locate.pretrained import DIFFUSION_FILE, find_diffusion, model_files
 from audiocraft_ext.checkpoint.locate.source import locate, model_type
-from audiocraft_ext.checkpoint.read import tensors
-from audiocraft_ext.checkpoint.read.formats import CodecFile, LanguageModelFile, TransformersFile
+from audiocraft_ext.checkpoint.read import formats, tensors
+from audiocraft_ext.checkpoint.read.formats import CheckpointFiles, CodecFile, TransformersFile
 from audiocraft_ext.errors import CheckpointError
-from audiocraft_ext.upstream import T5Config, T5EncoderModel, transformers_logging
+from audiocraft_ext.upstream import T5EncoderModel, transformers_logging
 
 Dtype = Literal["float32", "float16", "bfloat16", "int8"]
 
@@ -44,13 +45,13 @@ def convert(weights: str, out: Path, dtype: Dtype | None = None) -> None:
     """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise CheckpointError(f"{out} exists and is not an empty folder: name a new one, or delete it.")
-    components = resolve(locate(weights))
+    files = formats.read(locate(weights))
     out = out.absolute()
     scratch = out.with_name(f"{out.name}.part")
     try:
         shutil.rmtree(scratch, ignore_errors=True)  # left by a killed process
         scratch.mkdir(parents=True)
-        _write(components, scratch, dtype)
+        _write(files, scratch, dtype)
         scratch.rename(out)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{out} cannot be written: {error}. Free some space, or choose another place.") from error
@@ -58,36 +59,30 @@ def convert(weights: str, out: Path, dtype: Dtype | None = None) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _write(components: Components, out: Path, dtype: Dtype | None) -> None:
+def _write(files: CheckpointFiles, out: Path, dtype: Dtype | None) -> None:
     transformers_logging.disable_progress_bar()
-    files = components.files
     config = deepcopy(files.lm.config)
     OmegaConf.set_struct(config, False)
     if isinstance(files.codec, CodecFile):
         tensors.write(out / CODEC_FILE, files.codec.state, OmegaConf.to_yaml(files.codec.config))
     elif isinstance(files.codec, TransformersFile):
-        kind = codec_kind(files.codec.config.get("model_type", "encodec"))
-        _keep_dtype(kind.model, kind.config, files.codec).save_pretrained(out / CODEC_FOLDER)
+        codec_classes(files.codec.config["model_type"])  # refuses here, as in loading
+        _write_transformers(files.codec, out / CODEC_FOLDER)
     else:
-        config.compression_model_checkpoint = f"//pretrained/{files.codec.name}"
-    for name, folder in components.pretrained.items():
-        _write_pretrained(name, folder, name == components.codec_name, out / name)
+        config.compression_model_checkpoint = f"//pretrained/{files.codec}"
+    for name, folder in files.model_folders.items():
+        _write_pretrained(name, folder, name == files.codec_name, out / name)
     if files.text_encoder is not None:
-        encoder = _keep_dtype(T5EncoderModel, T5Config, files.text_encoder)
-        _write_text_encoder(encoder, files.text_encoder.folder, out / config.conditioners.description.t5.name)
+        _write_transformers(files.text_encoder, out / config.conditioners.description.t5.name)
     if diffusion := find_diffusion(files.folder):
         shutil.copy(diffusion, out / DIFFUSION_FILE)
-    _write_lm(files.lm, config, out / LM_FILE, dtype)
-    for file in filter(Path.is_file, out.rglob("*")):
-        file.chmod(0o644)  # safetensors makes files readable by their owner alone
-
-
-def _write_lm(lm: LanguageModelFile, config: DictConfig, file: Path, dtype: Dtype | None) -> None:
-    state, in_int8 = lm.state, dtype == "int8" or (dtype is None and lm.is_int8)
+    state, in_int8 = files.lm.state, dtype == "int8" or (dtype is None and files.lm.is_int8)
     if dtype is not None and not in_int8:
         float_dtype = getattr(torch, dtype)
         state = {name: value.to(float_dtype) if value.is_floating_point() else value for name, value in state.items()}
-    tensors.write(file, state, OmegaConf.to_yaml(config), is_matrix if in_int8 else None)
+    tensors.write(out / LM_FILE, state, OmegaConf.to_yaml(config), is_matrix if in_int8 else None)
+    for file in filter(Path.is_file, out.rglob("*")):
+        file.chmod(0o644)  # safetensors makes files readable by their owner alone
 
 
 def is_matrix(name: str, value: Tensor) -> bool:
@@ -95,27 +90,27 @@ def is_matrix(name: str, value: Tensor) -> bool:
     return _MATRIX.fullmatch(name) is not None and value.dim() == 2
 
 
+def _write_transformers(file: TransformersFile, out: Path) -> None:
+    out.mkdir(parents=True)
+    (out / "config.json").write_text(json.dumps(file.config, indent=2))
+    state = {name: value.contiguous() for name, value in file.state.items()}
+    save_file(state, out / "model.safetensors", {"format": "pt"})
+    _copy_tokenizer(file.folder, out)
+
+
 def _write_pretrained(name: str, folder: Path, is_codec: bool, out: Path) -> None:
     """A model that the config names, under its name: transformers' without unused weights, others as they are."""
     kind = model_type(folder)
-    if is_codec and kind:
-        codec_kind(kind, f"codec {name}").model.from_pretrained(folder, dtype="auto").save_pretrained(out)
-    elif is_codec or name == DEMUCS:
+    if kind is None:
         out.mkdir(parents=True)
         for file in model_files(folder):
             shutil.copy(file, out)
-    else:
-        _write_text_encoder(T5EncoderModel.from_pretrained(folder, dtype="auto"), folder, out)
+        return
+    model = codec_classes(kind, f"codec {name}")[0] if is_codec else T5EncoderModel
+    model.from_pretrained(folder, dtype="auto").save_pretrained(out)
+    _copy_tokenizer(folder, out)
 
 
-def _write_text_encoder(encoder: Any, tokenizer_folder: Path, out: Path) -> None:
-    encoder.save_pretrained(out)
-    for pattern in _TOKENIZER_FILES:
-        for tokenizer in tokenizer_folder.glob(pattern):
-            shutil.copy(tokenizer, out)
-
-
-def _keep_dtype(model: Any, config: Any, file: TransformersFile) -> Any:
-    """The model in the dtype of its file, which ``from_pretrained`` would convert."""
-    dtype = next(value.dtype for value in file.state.values() if value.is_floating_point())
-    return model.from_pretrained(None, config=config(**file.config), state_dict=file.state, dtype=dtype)
+def _copy_tokenizer(folder: Path, out: Path) -> None:
+    for file in (file for pattern in _TOKENIZER_FILES for file in folder.glob(pattern)):
+        shutil.copy(file, out)

@@ -12,7 +12,7 @@ from torch import nn
 from audiocraft_ext.checkpoint.locate.pretrained import DEMUCS_BAG, demucs_files
 from audiocraft_ext.errors import CheckpointError
 
-# A file names the class to instantiate: only these are allowed.
+# A file names the class that demucs' loader imports: only these are allowed.
 _CLASSES = ("demucs.htdemucs.HTDemucs", "demucs.hdemucs.HDemucs", "demucs.demucs.Demucs")
 
 
@@ -28,22 +28,15 @@ def load_demucs(folder: Path) -> nn.Module:
     assert isinstance(bag, dict)
     models = []
     for file in demucs_files(folder):
-        _check_class(folder / file)
         try:
+            with safe_open(folder / file, "pt") as opened:
+                metadata = opened.metadata() or {}
+            if metadata.get("klass") not in _CLASSES or "structure" in metadata:
+                raise CheckpointError(
+                    f"{file} is refused: its class is {metadata.get('klass')}, and only demucs' own models are loaded, "
+                    "none of them quantised, which can name any class."
+                )
             models.append(load_safetensors_model(folder / file))
-        except RuntimeError as error:
-            raise CheckpointError(f"The weights in {file} do not fit their Demucs model: {error}") from error
+        except (SafetensorError, RuntimeError) as error:
+            raise CheckpointError(f"{file} is damaged, or its weights do not fit its Demucs model: {error}") from error
     return BagOfModels(models, bag.get("weights"), bag.get("segment")).eval()
-
-
-def _check_class(path: Path) -> None:
-    """Check the class that a file names before demucs' loader imports it."""
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-    except SafetensorError as error:
-        raise CheckpointError(f"{path.name} is damaged or not a safetensors file: {error}") from error
-    if (name := metadata.get("klass")) not in _CLASSES:
-        raise CheckpointError(f"{path.name} is refused: its class is {name}, and only demucs' own models are loaded.")
-    if "structure" in metadata:
-        raise CheckpointError(f"{path.name} is refused: it is a quantised Demucs, which can name any class.")

@@ -12,42 +12,31 @@ from audiocraft_ext.codec.multiband import Band, MultiBandDecoder
 from audiocraft_ext.errors import CheckpointError
 from audiocraft_ext.upstream import CompressionModel, NoiseSchedule, builders
 
-# A key of our own in the package: the crossover of the embedded checkpoint's models.
+# Our own key in the package: the crossover of the embedded checkpoint's models.
 _CROSSOVER_KEY = "codec_below_hz"
-
-
-def is_available(codec_name: str | None, folder: Path) -> bool:
-    """Whether a codec has weights: in the checkpoint's ``folder``, in ``weights/``, or Meta's for Meta's codec."""
-    return (
-        pretrained.find_diffusion(folder, source.WEIGHTS_FOLDER) is not None or codec_name == pretrained.DIFFUSION_CODEC
-    )
 
 
 def load_diffusion(codec: CompressionModel, folder: Path) -> MultiBandDecoder:
     """The decoder on the codec's device, from ``folder``, ``weights/``, or wherever ``locate_model`` finds Meta's.
 
-    Raises ``CheckpointError`` if there are none, or only another codec's.
+    Raises ``CheckpointError`` without any, or with only another codec's.
     """
     path = pretrained.find_diffusion(folder, source.WEIGHTS_FOLDER)
     path = path or pretrained.locate_model(pretrained.DIFFUSION, folder) / pretrained.DIFFUSION_FILE
     package = load_pickle(path)
-    _check_codec(codec, package, path)
-    device = next(codec.parameters()).device
-    bands = [_build_band(package[band], package["sample_rate"], device) for band in range(package["n_bands"])]
-    return MultiBandDecoder(codec, bands, package.get(_CROSSOVER_KEY, 0))
-
-
-def _check_codec(codec: CompressionModel, package: dict[Any, Any], path: Path) -> None:
-    """Diffusion is trained for one codec: another's latents are noise to it, or do not fit."""
-    actual = latent_dim(codec), codec.sample_rate
-    for band in range(package["n_bands"]):
-        expected = package[band]["cfg"].diffusion_unet.codec_dim, package["sample_rate"]
-        if expected != actual:
+    bands = [package[band] for band in range(package["n_bands"])]
+    sample_rate, actual = package["sample_rate"], (latent_dim(codec), codec.sample_rate)
+    # Diffusion is trained for one codec: another's latents are noise to it, or do not fit.
+    for width in (band["cfg"].diffusion_unet.codec_dim for band in bands):
+        if (width, sample_rate) != actual:
             raise CheckpointError(
-                f"The diffusion weights {path.name} are for another codec: they expect latents of width {expected[0]} "
-                f"at {expected[1]} Hz, and this checkpoint's have width {actual[0]} at {actual[1]} Hz. Replace the "
-                "file by this codec's, or remove it."
+                f"The diffusion weights {path.name} are for another codec: they expect latents of width {width} at "
+                f"{sample_rate} Hz, and this checkpoint's have width {actual[0]} at {actual[1]} Hz. Replace the file "
+                "by this codec's, or remove it."
             )
+    device = next(codec.parameters()).device
+    built = [_build_band(band, sample_rate, device) for band in bands]
+    return MultiBandDecoder(codec, built, package.get(_CROSSOVER_KEY, 0))
 
 
 def _build_band(package: dict[str, Any], sample_rate: int, device: torch.device) -> Band:

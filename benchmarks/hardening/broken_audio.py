@@ -22,7 +22,7 @@ from random import Random
 from audiocraft_ext.audio.read import read
 from audiocraft_ext.errors import InputError
 from tests.support.access_monitor import AccessMonitor
-from tests.support.broken_files import BrokenFile, damaged
+from tests.support.broken_files import BrokenFile, broken_files
 from tests.support.client import LIMIT_S, SECRETS, Attempt, send_all
 from tests.support.input_values import MEDIA_TYPES, data_url
 from tests.support.malicious_files import malicious_files
@@ -115,7 +115,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, AccessMonitor(Path(name)) as monitor:
         folder, start = Path(name, "files"), time.monotonic()
         folder.mkdir()
-        files = list(chain(damaged(args.n, args.seed), malicious_files(monitor.canary)))
+        files = list(chain(broken_files(args.n, args.seed), malicious_files(monitor.canary)))
         decoded = decode_all(files, folder)
         took_s = time.monotonic() - start
         largest_mb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024

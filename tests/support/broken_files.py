@@ -1,6 +1,6 @@
 """Audio files that are broken, or are something else, from a seed. Knows no reader.
 
-A few are readable: what is left of a truncated file, or the mp3 in front of a script.
+A few are readable: the rest of a truncated file, or the mp3 in front of a script.
 """
 
 import gzip
@@ -88,7 +88,7 @@ def wav(
     return b"RIFF" + length + b"WAVEfmt \x10\0\0\0" + header + b"data" + length + data
 
 
-def truncated(random: Random) -> bytes:
+def truncation(random: Random) -> bytes:
     data = random.choice(list(sources().values()))
     in_header, anywhere, near_end = random.randrange(64), random.randrange(len(data)), -random.randrange(1, 40)
     return data[: random.choice((in_header, anywhere, near_end))]
@@ -224,7 +224,7 @@ def container_in_container(random: Random) -> bytes:
 
 
 KINDS: dict[Callable[[Random], bytes], int] = {
-    truncated: 110,
+    truncation: 110,
     without_its_start: 30,
     bits_flipped: 160,
     numbers_replaced: 100,
@@ -239,7 +239,7 @@ KINDS: dict[Callable[[Random], bytes], int] = {
 }
 
 
-def damaged(n: int, seed: int) -> Iterator[BrokenFile]:
+def broken_files(n: int, seed: int) -> Iterator[BrokenFile]:
     """``n`` files, the kinds by their share; the same for the same seed."""
     random = Random(seed)
     for _ in range(n):

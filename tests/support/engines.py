@@ -165,6 +165,6 @@ def closing(made: Engine) -> Iterator[Engine]:
 
 
 def results(made: Engine, jobs: list[Job]) -> list[Tensor]:
-    """The tokens of jobs that are all submitted at once."""
+    """The results of jobs that are all submitted at once."""
     futures = [made.submit(one) for one in jobs]
     return [future.result(timeout=PATIENCE_S) for future in futures]

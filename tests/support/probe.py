@@ -18,7 +18,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), int(sys.argv[1])))
 """
 
 
-def printed(code: str, *arguments: str | Path, environment: dict[str, str], largest_file_bytes: int = -1) -> list[str]:
+def run_code(code: str, *arguments: str | Path, environment: dict[str, str], largest_file_bytes: int = -1) -> list[str]:
     """The lines that ``code`` prints; it reads its arguments from ``sys.argv[2:]``."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "MUSICGEN_"))}
     quiet = {"NO_PROXY": "127.0.0.1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}

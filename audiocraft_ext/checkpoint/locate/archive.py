@@ -1,4 +1,4 @@
-"""A tar or zip archive → a folder with its content. Knows nothing of checkpoints, but that torch's zips are none.
+"""A tar or zip archive → a folder with its content. Knows nothing of checkpoints, except to leave torch's zips alone.
 
 tarfile and zipfile write nothing outside that folder. It appears whole or not at all, within the limits below.
 """
@@ -26,12 +26,12 @@ MAX_MEMBERS = 10_000
 _MAX_READ_BYTES = 16 << 20  # tarfile reads files in smaller chunks, but headers whole
 _MACOS = (".", "__MACOSX")  # what macOS adds to archives
 _COMPRESSIONS: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
-# What the libraries raise for damaged, encrypted or malformed content, and for members outside the folder.
+# The errors that the libraries raise for damaged, encrypted or malformed content, and for members outside the folder.
 _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError)
 
 
 class _Refused(Exception):
-    """What is wrong with an archive, as a clause."""
+    """A problem of an archive, as a clause."""
 
 
 def is_archive(path: Path) -> bool:
@@ -41,7 +41,8 @@ def is_archive(path: Path) -> bool:
     """
     try:
         if _is_zip(path):
-            return not _is_torch_file(path)
+            with zipfile.ZipFile(path) as archive:  # torch.save writes one folder that contains a data.pkl
+                return not any(re.fullmatch(r"[^/]+/data\.pkl", name) for name in archive.namelist())
         with _open_tar(path) as tar:
             return tar.next() is not None  # zeros are an empty tar
     except _Refused:
@@ -143,9 +144,3 @@ def _open_tar(path: Path) -> Iterator[tarfile.TarFile]:
 def _is_zip(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(4) == b"PK\x03\x04"
-
-
-def _is_torch_file(path: Path) -> bool:
-    """``torch.save`` writes a zip with one folder that contains a ``data.pkl``."""
-    with zipfile.ZipFile(path) as archive:
-        return any(re.fullmatch(r"[^/]+/data\.pkl", name) for name in archive.namelist())

@@ -114,8 +114,14 @@ def _download_once(client: httpx.Client, url: str, sha256: str | None, folder: P
             part.unlink(missing_ok=True)
             raise _TransientError("its content changed during the download")
         if response.status_code != 416:  # which is what a complete part gets
-            _receive(response, part)
-    _verify(part, sha256, url)
+            # As sent: a resumed download's offsets count those bytes, whatever Content-Encoding says.
+            n_total = int(response.headers.get("Content-Length", 0)) or None
+            progress = tqdm(desc=redact_url(str(response.url)), total=n_total, unit="B", unit_scale=True, disable=None)
+            with part.open("ab") as file, progress as bar:
+                for chunk in response.iter_raw():
+                    bar.update(file.write(chunk))
+    if sha256:
+        _verify(part, sha256, url)
     final.parent.mkdir(exist_ok=True)
     return part.replace(final)
 
@@ -154,18 +160,7 @@ def _check_status(response: httpx.Response) -> None:
         )
 
 
-def _receive(response: httpx.Response, part: Path) -> None:
-    """Append the bytes as sent: a resumed download's offsets count those, whatever Content-Encoding says."""
-    n_bytes = int(response.headers.get("Content-Length", 0)) or None
-    name = redact_url(str(response.url))
-    with part.open("ab") as file, tqdm(desc=name, total=n_bytes, unit="B", unit_scale=True, disable=None) as bar:
-        for chunk in response.iter_raw():
-            bar.update(file.write(chunk))
-
-
-def _verify(part: Path, sha256: str | None, url: str) -> None:
-    if sha256 is None:
-        return
+def _verify(part: Path, sha256: str, url: str) -> None:
     with part.open("rb") as file:
         actual = hashlib.file_digest(file, "sha256").hexdigest()
     if actual != sha256:

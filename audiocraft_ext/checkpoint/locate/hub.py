@@ -1,13 +1,12 @@
-"""The Hugging Face hub: a repository → its snapshot in the hub's own cache, or why there is none.
+"""The Hugging Face hub: a repository → its snapshot in the hub's own cache, or the reason without one.
 
 A repository is a checkpoint, or a model that checkpoints name, like a T5. Knows file names, and opens no file.
 """
 
 import errno
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 from huggingface_hub import HfApi, errors, snapshot_download
 from huggingface_hub.utils import filter_repo_objects
@@ -23,84 +22,69 @@ DEMUCS_BAG = "htdemucs.yaml"
 DIFFUSION_FILE = "mbd_musicgen_32khz.th"
 
 
-class RepoLayout(NamedTuple):
-    """A form in which a repository may hold its model: the pattern that identifies it, and those of its files."""
-
-    marker: str
-    files: list[str]
-
-
-# Many repositories hold one model in several layouts. The first is used.
-_CHECKPOINT_LAYOUTS = (
-    RepoLayout("state_dict.bin", ["state_dict.bin", "compression_state_dict.bin", "mbd*.th"]),
-    RepoLayout("*.safetensors", ["*.safetensors", "mbd*.th"]),
-    RepoLayout("*", ["*.bin", "*.th", "*.pt", "*.pth", "*.ckpt", "*.tar", "*.tar.*", "*.tgz", "*.zip"]),
-)
-MODEL_LAYOUTS = (
-    RepoLayout("model.safetensors", ["model.safetensors"]),
-    RepoLayout("model.safetensors.index.json", ["model-*.safetensors"]),
-    RepoLayout("pytorch_model.bin", ["pytorch_model.bin"]),
-    RepoLayout("pytorch_model.bin.index.json", ["pytorch_model-*.bin"]),
-    RepoLayout("compression_state_dict.bin", ["compression_state_dict.bin"]),
-    RepoLayout("state_dict.bin", ["state_dict.bin"]),
-    RepoLayout(DIFFUSION_FILE, [DIFFUSION_FILE]),
-    RepoLayout(DEMUCS_BAG, [DEMUCS_BAG, "*.safetensors"]),
-)
+# The layouts in which a repository may hold its model, several at once: the pattern that identifies one → its files'.
+# The first is used.
+_CHECKPOINT_LAYOUTS = {
+    "state_dict.bin": ["state_dict.bin", "compression_state_dict.bin", "mbd*.th"],
+    "*.safetensors": ["*.safetensors", "mbd*.th"],
+    "*": ["*.bin", "*.th", "*.pt", "*.pth", "*.ckpt", "*.tar", "*.tar.*", "*.tgz", "*.zip"],
+}
+MODEL_LAYOUTS = {
+    "model.safetensors": ["model.safetensors"],
+    "model.safetensors.index.json": ["model-*.safetensors"],
+    "pytorch_model.bin": ["pytorch_model.bin"],
+    "pytorch_model.bin.index.json": ["pytorch_model-*.bin"],
+    "compression_state_dict.bin": ["compression_state_dict.bin"],
+    "state_dict.bin": ["state_dict.bin"],
+    DIFFUSION_FILE: [DIFFUSION_FILE],
+    DEMUCS_BAG: [DEMUCS_BAG, "*.safetensors"],
+}
 # Fetched with any layout. A checkpoint may have a text encoder or a codec in a folder of its own.
 MODEL_SMALL_FILES = ["*.json", "*.model"]
 _CHECKPOINT_SMALL_FILES = [*MODEL_SMALL_FILES, "*.txt", "*.yaml", "*/*.safetensors", "*/*.bin"]
 _TRAINER_FILES = ["checkpoint-*/*", "*optimizer*", "*scheduler.*", "*rng_state*", "*training_args.bin"]
 
 
-class HubError(Exception):
-    """Why a repository cannot be fetched, as a clause with what to do about it."""
-
-
-def detect_layout(folder: Path, layouts: Sequence[RepoLayout]) -> RepoLayout | None:
-    """The first of some layouts whose marker is in a folder."""
-    return next((layout for layout in layouts if any(map(Path.exists, folder.glob(layout.marker)))), None)
+def detect_layout(folder: Path, layouts: Iterable[str]) -> str | None:
+    """The first of some layouts' patterns that is in a folder."""
+    return next((marker for marker in layouts if any(map(Path.exists, folder.glob(marker)))), None)
 
 
 def fetch_checkpoint(name: str, revision: str | None) -> Path:
-    """The snapshot of a checkpoint, from the cache if the hub is unreachable or disabled.
-
-    Raises ``CheckpointError``, and ``OSError`` if the disk is full.
-    """
-    try:
-        for layout in _CHECKPOINT_LAYOUTS:  # without listing the repository, which is impossible offline
-            wanted = [*_CHECKPOINT_SMALL_FILES, *layout.files]
-            with _as_hub_error(name, revision):
-                snapshot = snapshot_download(
-                    name, revision=revision, allow_patterns=wanted, ignore_patterns=_TRAINER_FILES
-                )
-            if detect_layout(Path(snapshot), [layout]):
-                return Path(snapshot)
-    except HubError as error:
-        raise CheckpointError(
-            f"{name!r} is not a local file or folder, and cannot be fetched from the Hugging Face hub: {error}."
-        ) from None
+    """The snapshot of a checkpoint, from the cache if the hub is unreachable or disabled; or ``CheckpointError``."""
+    for marker, files in _CHECKPOINT_LAYOUTS.items():  # without listing the repository, which is impossible offline
+        with _hub_errors(name, f"{name!r} is not a local file or folder, and cannot be fetched", revision):
+            wanted = [*_CHECKPOINT_SMALL_FILES, *files]
+            snapshot = snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=_TRAINER_FILES)
+        if detect_layout(Path(snapshot), [marker]):
+            return Path(snapshot)
     raise CheckpointError(f"{name} on the Hugging Face hub has no weights in a supported format.")
 
 
 def checkpoint_files(snapshot: Path) -> list[Path]:
     """The files of a checkpoint's snapshot that ``fetch_checkpoint`` asks for; other programs may have cached more."""
-    layout = detect_layout(snapshot, _CHECKPOINT_LAYOUTS)
-    assert layout is not None
-    wanted = [*_CHECKPOINT_SMALL_FILES, *layout.files]
+    marker = detect_layout(snapshot, _CHECKPOINT_LAYOUTS)
+    assert marker is not None
+    wanted = [*_CHECKPOINT_SMALL_FILES, *_CHECKPOINT_LAYOUTS[marker]]
     names = [str(path.relative_to(snapshot)) for path in sorted(snapshot.rglob("*")) if path.is_file()]
     allowed = filter_repo_objects(names, allow_patterns=wanted, ignore_patterns=_TRAINER_FILES)
     return [snapshot / name for name in allowed]
 
 
-def fetch_model(name: str) -> Path:
-    """The snapshot of a model, in its first layout; raises ``HubError``, and ``OSError`` if the disk is full."""
-    with _as_hub_error(name):
-        present = HfApi().list_repo_files(name)
-        files = next((layout.files for layout in MODEL_LAYOUTS if layout.marker in present), [])
-        return Path(snapshot_download(name, allow_patterns=[*MODEL_SMALL_FILES, *files]))
+def fetch_model(repository: str, name: str) -> Path:
+    """The snapshot of a model that a checkpoint calls ``name``, in its first layout; raises ``CheckpointError``."""
+    problem = (
+        f"The checkpoint names the model {name}, which is neither in its folder, nor in weights/, nor complete in the "
+        "Hugging Face cache, and cannot be fetched"
+    )
+    hint = " With network access, script/fetch-weights collects everything that a checkpoint needs."
+    with _hub_errors(repository, problem, hint=hint):
+        present = HfApi().list_repo_files(repository)
+        files = next((files for marker, files in MODEL_LAYOUTS.items() if marker in present), [])
+        return Path(snapshot_download(repository, allow_patterns=[*MODEL_SMALL_FILES, *files]))
 
 
-def cached(name: str) -> Path | None:
+def cached_snapshot(name: str) -> Path | None:
     """The cached snapshot of a model, complete or not, without network access."""
     try:
         return Path(snapshot_download(name, local_files_only=True, allow_patterns=[]))  # []: skip completeness check
@@ -109,45 +93,37 @@ def cached(name: str) -> Path | None:
 
 
 @contextmanager
-def _as_hub_error(name: str, revision: str | None = None) -> Iterator[None]:
+def _hub_errors(name: str, problem: str, revision: str | None = None, hint: str = "") -> Iterator[None]:
+    """Turn the hub client's errors into ``CheckpointError``: the ``problem``, the reason, and a ``hint``."""
     try:
         yield
     except (OSError, httpx.HTTPError, errors.HFValidationError) as error:
-        if _is_disk_full(error):
-            raise
-        raise HubError(_reason(name, revision, error)) from error
+        if isinstance(error, OSError):
+            raise_if_disk_full(error, f"for {name}", " with HF_HOME")
+        reason = _reason(name, revision, error)
+        raise CheckpointError(f"{problem} from the Hugging Face hub: {reason}.{hint}") from error
 
 
 def _reason(name: str, revision: str | None, error: Exception) -> str:
     status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else None
     match error:
         case errors.GatedRepoError():
-            page = f"https://huggingface.co/{name}"
-            return f"it is gated; accept its terms at {page}, and set HF_TOKEN to a token of that account"
+            return f"it is gated; accept its terms at https://huggingface.co/{name}, and set HF_TOKEN to your token"
         case errors.RepositoryNotFoundError() | errors.HFValidationError():
             return "the hub has no such public model; for a private one, set HF_TOKEN to a token that may read it"
         case errors.RevisionNotFoundError():
             return f"it has no revision {revision!r}; name a branch, a tag or a commit"
         case errors.HfHubHTTPError() if status in (401, 403):
             return "the token in HF_TOKEN may not read it; set HF_TOKEN to one that may"
-        case errors.HfHubHTTPError():
-            return f"the hub answers {status}; try again later"
         case errors.LocalEntryNotFoundError() | ConnectionError() | httpx.HTTPError():
             return "the hub is unreachable or disabled (HF_HUB_OFFLINE), and its cache has no complete copy"
         case _:
-            return f"{type(error).__name__}; try again"
+            return f"the hub's answer is {status or type(error).__name__}; try again later"
 
 
 def raise_if_disk_full(error: OSError, purpose: str, hint: str = "") -> None:
-    """Raise ``CheckpointError`` from ``error`` if the disk is full: there is no space ``purpose``, like "for t5-base".
-
-    ``hint`` says how to choose a folder on another disk.
-    """
-    if _is_disk_full(error):
+    """Raise ``CheckpointError`` if the disk is full: no space ``purpose``, with a ``hint`` at another folder."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         raise CheckpointError(
             f"The disk is full: there is no space {purpose}. Free some, or choose a folder on a larger disk{hint}."
         ) from error
-
-
-def _is_disk_full(error: BaseException) -> bool:
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

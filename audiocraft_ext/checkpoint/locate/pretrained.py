@@ -5,7 +5,6 @@ A codec, a text encoder, Demucs or MultiBand Diffusion is searched for in this o
 """
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -19,8 +18,8 @@ DIFFUSION = "facebook/multiband-diffusion"
 DIFFUSION_CODEC = "facebook/encodec_32khz"
 
 NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+# Meta's configs name T5 and DAC without their owner.
 _OWNERS = {"t5-": "google-t5", "dac_": "descript"}
-_TOKENIZERS = ("tokenizer.json", "spiece.model")
 
 
 def locate_model(name: str, beside: Path) -> Path:
@@ -30,29 +29,33 @@ def locate_model(name: str, beside: Path) -> Path:
     """
     if found := find_local_model(name, beside):
         return found
-    hub_id = _hub_id(name)
+    hub_ids = (f"{owner}/{name}" for prefix, owner in _OWNERS.items() if name.startswith(prefix))
+    hub_id = name if "/" in name else next(hub_ids, None)
     if hub_id is None:
         raise CheckpointError(
             f"The checkpoint names the model {name!r}, which is neither in its folder nor in weights/, and not a name "
             f"on the Hugging Face hub: put its files into {name}/ beside the checkpoint."
         )
     # audiocraft and transformers used to cache it under its name without an owner.
-    return _cached(name) or _cached(hub_id) or _fetched(name, hub_id)
+    for folder in filter(None, map(hub.cached_snapshot, (name, hub_id))):
+        if not _missing(folder):
+            return folder
+    folder = hub.fetch_model(hub_id, name)
+    if missing := _missing(folder):
+        raise CheckpointError(
+            f"The checkpoint names the model {name}, which lacks {', '.join(missing)} on the Hugging Face hub."
+        )
+    return folder
 
 
 def find_local_model(name: str, beside: Path) -> Path | None:
     """The model's folder below the checkpoint's own or ``weights/``, if there is one; raises as ``locate_model``."""
     if not NAME.fullmatch(name):
         raise CheckpointError(f"The checkpoint names the model {name!r}, which is not of the form owner/name.")
-    for folder in (beside / name, source.WEIGHTS_FOLDER / name):
-        if folder.is_dir():
-            if missing := ", ".join(_missing(folder)):
-                place = "the checkpoint's folder" if folder == beside / name else f"{source.WEIGHTS_FOLDER.name}/"
-                raise CheckpointError(
-                    f"The model {name} is incomplete in {place}: add {missing}, or remove the folder {name}/ there."
-                )
-            return folder
-    return None
+    folder = next(filter(Path.is_dir, (beside / name, source.WEIGHTS_FOLDER / name)), None)
+    if folder and (missing := ", ".join(_missing(folder))):
+        raise CheckpointError(f"The model {name} is incomplete in {folder}: add {missing}, or remove that folder.")
+    return folder
 
 
 def find_diffusion(*folders: Path) -> Path | None:
@@ -63,9 +66,9 @@ def find_diffusion(*folders: Path) -> Path | None:
 
 def model_files(folder: Path) -> list[Path]:
     """The files of the one layout that is loaded from a complete model's folder."""
-    layout = hub.detect_layout(folder, hub.MODEL_LAYOUTS)
-    assert layout is not None
-    patterns = [*hub.MODEL_SMALL_FILES, *layout.files]
+    marker = hub.detect_layout(folder, hub.MODEL_LAYOUTS)
+    assert marker is not None
+    patterns = [*hub.MODEL_SMALL_FILES, *hub.MODEL_LAYOUTS[marker]]
     return sorted(file for file in folder.iterdir() if any(file.match(pattern) for pattern in patterns))
 
 
@@ -74,50 +77,18 @@ def demucs_files(folder: Path) -> list[str]:
     return [f"{model}.safetensors" for model in OmegaConf.select(OmegaConf.load(folder / DEMUCS_BAG), "models")]
 
 
-def _hub_id(name: str) -> str | None:
-    """The hub's own name; Meta's configs name T5 and DAC without their owner."""
-    if "/" in name:
-        return name
-    return next((f"{owner}/{name}" for prefix, owner in _OWNERS.items() if name.startswith(prefix)), None)
-
-
-def _missing(folder: Path) -> Iterator[str]:
+def _missing(folder: Path) -> list[str]:
     """The files that a model's folder lacks; a cached snapshot may be partial."""
-    layout = hub.detect_layout(folder, hub.MODEL_LAYOUTS)
-    if layout is None:
-        yield "the weights"
-        return
+    marker = hub.detect_layout(folder, hub.MODEL_LAYOUTS)
+    if marker is None:
+        return ["the weights"]
     needed: list[str] = []
-    if layout.marker.endswith(".index.json"):
-        needed += sorted(set(source.read_json(folder / layout.marker)["weight_map"].values()))
-    if layout.marker == DEMUCS_BAG:
+    if marker.endswith(".index.json"):
+        needed += sorted(set(source.read_json(folder / marker)["weight_map"].values()))
+    if marker == DEMUCS_BAG:
         needed += demucs_files(folder)
-    if layout.marker.startswith(("model.", "pytorch_model.")):
+    if marker.startswith(("model.", "pytorch_model.")):
         needed.append("config.json")
-    yield from (file for file in needed if not (folder / file).is_file())
-    is_text_encoder = source.model_type(folder) == "t5"
-    if is_text_encoder and not any((folder / file).is_file() for file in _TOKENIZERS):
-        yield _TOKENIZERS[0]
-
-
-def _cached(name: str) -> Path | None:
-    """The snapshot in the Hugging Face cache, if complete."""
-    folder = hub.cached(name)
-    return None if folder is None or any(_missing(folder)) else folder
-
-
-def _fetched(name: str, hub_id: str) -> Path:
-    try:
-        folder = hub.fetch_model(hub_id)
-    except OSError as error:
-        hub.raise_if_disk_full(error, f"for {name}, which the checkpoint names", " with HF_HOME")
-        raise
-    except hub.HubError as error:
-        raise CheckpointError(
-            f"The checkpoint names the model {name}, which is neither in its folder, nor in weights/, nor complete in "
-            f"the Hugging Face cache, and cannot be fetched from the hub: {error}. With network access, "
-            "script/fetch-weights collects everything that a checkpoint needs."
-        ) from error
-    if missing := ", ".join(_missing(folder)):
-        raise CheckpointError(f"The checkpoint names the model {name}, which lacks {missing} on the Hugging Face hub.")
-    return folder
+    if source.model_type(folder) == "t5" and not (folder / "spiece.model").is_file():
+        needed.append("tokenizer.json")
+    return [file for file in needed if not (folder / file).is_file()]

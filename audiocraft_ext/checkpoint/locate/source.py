@@ -57,8 +57,7 @@ def locate(weights: str) -> Path:
         files = candidates(path) if path.is_dir() else [path]
         return unpack(files[0], cache / "archives") if len(files) == 1 and is_archive(files[0]) else path
     except OSError as error:
-        hint = f" with XDG_CACHE_HOME instead of {cache.parent} (HF_HOME for hub ids)"
-        hub.raise_if_disk_full(error, f"for {redact_url(weights)}", hint)
+        hub.raise_if_disk_full(error, f"for {redact_url(weights)}", f" with XDG_CACHE_HOME instead of {cache.parent}")
         problem = error.strerror or type(error).__name__
         raise CheckpointError(
             f"{redact_url(weights)} cannot be read, or cannot be cached in {cache}: {problem}"

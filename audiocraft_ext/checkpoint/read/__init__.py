@@ -1,1 +1,1 @@
-"""What a checkpoint's files are: configs and memory-mapped state dicts. Builds no model."""
+"""The contents of a checkpoint's files: configs and memory-mapped state dicts. Builds no model."""

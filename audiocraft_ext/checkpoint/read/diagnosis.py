@@ -1,13 +1,13 @@
 """Files without a MusicGen language model → what they are instead, as a clause. Reads nothing itself."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor
 
 _CODEC = "is a codec: put its language model beside it"
-# The names of a model's weights, and what is missing to make it a MusicGen.
+# A pattern of weights' names → the clause about their model, with the file that it lacks.
 _NEAREST = (
     (r"\.lora_(embedding_)?[AB]\b", "is a LoRA adapter: put its adapter_config.json beside it"),
     (
@@ -20,7 +20,7 @@ _NEAREST = (
 
 
 def describe_unrecognized(codecs: Iterable[str], others: dict[str, dict[Any, Any]]) -> str:
-    """The contents of a folder: names of ``codecs``, and ``others`` by name, {} for a file without weights."""
+    """The contents of a folder: names of ``codecs``, and of ``others`` the weights, or the payload without weights."""
     clauses = [f"{name} {_CODEC}" for name in codecs]
     clauses += [_describe(name, payload) for name, payload in others.items() if payload]
     if weightless := [name for name, payload in others.items() if not payload]:
@@ -35,18 +35,10 @@ def first_few(names: Iterable[Any], n: int = 5) -> str:
 
 
 def _describe(file: str, payload: dict[Any, Any]) -> str:
-    names = [name for name in _weights(payload) if "." in name]  # an optimizer's have no dots
+    names = [name for name, value in payload.items() if isinstance(value, Tensor) and "." in name]
     if not names:
         return f"{file} has no model weights, only {first_few(payload, 3)}"
     for pattern, clause in _NEAREST:
         if any(re.search(pattern, name) for name in names):
             return f"{file} {clause}"
     return f"{file} has {len(names)} weights of another kind of model ({first_few(names, 3)})"
-
-
-def _weights(payload: dict[Any, Any]) -> Iterator[str]:
-    for key, value in payload.items():
-        if isinstance(value, Tensor):
-            yield str(key)
-        elif isinstance(value, dict):
-            yield from _weights(value)

@@ -10,11 +10,12 @@
 | Hugging Face | ``config.json`` with the model type ``musicgen`` or ``musicgen_melody`` |
 | PEFT LoRA | ``adapter_config.json``; merged into its base, which is located, too |
 
-No file can run code: safetensors have none, and pickles are loaded ``weights_only``, with OmegaConf's classes allowed.
+No file can run code: safetensors contain data alone, and pickles are loaded ``weights_only``, with OmegaConf's classes.
 """
 
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -27,7 +28,7 @@ from omegaconf.nodes import AnyNode
 from audiocraft_ext.checkpoint.locate import pretrained, source
 from audiocraft_ext.checkpoint.locate.source import CODEC_TYPES, model_type, read_json
 from audiocraft_ext.checkpoint.read import huggingface, infer, tensors
-from audiocraft_ext.checkpoint.read.config import read_config
+from audiocraft_ext.checkpoint.read.config import config_errors, read_config
 from audiocraft_ext.checkpoint.read.diagnosis import describe_unrecognized
 from audiocraft_ext.checkpoint.read.tensors import State
 from audiocraft_ext.errors import CheckpointError
@@ -70,27 +71,39 @@ class TransformersFile:
 
 
 @dataclass(frozen=True)
-class PretrainedCodec:
-    """A public codec that the checkpoint names instead of including it."""
-
-    name: str
-
-
-@dataclass(frozen=True)
 class CheckpointFiles:
     """The models in one checkpoint; without ``text_encoder``, the LM's config names one.
 
-    ``path`` is the file or folder with all of them.
+    ``path`` is the file or folder with all of them. A ``codec`` that is named instead of included is a public one.
     """
 
     path: Path
     lm: LanguageModelFile
-    codec: CodecFile | TransformersFile | PretrainedCodec
+    codec: CodecFile | TransformersFile | str
     text_encoder: TransformersFile | None = None
 
     @property
     def folder(self) -> Path:
         return self.path if self.path.is_dir() else self.path.parent
+
+    @property
+    def codec_name(self) -> str | None:
+        """The public name of the codec; None for one that the checkpoint includes."""
+        return self.codec if isinstance(self.codec, str) else None
+
+    @cached_property
+    def model_folders(self) -> dict[str, Path]:
+        """The folder of each pretrained model that the checkpoint names; raises ``CheckpointError`` without one.
+
+        Only an optional decoder is located later, at its first use: MultiBand Diffusion, which is over 1 GB.
+        """
+        names = [self.codec_name] if self.codec_name else []
+        with config_errors("language model"):
+            conditioners = [settings for name, settings in self.lm.config.conditioners.items() if name != "args"]
+            if self.text_encoder is None:
+                names += [settings.t5.name for settings in conditioners if settings.model == "t5"]
+            names += [pretrained.DEMUCS for settings in conditioners if settings.model == "chroma_stem"]
+        return {name: pretrained.locate_model(name, self.folder) for name in names}
 
 
 def read(path: Path) -> CheckpointFiles:
@@ -107,7 +120,7 @@ def root_of(path: Path) -> Path:
     folder = path.parent
     if path.is_dir() or not (is_adapter(folder) or _is_huggingface(folder)):
         return path
-    return path if isinstance(_recognise(_load(path)), LanguageModelFile) else folder
+    return path if isinstance(recognise(_load(path)), LanguageModelFile) else folder
 
 
 def is_adapter(folder: Path) -> bool:
@@ -132,42 +145,36 @@ def _base_folder(base: str, beside: Path) -> Path:
     return folder
 
 
-def _adapter_weights(folder: Path) -> State:
-    if any(folder.glob("*.safetensors")):
-        return huggingface.read_weights(folder)
-    if not (pickled := folder / "adapter_model.bin").is_file():
-        raise CheckpointError(f"An {_ADAPTER} without adapter_model.safetensors or adapter_model.bin: add one.")
-    return load_pickle(pickled)
-
-
 def _read_huggingface(folder: Path, adapter: Path | None = None) -> CheckpointFiles:
     config = read_json(folder / "config.json")
     state = huggingface.read_weights(folder)
     if adapter is not None:
-        state = huggingface.merge_adapter(state, _adapter_weights(adapter), read_json(adapter / _ADAPTER))
+        pickled = adapter / "adapter_model.bin"
+        weights = huggingface.read_weights(adapter) or (load_pickle(pickled) if pickled.is_file() else {})
+        state = huggingface.merge_adapter(state, weights, read_json(adapter / _ADAPTER))
     lm_state = huggingface.to_audiocraft(state)
     if _LM_KEY not in lm_state:
         raise CheckpointError(f"{folder} has the config of a Hugging Face MusicGen, but another model's safetensors.")
     lm_config = infer.infer_config(lm_state, config["decoder"]["num_attention_heads"])
-    parts = (
-        TransformersFile(config[name], huggingface.strip_prefix(state, f"{name}."), folder)
-        for name in ("audio_encoder", "text_encoder")
+    codec, text_encoder = (
+        TransformersFile({"model_type": kind} | config[name], huggingface.strip_prefix(state, f"{name}."), folder)
+        for name, kind in (("audio_encoder", "encodec"), ("text_encoder", "t5"))
     )
-    return CheckpointFiles(adapter or folder, LanguageModelFile(lm_config, lm_state), *parts)
+    return CheckpointFiles(adapter or folder, LanguageModelFile(lm_config, lm_state), codec, text_encoder)
 
 
 def _read_audiocraft(path: Path) -> CheckpointFiles:
     models: dict[str, LanguageModelFile] = {}
-    codecs: dict[str, CodecFile | PretrainedCodec] = {}
+    codecs: dict[str, CodecFile | str] = {}
     others: dict[str, dict[Any, Any]] = {}
     entries = sorted(path.iterdir()) if path.is_dir() else [path]
     for file in filter(Path.is_file, entries):
         payload = _load(file)
-        match _recognise(payload):
+        match recognise(payload):
             case LanguageModelFile() as model:
                 models[file.name] = model
             case None:
-                others[file.name] = payload
+                others[file.name] = find_weights(payload) or payload
             case codec:
                 codecs[file.name] = codec
     if not models:
@@ -186,10 +193,10 @@ def _read_audiocraft(path: Path) -> CheckpointFiles:
     return CheckpointFiles(path, lm, _codec_named_in(lm.config))
 
 
-def _recognise(payload: dict[Any, Any]) -> LanguageModelFile | CodecFile | PretrainedCodec | None:
-    """The model in a file's payload, if there is one."""
+def recognise(payload: dict[Any, Any]) -> LanguageModelFile | CodecFile | str | None:
+    """The model in a file's payload, or a public codec's name, if there is one."""
     if "pretrained" in payload:
-        return PretrainedCodec(payload["pretrained"])
+        return str(payload["pretrained"])
     state = find_weights(payload)
     if state is None:
         return None
@@ -206,10 +213,9 @@ def _recognise(payload: dict[Any, Any]) -> LanguageModelFile | CodecFile | Pretr
 
 
 def _load(file: Path) -> dict[Any, Any]:
-    """A torch or safetensors file as a dict, our own form like audiocraft's export; {} for any other file."""
+    """A torch or safetensors file as a dict; {} for any other file."""
     if tensors.is_safetensors(file):
-        state, config, is_int8 = tensors.read(file)
-        return {"best_state": state, "xp.cfg": config, "is_int8": is_int8} if config is not None else dict(state)
+        return tensors.read(file)
     with file.open("rb") as opened:
         return load_pickle(file) if opened.read(4) == b"PK\x03\x04" else {}  # torch.save writes a zip
 
@@ -242,7 +248,7 @@ def find_weights(payload: dict[Any, Any]) -> State | None:
     return None
 
 
-def _codec_named_in(config: DictConfig) -> PretrainedCodec:
+def _codec_named_in(config: DictConfig) -> str:
     """``//pretrained/facebook/encodec_32khz`` in an LM's config is the public codec of that name."""
     name = str(config.get("compression_model_checkpoint", ""))
     if not name.startswith("//pretrained/"):
@@ -250,4 +256,4 @@ def _codec_named_in(config: DictConfig) -> PretrainedCodec:
             f"The language model's codec, {name!r}, is not a public one (//pretrained/owner/name): put its "
             "compression_state_dict.bin beside the language model, and name the folder of both."
         )
-    return PretrainedCodec(name.removeprefix("//pretrained/"))
+    return name.removeprefix("//pretrained/")

@@ -39,7 +39,7 @@ def read_weights(folder: Path) -> State:
     """All tensors of a folder's safetensors files, memory-mapped."""
     state: State = {}
     for path in sorted(folder.glob("*.safetensors")):
-        state |= tensors.read(path).state
+        state |= tensors.read(path)
     return state
 
 
@@ -55,19 +55,15 @@ def to_audiocraft(state: State) -> State:
         # Sinusoidal position embeddings are computed.
         if key.startswith(("text_encoder.", "audio_encoder.")) or ".embed_positions." in key:
             continue
-        renamed[_audiocraft_name(key)] = value
+        rename = next(((theirs, ours) for theirs, ours in _RENAMES if re.match(theirs, key)), None)
+        if rename is None:
+            raise CheckpointError(f"The Hugging Face checkpoint has a weight that MusicGen does not have: {key}.")
+        renamed[re.sub(*rename, key, count=1)] = value
     for key in [key for key in renamed if key.endswith(".q_proj.weight")]:
         attention = key.removesuffix("q_proj.weight")
         thirds = [renamed.pop(f"{attention}{name}_proj.weight") for name in "qkv"]
         renamed[f"{attention}in_proj_weight"] = torch.cat(thirds)
     return renamed
-
-
-def _audiocraft_name(key: str) -> str:
-    for theirs, ours in _RENAMES:
-        if re.match(theirs, key):
-            return re.sub(theirs, ours, key, count=1)
-    raise CheckpointError(f"The Hugging Face checkpoint has a weight that MusicGen does not have: {key}.")
 
 
 # ---------------------------------------------------------------------------------------------------- LoRA adapters
@@ -105,7 +101,8 @@ def merge_adapter(base: State, adapter: State, settings: dict[str, Any]) -> Stat
         used.add(key)
     if not used:
         raise CheckpointError(
-            "The adapter changes no weight of its base model: its safetensors file has no LoRA factors."
+            "The adapter changes no weight of its base model: adapter_model.safetensors or .bin is missing, or has no "
+            "LoRA factors."
         )
     return merged
 

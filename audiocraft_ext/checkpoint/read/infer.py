@@ -28,33 +28,37 @@ def infer_config(state: dict[str, Tensor], num_heads: int | None = None) -> Dict
     Raises ``CheckpointError`` if a weight is missing that determines a size.
     """
     try:
-        transformer = _transformer(state)
-        text_dim = state[_TEXT].shape[1]
+        transformer = _transformer(state, num_heads)
+        conditioners = _conditioners(state)
     except KeyError as error:
         raise CheckpointError(
             f"The checkpoint has no config, and its sizes cannot be inferred: the weight {error} is missing."
         ) from error
-    conditioners = _conditioners(text_dim, state[_MELODY].shape[1] if _MELODY in state else None)
+    n_q, crosses, has_melody = transformer["n_q"], transformer["cross_attention"], "self_wav" in conditioners
     if num_heads is None:
-        _log_inferred(transformer, conditioners)
-    else:
-        transformer["num_heads"] = num_heads
-    n_q, crosses = transformer["n_q"], transformer["cross_attention"]
+        log.warning(
+            "No config in the checkpoint; from its shapes: %d codebooks of %d, %d layers of %d, %s, text encoder %s. "
+            "Assumed, as in Meta's: %d heads, a window of %d s, codec %s.",
+            *(transformer[size] for size in ("n_q", "card", "num_layers", "dim")),
+            "melody" if has_melody else "text",
+            *(conditioners["description"]["t5"]["name"], transformer["num_heads"], _WINDOW_S, _CODEC),
+        )
+    delays = [k // 2 if n_q == 8 else k for k in range(n_q)]  # of stereo's eight, left and right share a delay
     return OmegaConf.create(
         {
             "lm_model": "transformer_lm",
             "compression_model_checkpoint": f"//pretrained/{_CODEC}",
             "dataset": {"segment_duration": _WINDOW_S},
             "interleave_stereo_codebooks": {"use": n_q == 8, "per_timestep": False},
-            "codebooks_pattern": {"modeling": "delay", "delay": {"delays": _delays(n_q), "flatten_first": 0}},
+            "codebooks_pattern": {"modeling": "delay", "delay": {"delays": delays, "flatten_first": 0}},
             "classifier_free_guidance": {"training_dropout": 0.2, "inference_coef": 3.0},
             "attribute_dropout": {},
             "fuser": {
                 "cross_attention_pos_emb": False,
                 "sum": [],
                 "input_interpolate": [],
-                "cross": ["description"] if crosses else [],
-                "prepend": ["self_wav"] * ("self_wav" in conditioners) + ["description"] * (not crosses),
+                "cross": ["description"] * crosses,
+                "prepend": ["self_wav"] * has_melody + ["description"] * (not crosses),
             },
             "conditioners": conditioners,
             "transformer_lm": transformer,
@@ -62,14 +66,13 @@ def infer_config(state: dict[str, Tensor], num_heads: int | None = None) -> Dict
     )
 
 
-def _transformer(state: dict[str, Tensor]) -> dict[str, Any]:
-    """The transformer's part of the config, with heads of ``HEAD_DIM``; ``KeyError`` for a missing weight."""
+def _transformer(state: dict[str, Tensor], num_heads: int | None) -> dict[str, Any]:
     special_and_card, dim = state["emb.0.weight"].shape
     return {
         "n_q": sum(key.startswith("emb.") for key in state),
         "card": special_and_card - 1,
         "dim": dim,
-        "num_heads": dim // HEAD_DIM,
+        "num_heads": num_heads or dim // HEAD_DIM,
         "num_layers": len({key.split(".")[2] for key in state if key.startswith("transformer.layers.")}),
         "hidden_scale": state[_FIRST_LAYER + "linear1.weight"].shape[0] / dim,
         "dropout": 0.0,
@@ -87,25 +90,11 @@ def _transformer(state: dict[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def _log_inferred(transformer: dict[str, Any], conditioners: dict[str, dict]) -> None:
-    log.warning(
-        "No config in the checkpoint; from its shapes: %d codebooks of %d, %d layers of %d, %s, text encoder %s. "
-        "Assumed, as in Meta's: %d heads, a window of %d s, codec %s.",
-        *(transformer[size] for size in ("n_q", "card", "num_layers", "dim")),
-        "melody" if "self_wav" in conditioners else "text",
-        *(conditioners["description"]["t5"]["name"], transformer["num_heads"], _WINDOW_S, _CODEC),
-    )
-
-
-def _delays(n_q: int) -> list[int]:
-    """One more frame for each codebook; of the stereo models' eight, left and right share a delay."""
-    return [k // 2 for k in range(n_q)] if n_q == 8 else list(range(n_q))
-
-
-def _conditioners(text_dim: int, n_chroma: int | None) -> dict[str, dict]:
-    t5 = {"name": _T5_OF_WIDTH.get(text_dim, "text_encoder"), "finetune": False, "word_dropout": 0.0}
-    conditioners: dict[str, dict] = {"description": {"model": "t5", "t5": {**t5, "normalize_text": False}}}
-    if n_chroma is not None:
-        chroma = {"sample_rate": 32000, "n_chroma": n_chroma, "radix2_exp": 14, "argmax": True}
+def _conditioners(state: dict[str, Tensor]) -> dict[str, Any]:
+    name = _T5_OF_WIDTH.get(state[_TEXT].shape[1], "text_encoder")
+    t5 = {"name": name, "finetune": False, "word_dropout": 0.0, "normalize_text": False}
+    conditioners: dict[str, Any] = {"description": {"model": "t5", "t5": t5}}
+    if _MELODY in state:
+        chroma = {"sample_rate": 32000, "n_chroma": state[_MELODY].shape[1], "radix2_exp": 14, "argmax": True}
         conditioners["self_wav"] = {"model": "chroma_stem", "chroma_stem": {**chroma, "match_len_on_eval": False}}
     return conditioners

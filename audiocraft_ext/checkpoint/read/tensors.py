@@ -6,7 +6,7 @@ Knows nothing of what the model is.
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -22,14 +22,6 @@ _SCALE = ".scale"
 _MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit; the first bytes of a text are a larger number
 
 
-class StoredModel(NamedTuple):
-    """A file's weights, int8 dequantised to fp32; the YAML text of the config in its header; whether it had int8."""
-
-    state: State
-    config: str | None
-    is_int8: bool
-
-
 def is_safetensors(file: Path) -> bool:
     """Whether a file begins like one: the length of a header, and the brace that opens it."""
     with file.open("rb") as opened:
@@ -37,8 +29,11 @@ def is_safetensors(file: Path) -> bool:
         return length <= _MAX_HEADER_BYTES and opened.read(1) == b"{"
 
 
-def read(file: Path) -> StoredModel:
-    """The model in a file; raises ``CheckpointError`` if the file is damaged."""
+def read(file: Path) -> dict[str, Any]:
+    """The weights in a file, int8 dequantised to fp32; our own form like audiocraft's export, with ``is_int8``.
+
+    Raises ``CheckpointError`` if the file is damaged.
+    """
     try:
         with safe_open(file, "pt") as opened:
             config = (opened.metadata() or {}).get(CONFIG)
@@ -48,7 +43,7 @@ def read(file: Path) -> StoredModel:
     quantized_names = [name for name in state if name + _SCALE in state]
     for name in quantized_names:
         state[name] = dequantize(state[name], state.pop(name + _SCALE))
-    return StoredModel(state, config, bool(quantized_names))
+    return {**state} if config is None else {"best_state": state, CONFIG: config, "is_int8": bool(quantized_names)}
 
 
 def write(file: Path, state: State, config: str, in_int8: Callable[[str, Tensor], bool] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""One small export, and a folder in which its language model can be written anew."""
+"""One small export, and a folder in which its language model can be written again."""
 
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,13 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def package(export: Path) -> dict[str, Any]:
-    """What is in the export's ``state_dict.bin``."""
+    """The contents of the export's ``state_dict.bin``."""
     package: dict[str, Any] = torch.load(export / "state_dict.bin")
     return package
 
 
 @pytest.fixture
-def rewrapped(export: Path, tmp_path: Path) -> Path:
+def without_lm(export: Path, tmp_path: Path) -> Path:
     """A folder with the export's codec and text encoder, whose language model is yet to be written."""
     (tmp_path / "text_encoder").symlink_to(export / "text_encoder")
     (tmp_path / "codec.bin").symlink_to(export / "compression_state_dict.bin")

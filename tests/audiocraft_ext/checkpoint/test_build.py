@@ -14,7 +14,6 @@ from torch import Tensor
 from audiocraft_ext import checkpoint
 from audiocraft_ext.checkpoint import build
 from audiocraft_ext.checkpoint.locate.pretrained import DEMUCS
-from audiocraft_ext.checkpoint.read.formats import PretrainedCodec
 from audiocraft_ext.conditioning import StemConditioner
 from audiocraft_ext.errors import CheckpointError
 from audiocraft_ext.upstream import EncodecModel
@@ -31,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 class Payload:
-    """What a malicious pickle would call."""
+    """The call that a malicious pickle makes."""
 
     def __reduce__(self) -> tuple[Any, tuple[str]]:
         return os.system, ("touch executed",)
@@ -95,8 +94,8 @@ def test_a_public_codec_may_be_an_audiocraft_export(folder: Path, tmp_path: Path
 def test_an_export_that_only_names_another_codec_is_refused(tmp_path: Path) -> None:
     (tmp_path / "someone" / "codec").mkdir(parents=True)
     torch.save({"pretrained": "someone/codec"}, tmp_path / "someone" / "codec" / "compression_state_dict.bin")
-    with pytest.raises(CheckpointError, match=r"someone/codec is incomplete: .* has 'pretrained'"):
-        build.build_codec(PretrainedCodec("someone/codec"), {"someone/codec": tmp_path / "someone" / "codec"}, "cpu")
+    with pytest.raises(CheckpointError, match=r"someone/codec is incomplete: .* needs 'best_state'"):
+        build.build_codec("someone/codec", {"someone/codec": tmp_path / "someone" / "codec"}, "cpu")
 
 
 @pytest.mark.parametrize(
@@ -169,7 +168,7 @@ def test_loading_leaves_the_global_generator_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"out_norm.weight": None}, r"config: out_norm\.weight missing\.$"),
         ({"extra": torch.zeros(1)}, r"config: extra unexpected\.$"),
@@ -178,12 +177,12 @@ def test_loading_leaves_the_global_generator_alone(tmp_path: Path) -> None:
     ],
 )
 def test_weights_that_do_not_fit_their_config_are_named(
-    tmp_path: Path, change: dict[str, Tensor | None], told: str
+    tmp_path: Path, change: dict[str, Tensor | None], message: str
 ) -> None:
     folder = tiny.write(tmp_path, "text")
     package = torch.load(folder / "state_dict.bin")
     state = {**package["best_state"], **change}
     package["best_state"] = {name: value for name, value in state.items() if value is not None}
     torch.save(package, folder / "state_dict.bin")
-    with pytest.raises(CheckpointError, match=told):
+    with pytest.raises(CheckpointError, match=message):
         checkpoint.load(str(folder), "cpu")

@@ -64,14 +64,14 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def gathered(folder: Path) -> set[str]:
+def files_in(folder: Path) -> set[str]:
     """The files in a folder but for the clone's own."""
     paths = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert (folder / "demo" / "state_dict.bin").read_text() == "embedded"
     return paths - {"README.md", "demo/state_dict.bin", source.MANIFEST}
 
 
-def listed(folder: Path) -> dict[str, dict[str, str]]:
+def read_manifest(folder: Path) -> dict[str, dict[str, str]]:
     return {entry["path"]: entry for entry in json.loads((folder / source.MANIFEST).read_text())["files"]}
 
 
@@ -108,18 +108,18 @@ def run(script: str, *arguments: str | Path, kilobytes: str = "unlimited", **env
 @pytest.mark.slow
 def test_a_bundle_follows_a_melody_without_network_access(hub: Server, weights: Path, tmp_path: Path) -> None:
     place = {"HF_HOME": str(tmp_path / "hub"), "HF_ENDPOINT": hub.url()}
-    status, told = run("fetch-weights", "someone/melody", "--to", weights, **place)
-    assert status == 0, told
-    assert gathered(weights) == WITH_DIFFUSION | {"config.json"}
-    assert f"someone/melody@{HubHandler.COMMIT}, mit" in told
+    status, message = run("fetch-weights", "someone/melody", "--to", weights, **place)
+    assert status == 0, message
+    assert files_in(weights) == WITH_DIFFUSION | {"config.json"}
+    assert f"someone/melody@{HubHandler.COMMIT}, mit" in message
     soundfile.write(tmp_path / "riff.wav", [0.1, -0.1, 0.05] * 16000, 32000)
     inputs = {"input_audio": f"@{tmp_path / 'riff.wav'}", "duration": "1", "multi_band_diffusion": "true", "seed": "1"}
     flags = [flag for name, value in inputs.items() for flag in ("-i", f"{name}={value}")]
     offline = {"HF_HOME": str(tmp_path / "none"), "HF_HUB_OFFLINE": "1", "HF_ENDPOINT": "http://127.0.0.1:1"}
-    status, told = run(
+    status, message = run(
         "predict", *flags, "-o", tmp_path / "made.wav", MUSICGEN_WEIGHTS=str(weights), MUSICGEN_DEVICE="cpu", **offline
     )
-    assert status == 0, told
+    assert status == 0, message
     assert soundfile.info(tmp_path / "made.wav").duration == 1
     assert not (tmp_path / "none").exists()
 
@@ -128,8 +128,8 @@ def test_a_bundle_follows_a_melody_without_network_access(hub: Server, weights: 
 def test_the_manifest_lists_size_checksum_origin_and_licence(hub: Server, weights: Path, tmp_path: Path) -> None:
     place = {"HF_HOME": str(tmp_path / "hub"), "HF_ENDPOINT": hub.url()}
     assert run("fetch-weights", "someone/melody", "--to", weights, **place)[0] == 0
-    entries = listed(weights)
-    assert entries.keys() == gathered(weights)
+    entries = read_manifest(weights)
+    assert entries.keys() == files_in(weights)
     for name, entry in entries.items():
         content = (weights / name).read_bytes()
         assert (entry["bytes"], entry["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
@@ -151,19 +151,21 @@ def test_a_failed_fetch_leaves_the_previous_bundle_unchanged(
     former = contents(weights)
     place = {"HF_HOME": str(tmp_path / "hub"), "HF_ENDPOINT": hub.url()}
     lost = hub.files.pop(f"{DEMUCS}/955717e8.safetensors")
-    status, told = run("fetch-weights", "someone/melody", "--to", weights, **place)
+    status, message = run("fetch-weights", "someone/melody", "--to", weights, **place)
     assert status == 1
-    assert re.search(f"The checkpoint names the model {DEMUCS}, which lacks 955717e8.safetensors on the", told), told
+    assert re.search(f"The checkpoint names the model {DEMUCS}, which lacks 955717e8.safetensors on the", message), (
+        message
+    )
     assert contents(weights) == former
     hub.files[f"{DEMUCS}/955717e8.safetensors"] = lost
     shutil.rmtree(tmp_path / "hub")
     assert run("fetch-weights", "someone/melody", "--to", tmp_path / "elsewhere", **place)[0] == 0
     largest_kilobytes = max(path.stat().st_size for path in (tmp_path / "elsewhere").rglob("*")) // 1024
-    status, told = run(
+    status, message = run(
         "fetch-weights", "someone/melody", "--to", weights, kilobytes=str(largest_kilobytes - 1), **place
     )
     assert status == 1
-    assert re.search("The disk is full: there is no space in .* for all of someone/melody", told), told
+    assert re.search("The disk is full: there is no space in .* for all of someone/melody", message), message
     assert contents(weights) == former
 
 
@@ -172,9 +174,9 @@ def test_a_failed_fetch_leaves_the_previous_bundle_unchanged(
 
 def test_a_second_bundle_replaces_the_first(written: Path, weights: Path) -> None:
     bundle(str(written / "whole"), weights)
-    assert gathered(weights) == WITH_DIFFUSION
+    assert files_in(weights) == WITH_DIFFUSION
     bundle(str(written / "text"), weights)
-    assert gathered(weights) == TEXT == listed(weights).keys()
+    assert files_in(weights) == TEXT == read_manifest(weights).keys()
     assert not (weights / "facebook").exists()
     assert (weights / "state_dict.bin").read_bytes() == (written / "text" / "state_dict.bin").read_bytes()
     assert checkpoint.load(str(weights), "cpu").follows_melody is False
@@ -182,12 +184,12 @@ def test_a_second_bundle_replaces_the_first(written: Path, weights: Path) -> Non
 
 def test_shared_components_stay_in_place_with_their_origin(written: Path, weights: Path) -> None:
     bundle(str(written / "whole"), weights)
-    former = listed(weights)
+    former = read_manifest(weights)
     stamps = {name: (weights / name).stat().st_mtime_ns for name in PARTS}
     bundle(str(written / "melody"), weights)
-    assert gathered(weights) == WITH_DIFFUSION
+    assert files_in(weights) == WITH_DIFFUSION
     assert stamps == {name: (weights / name).stat().st_mtime_ns for name in PARTS}
-    now = listed(weights)
+    now = read_manifest(weights)
     assert {name: now[name] for name in PARTS} == {name: former[name] for name in PARTS}
     assert now["state_dict.bin"]["origin"] == str(written / "melody")
 
@@ -206,16 +208,16 @@ def test_bundling_a_folder_into_itself_leaves_its_files_alone(written: Path, wei
 
 def test_diffusion_is_optional_and_only_for_its_codec(written: Path, weights: Path) -> None:
     bundle(str(written / "whole"), weights, with_diffusion=False)
-    assert gathered(weights) == MELODY
+    assert files_in(weights) == MELODY
     bundle(str(written / "text"), weights, with_diffusion=True)
-    assert gathered(weights) == TEXT
+    assert files_in(weights) == TEXT
 
 
 def test_a_single_file_s_neighbours_are_not_bundled(written: Path, weights: Path, tmp_path: Path) -> None:
     shutil.copytree(written / "whole", tmp_path / "mine")
     (tmp_path / "mine" / "trained_model.tar").write_text("not asked for")
     bundle(str(tmp_path / "mine" / "state_dict.bin"), weights)
-    assert gathered(weights) == WITH_DIFFUSION - {"compression_state_dict.bin"}
+    assert files_in(weights) == WITH_DIFFUSION - {"compression_state_dict.bin"}
     assert checkpoint.load(str(weights), "cpu").codec_name == tiny_components.CODEC
 
 
@@ -238,7 +240,7 @@ def test_the_embedded_checkpoint_s_folder_is_reserved(written: Path, weights: Pa
     torch.save(package, mine / "state_dict.bin")
     with pytest.raises(CheckpointError, match="like the embedded checkpoint"):
         bundle(str(mine), weights)
-    assert gathered(weights) == set()
+    assert files_in(weights) == set()
 
 
 def test_a_killed_fetch_is_cleaned_up_by_the_next(
@@ -258,7 +260,7 @@ def test_a_killed_fetch_is_cleaned_up_by_the_next(
         with pytest.raises(KeyboardInterrupt):
             bundle(str(written / "text"), weights)
     bundle(str(written / "text"), weights)
-    assert gathered(weights) == TEXT == listed(weights).keys()
+    assert files_in(weights) == TEXT == read_manifest(weights).keys()
 
 
 def test_an_adapter_must_be_merged_first(written: Path, weights: Path, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from tests.support.tiny import KINDS
 
 SCRIPT = Path(__file__).parents[3] / "script" / "convert-weights"
 INT8 = EngineSettings(quantize="int8")
-# What comes with a codec and a text encoder of its own, one that names public ones, and one that is of two folders.
+# One that names a public codec, one that includes its codec and text encoder, and one that is of two folders.
 FORMATS = ["audiocraft export", "Hugging Face", "PEFT LoRA"]
 
 Wrap = Callable[[str, tiny.Kind], Path]
@@ -50,7 +50,7 @@ def wrap(tmp_path_factory: pytest.TempPathFactory) -> Wrap:
 
 @pytest.fixture(autouse=True)
 def no_weights_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is converted finds nothing but what was written with it."""
+    """A converted checkpoint finds nothing except the files that were written with it."""
     monkeypatch.setattr(source, "WEIGHTS_FOLDER", tmp_path / "weights")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
@@ -153,7 +153,7 @@ def test_int8_is_stable_to_the_byte_and_reversible(wrap: Wrap, tmp_path: Path) -
     assert torch.equal(greedy(undone, INT8), greedy(first, INT8))
 
 
-def test_int8_moves_the_logits_by_at_most_two_percent(wrap: Wrap, tmp_path: Path) -> None:
+def test_int8_moves_the_logits_by_less_than_two_percent(wrap: Wrap, tmp_path: Path) -> None:
     original = wrap("audiocraft export", "text")
     convert.convert(str(original), tmp_path / "out", "int8")
     tokens = torch.randint(tiny.CARD, (1, 4, 50), generator=torch.Generator().manual_seed(0))
@@ -202,7 +202,7 @@ def test_a_killed_process_s_partial_output_is_replaced(tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "half").exists()
 
 
-@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells what is mapped")
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux lists mapped files")
 def test_a_converted_model_is_memory_mapped(tmp_path: Path) -> None:
     convert.convert(str(source.EMBEDDED), tmp_path / "out")
     contents = formats.read(tmp_path / "out")

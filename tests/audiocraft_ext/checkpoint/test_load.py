@@ -1,4 +1,4 @@
-"""What loading a checkpoint makes of it, in whatever format it came."""
+"""The loaded checkpoint, whatever format it has."""
 
 from pathlib import Path
 from typing import Any
@@ -26,31 +26,33 @@ def test_an_export_loads_in_eval_mode_with_its_config(export: Path, package: dic
     assert_same_weights(export, package)
 
 
-def test_half_precision_weights_load_as_float32_on_the_cpu(package: dict[str, Any], rewrapped: Path) -> None:
+def test_half_precision_weights_load_as_float32_on_the_cpu(package: dict[str, Any], without_lm: Path) -> None:
     package["best_state"] = {key: value.half() for key, value in package["best_state"].items()}
-    torch.save(package, rewrapped / "lm.bin")
-    assert {value.dtype for value in checkpoint.load(str(rewrapped), "cpu").lm.state_dict().values()} == {torch.float32}
+    torch.save(package, without_lm / "lm.bin")
+    assert {value.dtype for value in checkpoint.load(str(without_lm), "cpu").lm.state_dict().values()} == {
+        torch.float32
+    }
 
 
-def test_a_wrapper_s_prefix_is_stripped(package: dict[str, Any], rewrapped: Path) -> None:
+def test_a_wrapper_s_prefix_is_stripped(package: dict[str, Any], without_lm: Path) -> None:
     state = {f"module.lm.{name}": value for name, value in package["best_state"].items()}
-    torch.save({"model": state}, rewrapped / "lm.pt")
-    assert_same_weights(rewrapped, package)
+    torch.save({"model": state}, without_lm / "lm.pt")
+    assert_same_weights(without_lm, package)
 
 
-def test_training_keys_are_dropped(package: dict[str, Any], rewrapped: Path) -> None:
+def test_training_keys_are_dropped(package: dict[str, Any], without_lm: Path) -> None:
     config = OmegaConf.create(package["xp.cfg"])
     config.conditioners.args = {"merge_text_conditions_p": 0.25, "drop_desc_p": 0.5}
-    torch.save({**package, "xp.cfg": OmegaConf.to_yaml(config)}, rewrapped / "lm.bin")
-    assert_same_weights(rewrapped, package)
+    torch.save({**package, "xp.cfg": OmegaConf.to_yaml(config)}, without_lm / "lm.bin")
+    assert_same_weights(without_lm, package)
 
 
-def test_a_reference_within_the_config_is_followed(package: dict[str, Any], rewrapped: Path) -> None:
+def test_a_reference_within_the_config_is_followed(package: dict[str, Any], without_lm: Path) -> None:
     config = OmegaConf.create(package["xp.cfg"])
     config.encoder = "text_encoder"
     config.conditioners.description.t5.name = "${encoder}"
-    torch.save({**package, "xp.cfg": OmegaConf.to_yaml(config)}, rewrapped / "lm.bin")
-    assert_same_weights(rewrapped, package)
+    torch.save({**package, "xp.cfg": OmegaConf.to_yaml(config)}, without_lm / "lm.bin")
+    assert_same_weights(without_lm, package)
 
 
 def test_the_rest_of_the_package_imports_only_the_facade() -> None:

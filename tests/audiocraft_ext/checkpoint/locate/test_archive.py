@@ -41,7 +41,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def kept(cache: Path) -> list[Path]:
-    """What an archive has left in the cache, but for locks."""
+    """The files that an archive has left in the cache, except locks."""
     return [path for path in cache.rglob("*") if path.suffix != ".lock"]
 
 
@@ -226,7 +226,7 @@ def test_bombs_are_refused_by_declared_and_by_actual_size(
 
 @pytest.mark.parametrize("n_bytes", [-512, -1024, -(10**6)])
 def test_a_tar_member_of_negative_size_is_refused(cache: Path, tmp_path: Path, n_bytes: int) -> None:
-    """Whoever looks for the next file behind it finds the former one again, for ever."""
+    """A reader that looks for the next member behind it finds the former one again, in an endless loop."""
     header = bytearray(tarfile.TarInfo("lm.bin").tobuf(tarfile.GNU_FORMAT))
     header[124:136] = b"\xff" + (256**11 + n_bytes).to_bytes(11, "big")  # how a size below zero is written
     header[148:156] = b" " * 8

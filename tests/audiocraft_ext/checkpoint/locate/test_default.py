@@ -1,4 +1,4 @@
-"""What is loaded where none is asked for."""
+"""The default checkpoint."""
 
 from pathlib import Path
 

@@ -14,7 +14,7 @@ from audiocraft_ext.checkpoint.locate.pretrained import DEMUCS, DIFFUSION, find_
 from audiocraft_ext.errors import CheckpointError
 from tests.support import tiny_components
 from tests.support.loopback import File, HubHandler, Server, published, serving
-from tests.support.probe import printed
+from tests.support.probe import run_code
 
 NAMES = [tiny_components.TEXT_ENCODER, tiny_components.CODEC, DEMUCS, DIFFUSION]
 FILES = {
@@ -50,11 +50,11 @@ class Places:
     def find(
         self, *names: str, largest_file_bytes: int = -1, environment: Mapping[str, str] = MappingProxyType({})
     ) -> list[str]:
-        """The folder of each, or "REFUSED" and why; what is asked of the hub meanwhile is in ``hub.asked``."""
+        """The folder of each, or "REFUSED" and why; the requests to the hub meanwhile are in ``hub.asked``."""
         self.hub.asked.clear()
         places = {"HF_HOME": str(self.cache), "HF_ENDPOINT": self.hub.url(), **environment}
         folders = (self.weights, self.beside)
-        return printed(FOLDERS, *folders, *names, environment=places, largest_file_bytes=largest_file_bytes)
+        return run_code(FOLDERS, *folders, *names, environment=places, largest_file_bytes=largest_file_bytes)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_search_order_is_checkpoint_weights_cache_hub(places: Places, written: P
     assert all(Path(folder).is_relative_to(places.cache) for folder in fetched), fetched
     assert places.hub.asked
     assert places.find(*NAMES) == fetched
-    assert not places.hub.asked, "the hub is asked for what is cached"
+    assert not places.hub.asked, "the hub is asked for cached files"
     assert places.find(*NAMES, environment=OFFLINE) == fetched
     shutil.copytree(written, places.weights)
     assert places.find(*NAMES) == [str(places.weights / name) for name in NAMES]
@@ -125,8 +125,8 @@ def test_a_partial_snapshot_is_completed(places: Places, name: str) -> None:
     (folder,) = places.find(name)
     lost = max(FILES[name] - {"tokenizer_config.json"})
     (Path(folder) / lost).unlink()
-    (told,) = places.find(name, environment=OFFLINE)
-    assert re.match(f"REFUSED .*{name}.* nor complete in the .*HF_HUB_OFFLINE", told)
+    (message,) = places.find(name, environment=OFFLINE)
+    assert re.match(f"REFUSED .*{name}.* nor complete in the .*HF_HUB_OFFLINE", message)
     assert places.find(name) == [folder]
     assert files_in(folder) == FILES[name]
 
@@ -156,7 +156,7 @@ def test_hub_failures_are_one_sentence(places: Places) -> None:
 @pytest.mark.slow
 def test_a_full_disk_leaves_no_snapshot_that_looks_complete(places: Places) -> None:
     (full,) = places.find("t5-base", largest_file_bytes=20_000)
-    assert re.match("REFUSED The disk is full: there is no space for t5-base.* HF_HOME", full)
+    assert re.match("REFUSED The disk is full: there is no space for google-t5/t5-base.* HF_HOME", full)
     (folder,) = places.find("t5-base")
     assert files_in(folder) == FILES["t5-base"]
 

@@ -14,7 +14,7 @@ from audiocraft_ext.checkpoint.locate.pretrained import DIFFUSION_FILE
 from audiocraft_ext.errors import CheckpointError
 from tests.support.disk import files_of_at_most
 from tests.support.loopback import File, HubHandler, Server, serving
-from tests.support.probe import printed
+from tests.support.probe import run_code
 
 # fetch of each argument, a line each.
 FETCH = """
@@ -27,9 +27,9 @@ for weights in sys.argv[2:]:
 """
 
 
-def fetched(environment: dict[str, str], *weights: str, largest_file_bytes: int = -1) -> list[str]:
-    """What a fresh process makes of each of ``weights``: its path, or "REFUSED" and why."""
-    return printed(FETCH, *weights, environment=environment, largest_file_bytes=largest_file_bytes)
+def fetch(environment: dict[str, str], *weights: str, largest_file_bytes: int = -1) -> list[str]:
+    """The path of each of ``weights`` in a fresh process, or "REFUSED" and why."""
+    return run_code(FETCH, *weights, environment=environment, largest_file_bytes=largest_file_bytes)
 
 
 @pytest.fixture(autouse=True)
@@ -78,7 +78,7 @@ def test_local_files_and_folders_are_used_in_place(tmp_path: Path, monkeypatch: 
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
-    """What hosted trainers hand out: a real tar with the fine-tuner's file in it."""
+    """The output of hosted trainers: a real tar with the fine-tuner's file in it."""
     (tmp_path / "trained_model.tar").write_bytes(os.urandom(100_000))
     path = tmp_path / "weights" / "trained_model.tar"
     path.parent.mkdir()
@@ -119,8 +119,9 @@ def test_a_full_disk_is_reported_and_the_download_resumed() -> None:
 def test_a_full_disk_is_reported_for_archives_and_the_hub(archive: Path, hub: Server, tmp_path: Path) -> None:
     hub.files["someone/tuned/trained_model.tar"].content = bytes(200_000)
     places = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "HF_HOME": str(tmp_path / "hub"), "HF_ENDPOINT": hub.url()}
-    told = fetched(places, str(archive), "someone/tuned", largest_file_bytes=50_000)
-    assert [bool(re.match(r"REFUSED The disk is full.*HF_HOME", line)) for line in told] == [True, True], told
+    messages = fetch(places, str(archive), "someone/tuned", largest_file_bytes=50_000)
+    for line, variable in zip(messages, ("XDG_CACHE_HOME", "HF_HOME"), strict=True):
+        assert re.match(f"REFUSED The disk is full.*{variable}", line)
     assert not list((tmp_path / "cache" / "musicgen" / "archives").glob("*/"))
 
 
@@ -137,7 +138,7 @@ def test_a_cache_path_that_is_a_file_is_reported(
 def test_one_layout_of_a_repository_is_fetched_and_works_offline(hub: Server, tmp_path: Path) -> None:
     place = {"HF_HOME": str(tmp_path / "hub"), "HF_ENDPOINT": hub.url()}
     names = ["someone/exported", "someone/exported@v1", "someone/transformers", "someone/tuned"]
-    first = fetched(place, *names)
+    first = fetch(place, *names)
     assert [files_in(folder) for folder in first] == [
         {"state_dict.bin", "compression_state_dict.bin", "config.json", "text_encoder/model.safetensors"},
         {"state_dict.bin", "compression_state_dict.bin", "config.json", "text_encoder/model.safetensors"},
@@ -146,24 +147,24 @@ def test_one_layout_of_a_repository_is_fetched_and_works_offline(hub: Server, tm
     ]
     assert Path(first[0], "state_dict.bin").read_bytes() == b"someone/exported/state_dict.bin"
     hub.asked.clear()
-    assert fetched({**place, "HF_HUB_OFFLINE": "1"}, *names) == first
+    assert fetch({**place, "HF_HUB_OFFLINE": "1"}, *names) == first
     assert not hub.asked
-    assert fetched({**place, "HF_ENDPOINT": "http://127.0.0.1:1"}, *names) == first
+    assert fetch({**place, "HF_ENDPOINT": "http://127.0.0.1:1"}, *names) == first
 
 
 @pytest.mark.slow
 def test_every_refusal_of_the_hub_is_one_sentence(hub: Server, tmp_path: Path) -> None:
     place = {"HF_HOME": str(tmp_path / "hub"), "HF_ENDPOINT": hub.url()}
     asked = ["someone/unknown", "someone/tuned@v2", "someone/gated", "some--one/x..y", "someone/sounds"]
-    unknown, revision, gated, invalid, weightless = fetched(place, *asked)
+    unknown, revision, gated, invalid, weightless = fetch(place, *asked)
     assert re.match("REFUSED 'someone/unknown' is not a local .* no such public model.* HF_TOKEN", unknown)
     assert re.match("REFUSED 'someone/tuned' .* has no revision 'v2'", revision)
     assert re.match("REFUSED 'someone/gated' .* is gated; accept its terms .* HF_TOKEN", gated)
     assert re.match("REFUSED 'some--one/x..y' is not a local .* no such public model", invalid)
     assert re.match("REFUSED someone/sounds .* has no weights", weightless)
-    (opened,) = fetched({**place, "HF_TOKEN": "good"}, "someone/gated")
+    (opened,) = fetch({**place, "HF_TOKEN": "good"}, "someone/gated")
     assert files_in(opened) == {"state_dict.bin"}
-    (refused,) = fetched({**place, "HF_TOKEN": "bad"}, "someone/exported")
+    (refused,) = fetch({**place, "HF_TOKEN": "bad"}, "someone/exported")
     assert re.match("REFUSED .* token in HF_TOKEN", refused)
 
 
@@ -171,5 +172,5 @@ def test_every_refusal_of_the_hub_is_one_sentence(hub: Server, tmp_path: Path) -
 def test_an_unreachable_hub_without_a_cached_copy_is_reported(tmp_path: Path) -> None:
     place = {"HF_HOME": str(tmp_path / "hub"), "HF_ENDPOINT": "http://127.0.0.1:1"}
     for offline in ("0", "1"):
-        (told,) = fetched({**place, "HF_HUB_OFFLINE": offline}, "someone/exported")
-        assert re.match("REFUSED 'someone/exported' is not a local .* unreachable.*HF_HUB_OFFLINE", told)
+        (message,) = fetch({**place, "HF_HUB_OFFLINE": offline}, "someone/exported")
+        assert re.match("REFUSED 'someone/exported' is not a local .* unreachable.*HF_HUB_OFFLINE", message)

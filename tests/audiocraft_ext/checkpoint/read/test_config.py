@@ -1,4 +1,4 @@
-"""A config that is none, or describes no model, is refused in a sentence that says what is wrong with it."""
+"""A malformed config, or one that describes no model, is refused in a sentence with the reason."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +21,7 @@ NESTED_ALIASES = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
 
 
 @pytest.mark.parametrize(
-    ("stored", "told"),
+    ("stored", "message"),
     [
         ("[1, 2]", "it is not a mapping"),
         (None, "it is not a mapping"),
@@ -35,10 +35,10 @@ NESTED_ALIASES = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     ],
 )
 def test_a_malformed_config_is_refused_with_the_reason(
-    stored: Any, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stored: Any, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(CheckpointError, match=rf"^The checkpoint's config \(xp.cfg\) cannot be read: .*{told}"):
+    with pytest.raises(CheckpointError, match=rf"^The checkpoint's config \(xp.cfg\) cannot be read: .*{message}"):
         read_config(stored)
     assert not list(tmp_path.iterdir())
 
@@ -76,7 +76,7 @@ def _the_environment(config: DictConfig) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (_no_dim, "Missing key dim"),
         (_no_conditioners, "Missing key conditioners"),
@@ -88,7 +88,7 @@ def _the_environment(config: DictConfig) -> None:
     ],
 )
 def test_a_config_that_builds_no_model_is_refused_with_the_reason(
-    change: Callable[[DictConfig], None], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    change: Callable[[DictConfig], None], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MUSICGEN_TEST_SECRET", SECRET)
     folder = tiny.write(tmp_path, "text")
@@ -98,7 +98,7 @@ def test_a_config_that_builds_no_model_is_refused_with_the_reason(
     assert isinstance(config, DictConfig)
     change(config)
     torch.save({**package, "xp.cfg": OmegaConf.to_yaml(config)}, folder / "state_dict.bin")
-    with pytest.raises(CheckpointError, match=told) as refused:
+    with pytest.raises(CheckpointError, match=message) as refused:
         checkpoint.load(str(folder), "cpu")
     assert SECRET not in str(refused.value)
     assert "\n" not in str(refused.value)

@@ -42,14 +42,14 @@ def language_model(parts: Path) -> Callable[[tiny.Kind], LanguageModel]:
 
 
 @pytest.fixture(scope="module")
-def wrapped(
+def write_format(
     language_model: Callable[[tiny.Kind], LanguageModel], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str, tiny.Kind], Path]:
     """A function from a format and a kind to the folder of that model in that format."""
 
     @cache
     def write(name: str, kind: tiny.Kind) -> Path:
-        folder = tmp_path_factory.mktemp("wrapped")
+        folder = tmp_path_factory.mktemp("write_format")
         ALL_FORMATS[name](language_model(kind), folder)
         return folder
 
@@ -57,32 +57,32 @@ def wrapped(
 
 
 @pytest.fixture(scope="module")
-def music(wrapped: Callable[[str, tiny.Kind], Path]) -> Callable[[tiny.Kind], Tensor]:
+def music(write_format: Callable[[str, tiny.Kind], Path]) -> Callable[[tiny.Kind], Tensor]:
     """The music of a kind's export."""
-    return cache(lambda kind: greedy(wrapped("audiocraft export", kind)))
+    return cache(lambda kind: greedy(write_format("audiocraft export", kind)))
 
 
 @pytest.mark.parametrize("name", ALL_FORMATS)
 def test_one_model_makes_the_same_music_in_every_format(
-    name: str, wrapped: Callable[[str, tiny.Kind], Path], music: Callable[[tiny.Kind], Tensor]
+    name: str, write_format: Callable[[str, tiny.Kind], Path], music: Callable[[tiny.Kind], Tensor]
 ) -> None:
-    assert torch.equal(greedy(wrapped(name, "text")), music("text"))
+    assert torch.equal(greedy(write_format(name, "text")), music("text"))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_model_of_every_kind_makes_the_same_music(
-    kind: tiny.Kind, wrapped: Callable[[str, tiny.Kind], Path], music: Callable[[tiny.Kind], Tensor]
+    kind: tiny.Kind, write_format: Callable[[str, tiny.Kind], Path], music: Callable[[tiny.Kind], Tensor]
 ) -> None:
     """Hugging Face's format shares neither names nor config with audiocraft's."""
-    made = greedy(wrapped("Hugging Face", kind))
+    made = greedy(write_format("Hugging Face", kind))
     assert made.shape == (2 if kind == "stereo" else 1, 32000)
     assert torch.equal(made, music(kind))
 
 
 def test_every_single_weight_changes_the_music(
-    wrapped: Callable[[str, tiny.Kind], Path], music: Callable[[tiny.Kind], Tensor]
+    write_format: Callable[[str, tiny.Kind], Path], music: Callable[[tiny.Kind], Tensor]
 ) -> None:
-    loaded = checkpoint.load(str(wrapped("audiocraft export", "text")), "cpu")
+    loaded = checkpoint.load(str(write_format("audiocraft export", "text")), "cpu")
     for name, parameter in loaded.lm.named_parameters():
         kept = parameter.data
         parameter.data = kept.flip(0) if kept.dim() == 1 else torch.zeros_like(kept)
@@ -106,8 +106,8 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
-def named(name: str, folder: Path, place: str, scratch: Path, files: Server, hub: Server) -> str:
-    """What a user calls the model in ``folder`` when it is at ``place``."""
+def name_of(name: str, folder: Path, place: str, scratch: Path, files: Server, hub: Server) -> str:
+    """The weights string of the model in ``folder`` when it is at ``place``."""
     match place:
         case "file":
             return str(checkpoint_formats.one_file(folder))
@@ -142,13 +142,13 @@ def _on_hub(folder: Path, hub: Server) -> str:
 def test_a_checkpoint_loads_from_every_source(
     name: str,
     place: str,
-    wrapped: Callable[[str, tiny.Kind], Path],
+    write_format: Callable[[str, tiny.Kind], Path],
     language_model: Callable[[tiny.Kind], LanguageModel],
     files: Server,
     hub: Server,
     tmp_path: Path,
 ) -> None:
-    weights = named(name, wrapped(name, "text"), place, tmp_path, files, hub)
+    weights = name_of(name, write_format(name, "text"), place, tmp_path, files, hub)
     loaded = checkpoint.load(weights, "cpu").lm.state_dict()
     expected = language_model("text").state
     assert loaded.keys() == expected.keys()

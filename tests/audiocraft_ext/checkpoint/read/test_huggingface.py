@@ -1,4 +1,4 @@
-"""Hugging Face's MusicGen and its LoRA adapters, held to transformers' own model with small random weights."""
+"""Hugging Face's MusicGen and its LoRA adapters, compared with transformers' own model with small random weights."""
 
 import json
 import shutil
@@ -74,11 +74,11 @@ def test_the_engine_s_greedy_tokens_are_those_of_transformers(folder: Path, monk
     made: list[Tensor] = []
     decode = model.audio_encoder.decode
 
-    def watched(audio_codes: Tensor, **arguments: Any) -> Any:
+    def record(audio_codes: Tensor, **arguments: Any) -> Any:
         made.append(audio_codes)
         return decode(audio_codes, **arguments)
 
-    monkeypatch.setattr(model.audio_encoder, "decode", watched)
+    monkeypatch.setattr(model.audio_encoder, "decode", record)
     prompt = AutoTokenizer.from_pretrained(folder)([PROMPT], return_tensors="pt")
     model.generate(**prompt, do_sample=False, guidance_scale=3.0, max_new_tokens=60)
     theirs = made[0][0]

@@ -1,4 +1,4 @@
-"""The config that shapes give, held to the one that was written."""
+"""The config that shapes give, compared with the one that was written."""
 
 import logging
 from pathlib import Path
@@ -20,7 +20,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return checkpoint_formats.write_parts(tmp_path_factory.mktemp("parts"))
 
 
-def shared(ours: Any, theirs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+def common_keys(ours: Any, theirs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """Both configs with the keys that both have."""
     return {key: ours[key] for key in ours if key in theirs}, {key: theirs[key] for key in theirs if key in ours}
 
@@ -30,7 +30,7 @@ def test_shapes_give_the_config_that_was_written(kind: tiny.Kind, parts: Path) -
     lm = checkpoint_formats.language_model(kind, parts)
     inferred, written = infer.infer_config(lm.state), OmegaConf.create(checkpoint_formats.config_of(kind))
     for key in ("transformer_lm", "fuser", "codebooks_pattern", "interleave_stereo_codebooks", "dataset"):
-        ours, theirs = shared(inferred[key], written[key])
+        ours, theirs = common_keys(inferred[key], written[key])
         assert ours == theirs, key
     assert inferred.compression_model_checkpoint == written.compression_model_checkpoint
     assert set(inferred.conditioners) == set(written.conditioners)
