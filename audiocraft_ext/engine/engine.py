@@ -127,7 +127,7 @@ class Engine:
                 if (is_done or self.backend.is_host) and bool(self._table.is_not_finite[sequence.slot]):
                     raise NotFiniteError("the model's logits are not finite")
                 if is_done:
-                    steps = self.backend.to_host(self._table.sequence[sequence.slot, :, : sequence.stop])
+                    steps = self._table.sequence[sequence.slot, :, : sequence.stop].cpu()
                     self._finish(sequence, self.pattern.frames(steps, sequence.job.n_frames))
 
     @contextmanager
@@ -142,7 +142,7 @@ class Engine:
     def _finish(self, sequence: Sequence, outcome: Tensor | Exception) -> None:
         if sequence.status is not Status.WAITING:
             self._table.release(sequence.slot)
-            if isinstance(outcome, Exception) and self.backend.reads_masked:
+            if isinstance(outcome, Exception) and self.backend.has_fixed_shapes:
                 first = ROWS_PER_SLOT * sequence.slot
                 self.transformer.cache.clear(slice(first, first + ROWS_PER_SLOT))
         self._scheduler.finish(sequence, outcome)
@@ -176,7 +176,7 @@ class Engine:
     def _decode(self, sequences: list[Sequence]) -> None:
         """One step of all jobs whose prompts are in the cache."""
         selection = [(sequence.slot, sequence.job.n_rows) for sequence in sequences]
-        if self.backend.steps_all_slots:
+        if self.backend.has_fixed_shapes:
             selection = self._all_slots
         n_rows = sum(n for _, n in selection)
         step = self._steps.get(n_rows) or self._steps.setdefault(n_rows, Step(self.transformer, self._table, n_rows))
@@ -185,5 +185,5 @@ class Engine:
     def _max_top_k(self, sequences: list[Sequence]) -> int | None:
         """As in ``sampling.sample``; idle slots, where they are stepped too, are sampled by whatever came last."""
         jobs = [sequence.job for sequence in sequences]
-        is_top_k = not self.backend.steps_all_slots and all(job.top_p == 0 and job.top_k > 0 for job in jobs)
+        is_top_k = not self.backend.has_fixed_shapes and all(job.top_p == 0 and job.top_k > 0 for job in jobs)
         return max(job.top_k for job in jobs) if is_top_k else None

@@ -17,7 +17,7 @@ Selection = list[tuple[int, int]]
 class Step:
     """The tensors of a step of B rows, and the backend's capture of it, which reads and writes them where they are.
 
-    A backend runs ``prepare``, ``forward`` (all layers and logits) and ``sample``, and may capture all or the second.
+    A backend may capture ``run_eagerly``, or ``forward`` alone.
     """
 
     def __init__(self, transformer: Transformer, table: SlotTable, n_rows: int) -> None:
@@ -28,7 +28,6 @@ class Step:
         self._max_top_k: int | None = None
         self._inputs = torch.empty(n_rows, transformer.dim, device=self._rows.device)
         self._sines, self._rotary = transformer.position_encoding(self._rows)
-        self._captured = transformer.backend.capture(self)
         self.reset()
 
     def reset(self) -> None:
@@ -36,7 +35,7 @@ class Step:
         cache = self._transformer.cache
         self._cross_capacity = cache.cross_capacity
         self._attention = self._transformer.backend.attention(cache, self._rows)
-        self._captured.reset()
+        self._run = self._transformer.backend.capture(self)
 
     def run(self, selection: Selection, max_top_k: int | None) -> None:
         """Step the selected jobs, B rows in all; `max_top_k` as in ``sampling.sample``."""
@@ -45,7 +44,7 @@ class Step:
         if selection != self._selection:
             self._select(selection)
         self._max_top_k = max_top_k
-        self._captured.run()
+        self._run()
 
     def _select(self, selection: Selection) -> None:
         # Where whole steps are captured, all slots are stepped: there the selection never changes.
@@ -58,6 +57,12 @@ class Step:
         index = [[slot for slot, _ in selection], firsts, [*(first - 1 for first in firsts[1:]), self.n_rows - 1]]
         self._slots, self._conditional, self._unconditional = torch.tensor(index).to(self._rows.device)
         self._selection = selection
+
+    def run_eagerly(self) -> None:
+        """Call each operation by itself: inputs, then all layers and logits, then tokens."""
+        self.prepare()
+        self.forward()
+        self.sample()
 
     def prepare(self) -> None:
         positions = self._table.position[self._row_slots]

@@ -11,8 +11,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from audiocraft_ext.engine.backends.base import Attention, Backend, Linear
-from audiocraft_ext.engine.backends.torch import PrefillAttention
+from audiocraft_ext.engine.backends.torch import Attention, Linear, PrefillAttention, TorchBackend
 from audiocraft_ext.engine.kv_cache import KVCache
 
 Matrix = TypeVar("Matrix")
@@ -84,7 +83,7 @@ def rotary_table(n: int, head_dim: int, max_period: float, scale: float) -> Tens
 class Transformer:
     """A language model on a backend, and the cache of `n_rows` rows of `n_positions` positions each."""
 
-    def __init__(self, weights: Weights, n_rows: int, n_positions: int, backend: Backend) -> None:
+    def __init__(self, weights: Weights, n_rows: int, n_positions: int, backend: TorchBackend) -> None:
         self.backend = backend
         self.n_codebooks, n_tokens, self.dim = weights.embeddings.shape
         self.vocabulary = n_tokens - 1

@@ -109,7 +109,7 @@ def transformer(
     model = weights(has_cross, **of_weights)
     up = next(iter(model.layers)).up.weight
     if backend == "triton" and not up.is_cuda:
-        chosen: backends.Backend = InterpretedBackend(up.device, up.dtype, WIDTH, quantize == "int8", capture)
+        chosen: TorchBackend = InterpretedBackend(up.device, up.dtype, WIDTH, quantize == "int8", capture)
     else:
         chosen = backends.choose(up, N_HEADS, quantize=quantize, name=backend, capture=capture)
     return Transformer(model, 2 * n_slots, N_STEPS + N_PREFIX + 1, chosen)

@@ -4,11 +4,13 @@ Calls cpu_kernels.c. Batch- and thread-invariant: every row is reduced in a fixe
 bits alone and in a batch, on any number of threads. Does not know layers, jobs or positions.
 """
 
+import struct
+
 import torch
 from torch import Tensor
 
 from audiocraft_ext.engine.backends import llvm_jit
-from audiocraft_ext.engine.backends.llvm_jit import compile_kernel, double_field, run
+from audiocraft_ext.engine.backends.llvm_jit import compile_kernel, run
 
 # As in cpu_kernels.c.
 LANES = 16
@@ -27,7 +29,8 @@ def add_norm(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None, eps: flo
     """Add y [M, D] to the residual x [M, D] in place; its layer norm [M, D]. All in fp32, `dtype` too."""
     out, (n_rows, width) = torch.empty_like(x), x.shape
     bias = torch.zeros_like(weight) if bias is None else bias
-    run(compile_kernel("add_norm"), x, y.contiguous(), weight, bias, out, n_rows, width, double_field(eps))
+    (eps_bits,) = struct.unpack("<q", struct.pack("<d", eps))  # arguments are integers
+    run(compile_kernel("add_norm"), x, y.contiguous(), weight, bias, out, n_rows, width, eps_bits)
     return out
 
 
@@ -45,27 +48,18 @@ def gelu(x: Tensor) -> Tensor:
 
 
 def can_use_int16(n_inputs: int) -> bool:
-    """Whether ``matmul_int16`` takes rows of this many inputs."""
+    """Whether ``matmul`` takes rows of this many inputs in int16."""
     return n_inputs % (2 * LANES) == 0 and n_inputs <= _MAX_INT16_INPUTS
 
 
-def matmul(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    """x [M, in] times weight [out, in], times scale [out], plus bias [out]: [M, out]. All fp32, or the weight int8."""
-    return _matmul(x, torch.float32, weight, scale, bias)
+def matmul(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, packed_dtype: torch.dtype = torch.float32) -> Tensor:
+    """x [M, in] times weight [out, in], times scale [out], plus bias [out]: [M, out]. All fp32, or the weight int8.
 
-
-def matmul_int16(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    """``matmul`` by an int8 weight, each row of x quantised to int16 symmetrically; for what ``can_use_int16``.
-
-    Each lane's sum of integers is exact; the lanes are summed in fp32.
+    With int16, for an int8 weight that ``can_use_int16``, each row of x is quantised to it symmetrically: each lane's
+    sum of integers is exact; the lanes are summed in fp32. Works on ``MAX_ROWS`` rows at a time.
     """
-    return _matmul(x, torch.int16, weight, scale, bias)
-
-
-def _matmul(x: Tensor, dtype: torch.dtype, weight: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    """The product of x, packed in fp32 or int16, ``MAX_ROWS`` rows at a time."""
     n_outputs, n_inputs = weight.shape
-    is_int16 = dtype == torch.int16
+    is_int16 = packed_dtype == torch.int16
     lanes = 2 * LANES if is_int16 else LANES
     pack_rows = compile_kernel("pack_rows", X_IS_INT16=is_int16)
     y = torch.empty(len(x), n_outputs)
@@ -78,7 +72,7 @@ def _matmul(x: Tensor, dtype: torch.dtype, weight: Tensor, scale: Tensor, bias: 
             X_IS_INT16=is_int16,
             IS_INT8=weight.dtype == torch.int8,
         )
-        packed, steps = torch.empty(rows.shape, dtype=dtype), torch.empty(len(rows))
+        packed, steps = torch.empty(rows.shape, dtype=packed_dtype), torch.empty(len(rows))
         run(pack_rows, rows, packed, steps, *rows.shape)
         run(kernel, packed, steps, weight, scale, bias, out, n_outputs, n_inputs)
     return y

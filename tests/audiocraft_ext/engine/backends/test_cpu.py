@@ -12,7 +12,7 @@ pytest.importorskip("llvmlite")
 
 from audiocraft_ext.engine.backends.cpu import CPUAttention, CPUBackend, CPULinear
 from audiocraft_ext.engine.backends.cpu_kernels import matmul
-from audiocraft_ext.engine.backends.llvm_jit import capture_calls
+from audiocraft_ext.engine.backends.llvm_jit import record
 from audiocraft_ext.engine.backends.torch import MaskedAttention, TorchBackend
 from audiocraft_ext.engine.engine import Engine
 from audiocraft_ext.engine.kv_cache import KVCache
@@ -175,16 +175,21 @@ def test_replayed_steps_give_the_bits_of_single_calls_and_follow_the_cache(has_c
             assert torch.equal(a, b)
 
 
-def test_captured_calls_are_replayed_on_the_same_tensors(on_threads: None) -> None:
+def test_recorded_calls_are_replayed_on_the_same_tensors(on_threads: None) -> None:
     torch.manual_seed(0)
     x, weight, ones = torch.randn(2, 64), torch.randn(64, 64), torch.ones(64)
-    with capture_calls() as calls:
-        y = OURS.gelu(matmul(matmul(x, weight, ones, ones), weight, ones, ones))
+    outputs: list[Tensor] = []
+
+    def compute() -> None:
+        outputs.append(OURS.gelu(matmul(matmul(x, weight, ones, ones), weight, ones, ones)))
+
+    replay = record(compute)
     x.copy_(torch.randn(2, 64))
-    expected = OURS.gelu(matmul(matmul(x, weight, ones, ones), weight, ones, ones))
+    compute()
+    y, expected = outputs
     assert not torch.equal(y, expected)
     for _ in range(3):
-        calls.replay()
+        replay()
         assert torch.equal(y, expected)
 
 
