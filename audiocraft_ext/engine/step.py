@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import accumulate
 
 import torch
-from torch import Tensor
 
 from audiocraft_ext.engine.kv_cache import ROWS_PER_SLOT
 from audiocraft_ext.engine.slots import SlotTable
@@ -25,7 +25,6 @@ class Step:
         self._transformer, self._table = transformer, table
         self._row_slots, self._rows = torch.zeros(2, n_rows, dtype=torch.int64, device=transformer.backend.device)
         self._selection: Selection = []
-        self._max_top_k: int | None = None
         self._inputs = torch.empty(n_rows, transformer.dim, device=self._rows.device)
         self._sines, self._rotary = transformer.position_encoding(self._rows)
         self.reset()
@@ -37,24 +36,22 @@ class Step:
         self._attention = self._transformer.backend.attention(cache, self._rows)
         self._run = self._transformer.backend.capture(self)
 
-    def run(self, selection: Selection, max_top_k: int | None) -> None:
-        """Step the selected jobs, B rows in all; `max_top_k` as in ``sampling.sample``."""
+    def run(self, selection: Selection) -> None:
+        """Step the selected jobs, B rows in all."""
         if self._cross_capacity != self._transformer.cache.cross_capacity:
             self.reset()
         if selection != self._selection:
             self._select(selection)
-        self._max_top_k = max_top_k
         self._run()
 
     def _select(self, selection: Selection) -> None:
         # Where whole steps are captured, all slots are stepped: there the selection never changes.
-        rows = [(job, slot, ROWS_PER_SLOT * slot + i) for job, (slot, n) in enumerate(selection) for i in range(n)]
-        jobs, slots, cache_rows = zip(*rows, strict=True)
-        self._row_slots.copy_(torch.tensor(slots))
-        self._rows.copy_(torch.tensor(cache_rows))
+        slots, counts = zip(*selection, strict=True)
+        self._rows.copy_(torch.tensor([ROWS_PER_SLOT * slot + i for slot, n in selection for i in range(n)]))
+        self._row_slots.copy_(self._rows // ROWS_PER_SLOT)
         # A job's first row is conditional and its last one unconditional: without guidance, the same.
-        firsts = [jobs.index(job) for job in range(len(selection))]
-        index = [[slot for slot, _ in selection], firsts, [*(first - 1 for first in firsts[1:]), self.n_rows - 1]]
+        stops = list(accumulate(counts))
+        index = [slots, [0, *stops[:-1]], [stop - 1 for stop in stops]]
         self._slots, self._conditional, self._unconditional = torch.tensor(index).to(self._rows.device)
         self._selection = selection
 
@@ -78,13 +75,12 @@ class Step:
         self.logits = self._transformer.logits(hidden)
 
     def sample(self) -> None:
-        conditional, unconditional = self.logits[self._conditional], self.logits[self._unconditional]
-        self._table.sample(self._slots, conditional, unconditional, self._max_top_k)
+        self._table.sample(self._slots, self.logits[self._conditional], self.logits[self._unconditional])
 
     @contextmanager
     def idle(self) -> Iterator[None]:
         """Within, running the step advances no slot."""
-        is_active: Tensor = self._table.is_active.clone()
+        is_active = self._table.is_active.clone()
         self._table.is_active.zero_()
         try:
             yield

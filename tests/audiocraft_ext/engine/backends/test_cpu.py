@@ -196,10 +196,10 @@ def test_recorded_calls_are_replayed_on_the_same_tensors(on_threads: None) -> No
 def test_a_step_that_fails_while_it_is_captured_is_captured_again(monkeypatch: pytest.MonkeyPatch) -> None:
     model = models.transformer()
     model.cache_cross_kv(0, torch.randn(2, 9, models.WIDTH))
-    table = SlotTable.allocate(4, models.N_CODEBOOKS, models.N_STEPS, model.cache.n_positions, torch.device("cpu"))
+    table = SlotTable(4, models.N_CODEBOOKS, models.N_STEPS, model.cache.n_positions, torch.device("cpu"))
     table.activate(0, 0)
     step = Step(model, table, 2)
-    run = partial(step.run, [(0, 2)], None)
+    run = partial(step.run, [(0, 2)])
     with monkeypatch.context() as broken:
         broken.setattr(model, "logits", None)
         with pytest.raises(TypeError):
