@@ -167,7 +167,7 @@ class Engine:
         sequence.inputs, sequence.status = None, Status.DECODING
         self._table.activate(slot, sequence.n_prefilled - 1)
         logits = self.transformer.logits(hidden[:, -1])
-        self._table.sample(torch.tensor([slot], device=logits.device), logits[:1], logits[-1:])
+        self._table.sample(torch.full((1,), slot, device=logits.device), logits[:1], logits[-1:])
 
     def _decode(self, sequences: list[Sequence]) -> None:
         """One step of all jobs whose prompts are in the cache."""

@@ -1,7 +1,5 @@
 """One decoding step of some rows: embed → transformer → logits → sample. Knows nothing of jobs or devices."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import accumulate
 
 import torch
@@ -22,7 +20,7 @@ class Step:
 
     def __init__(self, transformer: Transformer, table: SlotTable, n_rows: int) -> None:
         self.n_rows = n_rows
-        self._transformer, self._table = transformer, table
+        self._transformer, self.table = transformer, table
         self._row_slots, self._rows = torch.zeros(2, n_rows, dtype=torch.int64, device=transformer.backend.device)
         self._selection: Selection = []
         self._inputs = torch.empty(n_rows, transformer.dim, device=self._rows.device)
@@ -62,8 +60,8 @@ class Step:
         self.sample()
 
     def prepare(self) -> None:
-        positions = self._table.position[self._row_slots]
-        self._inputs.copy_(self._transformer.embed(self._table.last_tokens(self._row_slots)))
+        positions = self.table.position[self._row_slots]
+        self._inputs.copy_(self._transformer.embed(self.table.last_tokens(self._row_slots)))
         sines, rotary = self._transformer.position_encoding(positions)
         self._sines.copy_(sines)
         if self._rotary is not None and rotary is not None:
@@ -75,14 +73,4 @@ class Step:
         self.logits = self._transformer.logits(hidden)
 
     def sample(self) -> None:
-        self._table.sample(self._slots, self.logits[self._conditional], self.logits[self._unconditional])
-
-    @contextmanager
-    def idle(self) -> Iterator[None]:
-        """Within, running the step advances no slot."""
-        is_active = self._table.is_active.clone()
-        self._table.is_active.zero_()
-        try:
-            yield
-        finally:
-            self._table.is_active.copy_(is_active)
+        self.table.sample(self._slots, self.logits[self._conditional], self.logits[self._unconditional])

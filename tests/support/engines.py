@@ -48,7 +48,7 @@ def filled_cache(
     """One layer's, with random keys and values wherever there is room for some: the same ones each time."""
     generator = torch.Generator().manual_seed(0)
     zeros = TorchBackend(torch.device(device), dtype, n_heads * head_dim, False, True).zeros
-    cache = KVCache(1, n_rows, n_heads, head_dim, n_positions, dtype, zeros)
+    cache = KVCache((1, n_rows, n_heads, n_positions, head_dim), dtype, zeros)
     cache.reserve_cross(n_cross)
     for part in (cache.keys, cache.values, cache.cross_keys, cache.cross_values):
         part[0][:] = quantize_kv(torch.randn(*part[0].shape[:3], head_dim, generator=generator), dtype)

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from audiocraft_ext.engine.backends import cpu_kernels, llvm_jit
-from audiocraft_ext.engine.backends.cpu_kernels import MAX_ROWS
-from audiocraft_ext.engine.backends.torch import NORM_EPS, Linear, StepAttention, TorchBackend
+from audiocraft_ext.engine.backends.cpu_kernels import LANES, MAX_ROWS
+from audiocraft_ext.engine.backends.torch import Linear, StepAttention, TorchBackend
 from audiocraft_ext.engine.kv_cache import ROWS_PER_SLOT, KVCache
 from audiocraft_ext.engine.quantize import is_int8_exact, quantize
 
@@ -28,6 +28,9 @@ class CPUBackend(TorchBackend):
     """Compiled kernels; the cache is int8 where weights are: late steps of several clips read more of it."""
 
     has_fixed_shapes = False
+    add_norm = staticmethod(cpu_kernels.add_norm)
+    apply_rotary = staticmethod(cpu_kernels.apply_rotary)
+    gelu = staticmethod(cpu_kernels.gelu)
 
     @property
     def cache_dtype(self) -> torch.dtype:
@@ -35,15 +38,6 @@ class CPUBackend(TorchBackend):
 
     def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
         return CPULinear(weight, bias, self.is_int8)
-
-    def add_norm(self, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return cpu_kernels.add_norm(x, y, weight, bias, NORM_EPS, self.dtype)
-
-    def apply_rotary(self, qkv: Tensor, factors: Tensor) -> Tensor:
-        return cpu_kernels.apply_rotary(qkv, factors)
-
-    def gelu(self, x: Tensor) -> Tensor:
-        return cpu_kernels.gelu(x)
 
     def attention(self, cache: KVCache, rows: Tensor) -> StepAttention:
         return CPUAttention(cache, rows)
@@ -79,25 +73,27 @@ class CPULinear:
         return cpu_kernels.matmul(x, self.weight, self.scale, self.bias, self._packed_dtype)
 
 
-class CPUAttention:
+class CPUAttention(StepAttention):
     """A step's attention that reads each row up to its length."""
 
     def __init__(self, cache: KVCache, rows: Tensor) -> None:
-        n_heads = cache.keys[0].shape[1]
         self.cache, self.rows = cache, rows
         self._lengths, self._cross_lengths = torch.zeros(2, len(rows), dtype=torch.int64)
-        self._attend = cpu_kernels.CachedAttention(rows, self._lengths, n_heads, cache.n_positions)
-        self._cross_attend = cpu_kernels.CachedAttention(rows, self._cross_lengths, n_heads, cache.cross_capacity)
+        # A vector of -inf follows the last score.
+        n_scores = max(cache.n_positions, cache.cross_capacity) + LANES
+        self._scores = torch.empty(len(rows), cache.keys[0].shape[1], n_scores)
 
     def update(self, positions: Tensor) -> None:
         torch.add(positions, 1, out=self._lengths)
         torch.index_select(self.cache.cross_lengths, 0, self.rows, out=self._cross_lengths)
 
     def self_attention(self, layer: int, qkv: Tensor) -> Tensor:
-        return self._attend(qkv[:, 0], self.cache.keys[layer], self.cache.values[layer], qkv[:, 1:])
+        cached, new = (self.cache.keys[layer], self.cache.values[layer]), qkv[:, 1:]
+        return cpu_kernels.attend(qkv[:, 0], *cached, new, self.rows, self._lengths, self._scores)
 
     def cross_attention(self, layer: int, query: Tensor) -> Tensor:
-        return self._cross_attend(query, self.cache.cross_keys[layer], self.cache.cross_values[layer], None)
+        cached = self.cache.cross_keys[layer], self.cache.cross_values[layer]
+        return cpu_kernels.attend(query, *cached, None, self.rows, self._cross_lengths, self._scores)
 
 
 class RecordedStep:

@@ -11,11 +11,13 @@ from torch import Tensor
 
 from audiocraft_ext.engine.backends import llvm_jit
 from audiocraft_ext.engine.backends.llvm_jit import compile_kernel, run
+from audiocraft_ext.engine.backends.torch import NORM_EPS
 
 # As in cpu_kernels.c.
 LANES = 16
 MAX_ROWS = 8
 _COLUMNS = 64
+_EPS_BITS = int.from_bytes(struct.pack("<d", NORM_EPS), "little")  # a kernel's arguments are integers
 # Inputs whose int32 sums, one per lane, cannot overflow: products are at most 32,767 times 127.
 _MAX_INT16_INPUTS = LANES * (2**31 // (32767 * 127))
 
@@ -25,12 +27,11 @@ def is_available(*widths: int) -> bool:
     return all(width % LANES == 0 for width in widths) and llvm_jit.is_available()
 
 
-def add_norm(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None, eps: float, dtype: torch.dtype) -> Tensor:
-    """Add y [M, D] to the residual x [M, D] in place; its layer norm [M, D]. All in fp32, `dtype` too."""
+def add_norm(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Add y [M, D] to the residual x [M, D] in place; its layer norm [M, D]. All in fp32."""
     out, (n_rows, width) = torch.empty_like(x), x.shape
     bias = torch.zeros_like(weight) if bias is None else bias
-    (eps_bits,) = struct.unpack("<q", struct.pack("<d", eps))  # arguments are integers
-    run(compile_kernel("add_norm"), x, y.contiguous(), weight, bias, out, n_rows, width, eps_bits)
+    run(compile_kernel("add_norm"), x, y.contiguous(), weight, bias, out, n_rows, width, _EPS_BITS)
     return out
 
 
@@ -78,27 +79,17 @@ def matmul(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, packed_dtype:
     return y
 
 
-class CachedAttention:
-    """Attention of one new position per row over an fp32 or int8 cache, up to each row's length.
+def attend(
+    query: Tensor, keys: Tensor, values: Tensor, new: Tensor | None, rows: Tensor, lengths: Tensor, scores: Tensor
+) -> Tensor:
+    """[M, H Dh] of query [M, H, Dh], Dh a multiple of ``LANES``, over an fp32 or int8 cache [R, H, S, ...].
 
-    `rows` [M] of the cache and `lengths` [M], new positions included, are read at each call: write to them in between.
+    Row i of the query reads row ``rows[i]`` of the cache up to ``lengths[i]``; `new` [M, 2, H, Dh], its keys and
+    values, is written to the last of these positions first. `scores` [M, H, S + LANES or more] is scratch memory.
     """
-
-    def __init__(self, rows: Tensor, lengths: Tensor, n_heads: int, n_positions: int) -> None:
-        """Lengths are at most ``n_positions``."""
-        self.rows, self.lengths, self.n_heads = rows, lengths, n_heads
-        # A vector of -inf follows the last score.
-        self._stride = n_positions + LANES
-        self._scores = torch.empty(len(rows) * n_heads * self._stride)
-
-    def __call__(self, query: Tensor, keys: Tensor, values: Tensor, new: Tensor | None) -> Tensor:
-        """[M, H Dh] of query [M, H, Dh], Dh a multiple of ``LANES``, and the cache's keys and values [R, H, S, ...].
-
-        `new` [M, 2, H, Dh], keys and values, is written to each row's last position first.
-        """
-        n_rows, _, head_width = query.shape
-        out = query.new_empty(n_rows, self.n_heads * head_width)
-        kernel = compile_kernel("attention", HEAD_WIDTH=head_width, IS_INT8=keys.dtype == torch.int8)
-        tensors = (query, 0 if new is None else new, keys, values, self.rows, self.lengths, self._scores, out)
-        run(kernel, *tensors, n_rows, self.n_heads, keys.shape[2], self._stride, query.stride(0))
-        return out
+    n_rows, n_heads, head_width = query.shape
+    out = query.new_empty(n_rows, n_heads * head_width)
+    kernel = compile_kernel("attention", HEAD_WIDTH=head_width, IS_INT8=keys.dtype == torch.int8)
+    tensors = (query, 0 if new is None else new, keys, values, rows, lengths, scores, out)
+    run(kernel, *tensors, n_rows, n_heads, keys.shape[2], scores.shape[-1], query.stride(0))
+    return out

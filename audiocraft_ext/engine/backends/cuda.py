@@ -88,7 +88,7 @@ def slots_that_fit(n_bytes: int, slot_bytes: int, n_requested: int) -> int:
     return n_requested if n_requested <= n_fitting else 1 << (n_fitting.bit_length() - 1)
 
 
-class TritonAttention:
+class TritonAttention(StepAttention):
     """A step's attention, split over each row's valid positions; for all rows of the cache, in order."""
 
     def __init__(self, cache: KVCache, rows: Tensor) -> None:
@@ -96,7 +96,7 @@ class TritonAttention:
 
         n_rows, n_heads, _, head_dim = cache.keys[0].shape
         assert len(rows) == n_rows
-        self.cache = cache
+        self.cache, self.rows = cache, rows
         self._lengths = torch.zeros_like(rows)
         self._attend = Attend(n_rows, n_heads, head_dim, cache.n_positions, rows.device)
         self._cross_attend = Attend(n_rows, n_heads, head_dim, max(cache.cross_capacity, 1), rows.device)
@@ -119,20 +119,20 @@ class CUDAGraphStep:
     def __init__(self, step: "Step") -> None:
         self._step = step
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._last_replay: torch.cuda.Event | None = None
+        self._last_replay = torch.cuda.Event()
 
     def __call__(self) -> None:
         if self._graph is None:
-            with self._step.idle():
-                self._graph = self._capture()
+            self._graph = self._capture()
         self._graph.replay()
         # The host stays one step ahead: enough to keep the device busy, little enough to stop a cancelled job at once.
-        if self._last_replay is not None:
-            self._last_replay.synchronize()
-        self._last_replay = torch.cuda.Event()
+        self._last_replay.synchronize()  # at the first, there is nothing to wait for
         self._last_replay.record()
 
     def _capture(self) -> torch.cuda.CUDAGraph:
+        # Meanwhile no slot advances; where this fails, so do all jobs that were active.
+        is_active = self._step.table.is_active.clone()
+        self._step.table.is_active.zero_()
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -143,4 +143,5 @@ class CUDAGraphStep:
         # Other threads decode audio and compute conditions meanwhile: only this thread's calls are checked.
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             self._step.run_eagerly()
+        self._step.table.is_active.copy_(is_active)
         return graph

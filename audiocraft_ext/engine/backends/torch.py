@@ -8,7 +8,7 @@ of jobs.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -29,23 +29,6 @@ _MIN_DIM_OF_ALL_CORES = 512
 
 # x [B, in] → x W^T + b [B, out]
 Linear = Callable[[Tensor], Tensor]
-
-
-class Attention(Protocol):
-    """Attention of the inputs of one pass, layer by layer."""
-
-    def self_attention(self, layer: int, qkv: Tensor) -> Tensor:
-        """[B, H Dh] from [B, 3, H, Dh]; keys and values go to the cache first."""
-
-    def cross_attention(self, layer: int, query: Tensor) -> Tensor:
-        """[B, H Dh] from [B, H, Dh]."""
-
-
-class StepAttention(Attention, Protocol):
-    """Attention of one position of each of some rows."""
-
-    def update(self, positions: Tensor) -> None:
-        """Set the position [B] of each row's input; the cache's last one is an idle row's."""
 
 
 class TorchBackend:
@@ -83,9 +66,9 @@ class TorchBackend:
         """Exact GELU of x [B, D]; may overwrite it."""
         return functional.gelu(x)
 
-    def attention(self, cache: KVCache, rows: Tensor) -> StepAttention:
+    def attention(self, cache: KVCache, rows: Tensor) -> "StepAttention":
         """A step's attention for rows [B] of the cache; what `rows` contains may change between steps."""
-        return MaskedAttention(cache, rows)
+        return StepAttention(cache, rows)
 
     def capture(self, step: "Step") -> Callable[[], None]:
         """``step.run_eagerly``, perhaps captured when it is first called and replayed from then on."""
@@ -122,47 +105,48 @@ class PrefillAttention:
         self.mask = reach <= reach[start:, None]
 
     def self_attention(self, layer: int, qkv: Tensor) -> Tensor:
-        query, keys, values = qkv.view(self._n_rows, -1, *qkv.shape[1:]).permute(2, 0, 3, 1, 4)
+        """As in ``StepAttention``."""
+        query, keys, values = self._by_row(qkv).permute(2, 0, 3, 1, 4)
         cached = self.cache.update(layer, self.rows, self.positions, keys, values)
-        keys, values = (dequantize_kv(part[:, :, : self.positions.stop], qkv.dtype) for part in cached)
-        out = scaled_dot_product_attention(query, keys, values, self.mask)
-        return out.transpose(1, 2).reshape(len(qkv), -1)
+        return _attend(query, cached, self.positions.stop, self.mask)
 
     def cross_attention(self, layer: int, query: Tensor) -> Tensor:
-        cached = self.cache.cross(layer, self.rows)
-        keys, values = (dequantize_kv(part[:, :, : self.n_cross], query.dtype) for part in cached)
-        heads = query.view(self._n_rows, -1, *query.shape[1:]).transpose(1, 2)
-        return scaled_dot_product_attention(heads, keys, values).transpose(1, 2).reshape(len(query), -1)
+        """As in ``StepAttention``."""
+        return _attend(self._by_row(query).transpose(1, 2), self.cache.cross(layer, self.rows), self.n_cross, None)
 
-    @property
-    def _n_rows(self) -> int:
-        return int(self.rows.stop - self.rows.start)
+    def _by_row(self, x: Tensor) -> Tensor:
+        """[R, C, ...] from [B, ...]."""
+        return x.view(self.rows.stop - self.rows.start, -1, *x.shape[1:])
 
 
-class MaskedAttention:
-    """A step's attention over the whole cache, masked: shapes and host know no lengths."""
+class StepAttention:
+    """Attention of one position of each row; here over the whole cache, masked: no shape depends on a length."""
 
     def __init__(self, cache: KVCache, rows: Tensor) -> None:
         self.cache, self.rows = cache, rows
         self._reach = torch.arange(max(cache.n_positions, cache.cross_capacity), device=rows.device)
 
     def update(self, positions: Tensor) -> None:
+        """Set the position [B] of each row's input; the cache's last one is an idle row's."""
         self._positions = positions
-        self._mask = self._reach[: self.cache.n_positions] <= positions[:, None]
+        self._mask = (self._reach[: self.cache.n_positions] <= positions[:, None])[:, None, None]
         # A row without a job reads position 0: a row with nothing to read would give NaN.
         lengths = self.cache.cross_lengths[self.rows].clamp(min=1)
-        self._cross_mask = self._reach[: self.cache.cross_capacity] < lengths[:, None]
+        self._cross_mask = (self._reach[: self.cache.cross_capacity] < lengths[:, None])[:, None, None]
 
     def self_attention(self, layer: int, qkv: Tensor) -> Tensor:
+        """[B, H Dh] from [B, 3, H, Dh]; keys and values go to the cache first."""
         query, keys, values = qkv.unbind(1)
-        return self._attend(query, *self.cache.update(layer, self.rows, self._positions, keys, values), self._mask)
+        cached = self.cache.update(layer, self.rows, self._positions, keys, values)
+        return _attend(query[:, :, None], cached, None, self._mask)
 
     def cross_attention(self, layer: int, query: Tensor) -> Tensor:
-        return self._attend(query, *self.cache.cross(layer, self.rows), self._cross_mask)
+        """[B, H Dh] from [B, H, Dh]."""
+        return _attend(query[:, :, None], self.cache.cross(layer, self.rows), None, self._cross_mask)
 
-    @staticmethod
-    def _attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-        """[B, H Dh] from query [B, H, Dh], cached [B, H, S, ...] and mask [B, S]."""
-        keys, values = dequantize_kv(keys, query.dtype), dequantize_kv(values, query.dtype)
-        out = scaled_dot_product_attention(query[:, :, None], keys, values, mask[:, None, None])
-        return out.flatten(1)
+
+def _attend(query: Tensor, cached: tuple[Tensor, Tensor], length: int | None, mask: Tensor | None) -> Tensor:
+    """[R C, H Dh] from query [R, H, C, Dh] and the first positions of cached keys and values [R, H, S, ...]."""
+    keys, values = (dequantize_kv(part[:, :, :length], query.dtype) for part in cached)
+    out = scaled_dot_product_attention(query, keys, values, mask)
+    return out.transpose(1, 2).flatten(2).flatten(0, 1)
