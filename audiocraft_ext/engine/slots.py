@@ -63,5 +63,5 @@ class SlotTable:
         is_open = is_active[:, None] & (given == UNKNOWN)
         self.sequence[slots, :, step] = torch.where(is_open, drawn, given)
         self.is_not_finite[slots] |= is_active & ~logits.isfinite().flatten(1).all(1)
-        self.step[slots] = step + is_active
-        self.position[slots] += is_active
+        for counter in (self.step, self.position):
+            counter.index_add_(0, slots, is_active.long())

@@ -16,6 +16,9 @@ import torch
 from torch import Tensor
 
 _IR = Path(__file__).with_name("cpu_kernels.ll")
+_this_thread = threading.local()
+# An engine owns the code that it compiled.
+_engines: list[llvm.ExecutionEngine] = []
 
 
 def run(kernel: int, *args: Tensor | int) -> None:
@@ -25,9 +28,6 @@ def run(kernel: int, *args: Tensor | int) -> None:
     _team()(kernel, array, torch.get_num_threads(), 0)
     if (calls := getattr(_this_thread, "calls", None)) is not None:
         calls.append((kernel, array, args))
-
-
-_this_thread = threading.local()
 
 
 def record(compute: Callable[[], object]) -> Callable[[], None]:
@@ -83,10 +83,6 @@ def compile_kernel(name: str, **constants: int) -> int:
     engine.finalize_object()
     _engines.append(engine)
     return int(engine.get_function_address(name))
-
-
-# An engine owns the code that it compiled.
-_engines: list[llvm.ExecutionEngine] = []
 
 
 def specialise(machine: llvm.TargetMachine, name: str, **constants: int) -> llvm.ModuleRef:
