@@ -37,8 +37,7 @@ class Engine:
         self.transformer, self.backend, self.pattern = transformer, transformer.backend, pattern
         self.n_steps = n_steps
         n_positions, device = transformer.cache.n_positions, transformer.backend.device
-        self._table = SlotTable.allocate(n_slots, transformer.n_codebooks, n_steps, n_positions, device)
-        self._slots = torch.arange(n_slots, device=device)
+        self._table = SlotTable(n_slots, transformer.n_codebooks, n_steps, n_positions, device)
         self._steps: dict[int, Step] = {}  # by number of rows
         self._all_slots = [(slot, ROWS_PER_SLOT) for slot in range(n_slots)]
         self._scheduler = Scheduler(n_slots)
@@ -88,33 +87,30 @@ class Engine:
 
     def step(self) -> None:
         """One turn: schedule, run, postprocess."""
-        newcomer, decoding = self._schedule()
-        sampled = self._run(newcomer, decoding)
-        self._postprocess(sampled)
+        self._schedule()
+        self._postprocess(self._run())
 
-    def _schedule(self) -> tuple[Sequence | None, list[Sequence]]:
-        """Admit jobs in line to free slots; the one whose prompt is fed next, and those that are stepped."""
-        for sequence in self._scheduler.waiting():
+    def _schedule(self) -> None:
+        """Admit jobs in line to free slots."""
+        for sequence in self._scheduler.unfinished(Status.WAITING):
             with self._isolate_failure(sequence):
                 sequence.report()  # may cancel
         for sequence in self._scheduler.admit():
             with self._isolate_failure(sequence):
                 self._assign_slot(sequence)
-        return self._scheduler.prefilling(), self._scheduler.decoding()
 
-    def _run(self, newcomer: Sequence | None, decoding: list[Sequence]) -> list[Sequence]:
-        """Step the others, prefill a piece of the newcomer's prompt; those for whom a step was sampled."""
-        sampled: list[Sequence] = []
+    def _run(self) -> list[Sequence]:
+        """Step the jobs whose prompts are in the cache, prefill a piece of the next one; those that a step sampled."""
+        decoding = self._scheduler.unfinished(Status.DECODING)
         if decoding:
             with self._isolate_failure(*decoding):
                 self._decode(decoding)
-                sampled += decoding
-        if newcomer is not None:  # last: a step of all slots would advance one that is newly active
+        # Last: a step of all slots would advance one that is newly active.
+        for newcomer in self._scheduler.unfinished(Status.PREFILLING)[:1]:
             with self._isolate_failure(newcomer):
                 newcomer.report()
                 self._prefill(newcomer)
-                sampled += [newcomer] if newcomer.status is Status.DECODING else []
-        return sampled
+        return self._scheduler.unfinished(Status.DECODING)
 
     def _postprocess(self, sampled: list[Sequence]) -> None:
         """Count a sampled step of each job; finish those that have made their last one."""
@@ -127,7 +123,7 @@ class Engine:
                 if (is_done or self.backend.is_host) and bool(self._table.is_not_finite[sequence.slot]):
                     raise NotFiniteError("the model's logits are not finite")
                 if is_done:
-                    steps = self.backend.to_host(self._table.sequence[sequence.slot, :, : sequence.stop])
+                    steps = self._table.sequence[sequence.slot, :, : sequence.stop].cpu()
                     self._finish(sequence, self.pattern.frames(steps, sequence.job.n_frames))
 
     @contextmanager
@@ -142,7 +138,7 @@ class Engine:
     def _finish(self, sequence: Sequence, outcome: Tensor | Exception) -> None:
         if sequence.status is not Status.WAITING:
             self._table.release(sequence.slot)
-            if isinstance(outcome, Exception) and self.backend.reads_masked:
+            if isinstance(outcome, Exception) and self.backend.has_fixed_shapes:
                 first = ROWS_PER_SLOT * sequence.slot
                 self.transformer.cache.clear(slice(first, first + ROWS_PER_SLOT))
         self._scheduler.finish(sequence, outcome)
@@ -171,19 +167,12 @@ class Engine:
         sequence.inputs, sequence.status = None, Status.DECODING
         self._table.activate(slot, sequence.n_prefilled - 1)
         logits = self.transformer.logits(hidden[:, -1])
-        self._table.sample(self._slots[slot : slot + 1], logits[:1], logits[-1:], self._max_top_k([sequence]))
+        self._table.sample(torch.full((1,), slot, device=logits.device), logits[:1], logits[-1:])
 
     def _decode(self, sequences: list[Sequence]) -> None:
         """One step of all jobs whose prompts are in the cache."""
-        selection = [(sequence.slot, sequence.job.n_rows) for sequence in sequences]
-        if self.backend.steps_all_slots:
-            selection = self._all_slots
+        busy = [(sequence.slot, sequence.job.n_rows) for sequence in sequences]
+        selection = self._all_slots if self.backend.has_fixed_shapes else busy
         n_rows = sum(n for _, n in selection)
         step = self._steps.get(n_rows) or self._steps.setdefault(n_rows, Step(self.transformer, self._table, n_rows))
-        step.run(selection, self._max_top_k(sequences))
-
-    def _max_top_k(self, sequences: list[Sequence]) -> int | None:
-        """As in ``sampling.sample``; idle slots, where they are stepped too, are sampled by whatever came last."""
-        jobs = [sequence.job for sequence in sequences]
-        is_top_k = not self.backend.steps_all_slots and all(job.top_p == 0 and job.top_k > 0 for job in jobs)
-        return max(job.top_k for job in jobs) if is_top_k else None
+        step.run(selection)

@@ -12,6 +12,9 @@ ROWS_PER_SLOT = 2
 # The int8 form of a head ends in its quantisation step: an fp32 number in four bytes.
 _STEP_BYTES = 4
 
+# Allocates a tensor of a shape and type
+Zeros = Callable[[tuple[int, ...], torch.dtype], Tensor]
+
 
 def quantize_kv(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Keys or values [..., Dh] in the cache's form: in int8 [..., Dh + 4], scaled to each head's largest magnitude."""
@@ -32,23 +35,15 @@ def dequantize_kv(cached: Tensor, dtype: torch.dtype) -> Tensor:
 class KVCache:
     """Self-attention keys and values [B, H, S, Dh] and cross-attention ones [B, H, T', Dh], one of each a layer."""
 
-    def __init__(
-        self,
-        n_layers: int,
-        n_rows: int,
-        n_heads: int,
-        head_dim: int,
-        n_positions: int,
-        dtype: torch.dtype,
-        zeros: Callable[[tuple[int, ...], torch.dtype], Tensor],
-    ) -> None:
-        """`zeros` allocates. Zeros, since masked positions are multiplied by 0, and 0 times stale memory may be NaN."""
+    def __init__(self, shape: tuple[int, int, int, int, int], dtype: torch.dtype, zeros: Zeros) -> None:
+        """`shape` is [L, B, H, S, Dh]. Zeros, since masked positions are multiplied by 0, and 0 times NaN is NaN."""
+        n_layers, *rows_of_heads, head_dim = shape
         self.dtype, self._zeros = dtype, zeros
-        shape = (n_rows, n_heads, n_positions, head_dim + (_STEP_BYTES if dtype == torch.int8 else 0))
-        self.keys, self.values = ([zeros(shape, dtype) for _ in range(n_layers)] for _ in range(2))
+        layer_shape = (*rows_of_heads, head_dim + (_STEP_BYTES if dtype == torch.int8 else 0))
+        self.keys, self.values = ([zeros(layer_shape, dtype) for _ in range(n_layers)] for _ in range(2))
         self.cross_keys: list[Tensor] = []
         self.cross_values: list[Tensor] = []
-        self.cross_lengths = zeros((n_rows,), torch.int64)
+        self.cross_lengths = zeros(shape[1:2], torch.int64)
 
     @property
     def n_positions(self) -> int:

@@ -45,19 +45,15 @@ def apply_guidance(conditional: Tensor, unconditional: Tensor, scale: Tensor) ->
     return torch.where(scale == 1, conditional, unconditional + (conditional - unconditional) * scale)
 
 
-def sample(logits: Tensor, uniform_bits: Tensor, params: SamplingParams, max_top_k: int | None = None) -> Tensor:
-    """Tokens [J, K] from logits [J, K, V] and bits [J, K]; candidates are those of audiocraft's ``sample_top_*``.
-
-    `max_top_k`, given where every job draws from its top k alone and reading values costs nothing, is the largest k:
-    no more than that are sorted, in a third to half of the time.
-    """
+def sample(logits: Tensor, uniform_bits: Tensor, params: SamplingParams) -> Tensor:
+    """Tokens [J, K] from logits [J, K, V] and bits [J, K]; candidates are those of audiocraft's ``sample_top_*``."""
     vocabulary = logits.shape[-1]
     # The engine ends a job whose logits are not finite; until then neither these nor what a low temperature makes of
     # large ones may become an index out of bounds.
     logits = logits.nan_to_num().clamp(-_MAX_LOGIT, _MAX_LOGIT)
     temperature = params.temperature[:, None, None]
     probs = torch.softmax(logits / torch.where(temperature > 0, temperature, 1.0), dim=-1)
-    probs, tokens = _sort(probs, max_top_k)
+    probs, tokens = _sort(probs, params)
     pmf = (probs.double() * 2**_PMF_BITS).long()
     last = torch.where((params.top_k > 0) & (params.top_k < vocabulary), params.top_k, vocabulary) - 1
     kth = probs.gather(-1, last[:, None, None].expand(*probs.shape[:-1], 1))
@@ -71,11 +67,17 @@ def sample(logits: Tensor, uniform_bits: Tensor, params: SamplingParams, max_top
     return torch.where(params.temperature[:, None] > 0, drawn, logits.argmax(-1))
 
 
-def _sort(probs: Tensor, max_top_k: int | None) -> tuple[Tensor, Tensor]:
-    """Probabilities [J, K, V] in descending order, and their tokens; of equals, the lower token first."""
-    if max_top_k is not None and max_top_k < probs.shape[-1]:
-        top, tokens = probs.topk(max_top_k + 1)
-        # topk leaves the order of equals open, and more of them may follow.
-        if bool((top[..., :-1] > top[..., 1:]).all()):
-            return top, tokens
+def _sort(probs: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
+    """Probabilities [J, K, V] in descending order, and their tokens; of equals, the lower token first.
+
+    Where every job draws from its top k alone, no more than the largest k are sorted, in a third to half of the time;
+    not on a device, where reading values waits for all that is queued.
+    """
+    if probs.device.type == "cpu" and not any(params.top_p.tolist()):
+        top_k = params.top_k.tolist()
+        if 0 < min(top_k) <= max(top_k) < probs.shape[-1]:
+            top, tokens = probs.topk(max(top_k) + 1)
+            # topk leaves the order of equals open, and more of them may follow.
+            if bool((top[..., :-1] > top[..., 1:]).all()):
+                return top, tokens
     return probs.sort(dim=-1, descending=True, stable=True)

@@ -4,12 +4,11 @@ Host-side bookkeeping alone: no tensor is touched here.
 """
 
 import threading
-import time
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum, auto
+from heapq import heappop, heappush
 
 from torch import Tensor
 
@@ -63,7 +62,6 @@ class Sequence:
     job: Job
     future: Future[Tensor]
     status: Status = Status.WAITING
-    submitted_at: float = field(default_factory=time.monotonic)
     slot: int = -1
     first_step: int = 0
     step: int = 0
@@ -77,11 +75,11 @@ class Sequence:
 
 
 class Scheduler:
-    """N slots and the line before them. ``submit`` and ``close`` may be called from any thread, all else from one."""
+    """N slots and the jobs in flight. ``submit`` and ``close`` may be called from any thread, all else from one."""
 
     def __init__(self, n_slots: int) -> None:
-        self._slots: list[Sequence | None] = [None] * n_slots
-        self._waiting: deque[Sequence] = deque()
+        self._free = list(range(n_slots))  # a heap: a slot that was never used has taken no memory yet
+        self._sequences: list[Sequence] = []  # in order of submission
         self._changed = threading.Condition()
         self._closed = False
 
@@ -91,7 +89,7 @@ class Scheduler:
         with self._changed:
             if self._closed:
                 raise RuntimeError("the engine is closed")
-            self._waiting.append(sequence)
+            self._sequences.append(sequence)
             self._changed.notify()
         return sequence.future
 
@@ -104,48 +102,27 @@ class Scheduler:
     def wait(self) -> bool:
         """Sleep until there is something to do; False once closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._waiting or any(self._slots))
+            self._changed.wait_for(lambda: self._closed or self._sequences)
             return not self._closed
 
-    def admit(self) -> Iterator[Sequence]:
-        """Give free slots to the jobs in line, first come first served."""
-        while None in self._slots:
-            with self._changed:
-                if not self._waiting:
-                    return
-                sequence = self._waiting.popleft()
-            sequence.slot, sequence.status = self._slots.index(None), Status.PREFILLING
-            self._slots[sequence.slot] = sequence
-            yield sequence
-
-    def waiting(self) -> list[Sequence]:
-        """The line, as it is now."""
+    def unfinished(self, status: Status | None = None) -> list[Sequence]:
+        """Every job of a status, or of any, in order of submission."""
         with self._changed:
-            return list(self._waiting)
+            return [sequence for sequence in self._sequences if status in (None, sequence.status)]
 
-    def prefilling(self) -> Sequence | None:
-        """The job whose prompt is fed next: the earliest submitted."""
-        sequences = self._with(Status.PREFILLING)
-        return min(sequences, key=lambda sequence: sequence.submitted_at, default=None)
-
-    def decoding(self) -> list[Sequence]:
-        """Jobs whose prompts are in the cache, by slot."""
-        return self._with(Status.DECODING)
-
-    def unfinished(self) -> list[Sequence]:
-        """Every job in a slot or in line."""
-        return [*filter(None, self._slots), *self.waiting()]
-
-    def _with(self, status: Status) -> list[Sequence]:
-        return [sequence for sequence in self._slots if sequence is not None and sequence.status is status]
+    def admit(self) -> list[Sequence]:
+        """Give free slots to the jobs in line, first come first served."""
+        admitted = self.unfinished(Status.WAITING)[: len(self._free)]
+        for sequence in admitted:
+            sequence.slot, sequence.status = heappop(self._free), Status.PREFILLING
+        return admitted
 
     def finish(self, sequence: Sequence, outcome: Tensor | BaseException) -> None:
         """Free a job's slot or place in line, and set its future to the outcome."""
-        if sequence.status is Status.WAITING:
-            with self._changed:
-                self._waiting.remove(sequence)
-        else:
-            self._slots[sequence.slot] = None
+        with self._changed:
+            self._sequences.remove(sequence)
+        if sequence.status is not Status.WAITING:
+            heappush(self._free, sequence.slot)
         sequence.status = Status.FINISHED
         if isinstance(outcome, BaseException):
             sequence.future.set_exception(outcome)

@@ -1,6 +1,6 @@
 """The slot table: the jobs' side of a step, on the device. Knows nothing of the transformer."""
 
-from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -11,7 +11,6 @@ from audiocraft_ext.engine.sampling import SamplingParams
 from audiocraft_ext.engine.scheduler import Job
 
 
-@dataclass(frozen=True)
 class SlotTable:
     """Tokens, noise and parameters of each slot [J].
 
@@ -19,35 +18,19 @@ class SlotTable:
     include inactive ones, whose samples are dropped.
     """
 
-    sequence: Tensor  # [J, K, S + 1], given or generated, else UNKNOWN; a finished job's step is S at most
-    uniform_bits: Tensor  # [J, S + 1, K]
-    step: Tensor  # the next to be sampled
-    position: Tensor  # of the next input in the cache; an inactive slot's is the cache's last, which no job reaches
-    is_active: Tensor
-    is_not_finite: Tensor
-    guidance: Tensor
-    params: SamplingParams
-    idle_position: int
-
-    @classmethod
-    def allocate(
-        cls, n_slots: int, n_codebooks: int, n_steps: int, n_positions: int, device: torch.device
-    ) -> "SlotTable":
+    def __init__(self, n_slots: int, n_codebooks: int, n_steps: int, n_positions: int, device: torch.device) -> None:
         """All slots inactive, for sequences of up to `n_steps` S and a cache of `n_positions`."""
-
-        index = torch.zeros(n_slots, dtype=torch.int64, device=device)
-        number, flag = index.float(), index.bool()
-        return cls(
-            sequence=index.new_zeros(n_slots, n_codebooks, n_steps + 1),
-            uniform_bits=index.new_zeros(n_slots, n_steps + 1, n_codebooks),
-            step=index + 1,
-            position=index + n_positions - 1,
-            is_active=flag,
-            is_not_finite=flag.clone(),
-            guidance=number,
-            params=SamplingParams(number.clone(), index, number.clone()),
-            idle_position=n_positions - 1,
-        )
+        integers = partial(torch.zeros, dtype=torch.int64, device=device)
+        # [J, K, S + 1], given or generated, else UNKNOWN; a finished job's step is S at most
+        self.sequence = integers(n_slots, n_codebooks, n_steps + 1)
+        self.uniform_bits = integers(n_slots, n_steps + 1, n_codebooks)
+        self.step = integers(n_slots) + 1  # the next to be sampled
+        # Of the next input in the cache; an inactive slot's is the cache's last, which no job reaches.
+        self._idle_position = n_positions - 1
+        self.position = integers(n_slots) + self._idle_position
+        self.is_active, self.is_not_finite = torch.zeros(2, n_slots, dtype=torch.bool, device=device)
+        self.guidance, temperature, top_p = torch.zeros(3, n_slots, device=device)
+        self.params = SamplingParams(temperature, integers(n_slots), top_p)
 
     def assign(self, slot: int, job: Job, sequence: Tensor, first_step: int) -> None:
         """Write a job and its steps [K, S] into a slot; those before `first_step` are given."""
@@ -65,20 +48,20 @@ class SlotTable:
 
     def release(self, slot: int | slice) -> None:
         """Make a slot inactive; ``slice(None)`` is all of them."""
-        self.is_active[slot], self.position[slot] = False, self.idle_position
+        self.is_active[slot], self.position[slot] = False, self._idle_position
 
     def last_tokens(self, slots: Tensor) -> Tensor:
         """Tokens [B, K] of the step before the next."""
         return self.sequence[slots, :, self.step[slots] - 1]
 
-    def sample(self, slots: Tensor, conditional: Tensor, unconditional: Tensor, max_top_k: int | None) -> None:
+    def sample(self, slots: Tensor, conditional: Tensor, unconditional: Tensor) -> None:
         """Draw the next step of slots [J] from logits [J, K, V] of both rows, and advance the active ones."""
         step, is_active = self.step[slots], self.is_active[slots]
         logits = sampling.apply_guidance(conditional, unconditional, self.guidance[slots])
-        drawn = sampling.sample(logits, self.uniform_bits[slots, step], self.params[slots], max_top_k)
+        drawn = sampling.sample(logits, self.uniform_bits[slots, step], self.params[slots])
         given = self.sequence[slots, :, step]
         is_open = is_active[:, None] & (given == UNKNOWN)
         self.sequence[slots, :, step] = torch.where(is_open, drawn, given)
         self.is_not_finite[slots] |= is_active & ~logits.isfinite().flatten(1).all(1)
-        self.step[slots] = step + is_active
-        self.position[slots] += is_active
+        for counter in (self.step, self.position):
+            counter.index_add_(0, slots, is_active.long())

@@ -1,10 +1,8 @@
 """One decoding step of some rows: embed → transformer → logits → sample. Knows nothing of jobs or devices."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from itertools import accumulate
 
 import torch
-from torch import Tensor
 
 from audiocraft_ext.engine.kv_cache import ROWS_PER_SLOT
 from audiocraft_ext.engine.slots import SlotTable
@@ -17,18 +15,16 @@ Selection = list[tuple[int, int]]
 class Step:
     """The tensors of a step of B rows, and the backend's capture of it, which reads and writes them where they are.
 
-    A backend runs ``prepare``, ``forward`` (all layers and logits) and ``sample``, and may capture all or the second.
+    A backend may capture ``run_eagerly``, or ``forward`` alone.
     """
 
     def __init__(self, transformer: Transformer, table: SlotTable, n_rows: int) -> None:
         self.n_rows = n_rows
-        self._transformer, self._table = transformer, table
+        self._transformer, self.table = transformer, table
         self._row_slots, self._rows = torch.zeros(2, n_rows, dtype=torch.int64, device=transformer.backend.device)
         self._selection: Selection = []
-        self._max_top_k: int | None = None
         self._inputs = torch.empty(n_rows, transformer.dim, device=self._rows.device)
         self._sines, self._rotary = transformer.position_encoding(self._rows)
-        self._captured = transformer.backend.capture(self)
         self.reset()
 
     def reset(self) -> None:
@@ -36,32 +32,36 @@ class Step:
         cache = self._transformer.cache
         self._cross_capacity = cache.cross_capacity
         self._attention = self._transformer.backend.attention(cache, self._rows)
-        self._captured.reset()
+        self._run = self._transformer.backend.capture(self)
 
-    def run(self, selection: Selection, max_top_k: int | None) -> None:
-        """Step the selected jobs, B rows in all; `max_top_k` as in ``sampling.sample``."""
+    def run(self, selection: Selection) -> None:
+        """Step the selected jobs, B rows in all."""
         if self._cross_capacity != self._transformer.cache.cross_capacity:
             self.reset()
         if selection != self._selection:
             self._select(selection)
-        self._max_top_k = max_top_k
-        self._captured.run()
+        self._run()
 
     def _select(self, selection: Selection) -> None:
         # Where whole steps are captured, all slots are stepped: there the selection never changes.
-        rows = [(job, slot, ROWS_PER_SLOT * slot + i) for job, (slot, n) in enumerate(selection) for i in range(n)]
-        jobs, slots, cache_rows = zip(*rows, strict=True)
-        self._row_slots.copy_(torch.tensor(slots))
-        self._rows.copy_(torch.tensor(cache_rows))
+        slots, counts = zip(*selection, strict=True)
+        self._rows.copy_(torch.tensor([ROWS_PER_SLOT * slot + i for slot, n in selection for i in range(n)]))
+        self._row_slots.copy_(self._rows // ROWS_PER_SLOT)
         # A job's first row is conditional and its last one unconditional: without guidance, the same.
-        firsts = [jobs.index(job) for job in range(len(selection))]
-        index = [[slot for slot, _ in selection], firsts, [*(first - 1 for first in firsts[1:]), self.n_rows - 1]]
+        stops = list(accumulate(counts))
+        index = [slots, [0, *stops[:-1]], [stop - 1 for stop in stops]]
         self._slots, self._conditional, self._unconditional = torch.tensor(index).to(self._rows.device)
         self._selection = selection
 
+    def run_eagerly(self) -> None:
+        """Call each operation by itself: inputs, then all layers and logits, then tokens."""
+        self.prepare()
+        self.forward()
+        self.sample()
+
     def prepare(self) -> None:
-        positions = self._table.position[self._row_slots]
-        self._inputs.copy_(self._transformer.embed(self._table.last_tokens(self._row_slots)))
+        positions = self.table.position[self._row_slots]
+        self._inputs.copy_(self._transformer.embed(self.table.last_tokens(self._row_slots)))
         sines, rotary = self._transformer.position_encoding(positions)
         self._sines.copy_(sines)
         if self._rotary is not None and rotary is not None:
@@ -73,15 +73,4 @@ class Step:
         self.logits = self._transformer.logits(hidden)
 
     def sample(self) -> None:
-        conditional, unconditional = self.logits[self._conditional], self.logits[self._unconditional]
-        self._table.sample(self._slots, conditional, unconditional, self._max_top_k)
-
-    @contextmanager
-    def idle(self) -> Iterator[None]:
-        """Within, running the step advances no slot."""
-        is_active: Tensor = self._table.is_active.clone()
-        self._table.is_active.zero_()
-        try:
-            yield
-        finally:
-            self._table.is_active.copy_(is_active)
+        self.table.sample(self._slots, self.logits[self._conditional], self.logits[self._unconditional])

@@ -11,8 +11,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from audiocraft_ext.engine.backends.base import Attention, Backend, Linear
-from audiocraft_ext.engine.backends.torch import PrefillAttention
+from audiocraft_ext.engine.backends.torch import Linear, PrefillAttention, StepAttention, TorchBackend
 from audiocraft_ext.engine.kv_cache import KVCache
 
 Matrix = TypeVar("Matrix")
@@ -84,7 +83,7 @@ def rotary_table(n: int, head_dim: int, max_period: float, scale: float) -> Tens
 class Transformer:
     """A language model on a backend, and the cache of `n_rows` rows of `n_positions` positions each."""
 
-    def __init__(self, weights: Weights, n_rows: int, n_positions: int, backend: Backend) -> None:
+    def __init__(self, weights: Weights, n_rows: int, n_positions: int, backend: TorchBackend) -> None:
         self.backend = backend
         self.n_codebooks, n_tokens, self.dim = weights.embeddings.shape
         self.vocabulary = n_tokens - 1
@@ -98,9 +97,8 @@ class Transformer:
         self._sines = (sines if weights.has_sines else torch.zeros_like(sines)).to(backend.device)
         rotary = rotary_table(n_positions, head_dim, weights.max_period, weights.positional_scale)
         self._rotary = rotary.to(backend.device) if weights.has_rotary else None
-        self.cache = KVCache(
-            len(self.layers), n_rows, self.n_heads, head_dim, n_positions, backend.cache_dtype, backend.zeros
-        )
+        shape = (len(self.layers), n_rows, self.n_heads, n_positions, head_dim)
+        self.cache = KVCache(shape, backend.cache_dtype, backend.zeros)
 
     def _linear(self, matrix: WeightBias) -> Linear:
         return self.backend.linear(matrix.weight, matrix.bias)
@@ -134,7 +132,9 @@ class Transformer:
         hidden = self.run_layers(inputs.reshape(-1, self.dim).clone(), *self.position_encoding(positions), attention)
         return hidden.view(inputs.shape)
 
-    def run_layers(self, x: Tensor, sines: Tensor, rotary: Tensor | None, attention: Attention) -> Tensor:
+    def run_layers(
+        self, x: Tensor, sines: Tensor, rotary: Tensor | None, attention: PrefillAttention | StepAttention
+    ) -> Tensor:
         """Normed hidden states [B, D] of inputs x [B, D] in fp32, which become the residual."""
         backend, heads = self.backend, (self.n_heads, self.dim // self.n_heads)
 
@@ -162,16 +162,8 @@ class Transformer:
 
 def _pack(layer: Layer[WeightBias], linear: Callable[[WeightBias], Linear]) -> Layer[Linear]:
     """The layer with its matrices in the backend's form and its norms in fp32."""
-    cross: CrossAttention[Linear] | None = None
-    if layer.cross is not None:
-        query, key_value, out = (linear(part) for part in (layer.cross.query, layer.cross.key_value, layer.cross.out))
-        cross = CrossAttention(layer.cross.norm.float(), query, key_value, out)
-    return Layer(
-        norm_self=layer.norm_self.float(),
-        qkv=linear(layer.qkv),
-        out=linear(layer.out),
-        norm_ffn=layer.norm_ffn.float(),
-        up=linear(layer.up),
-        down=linear(layer.down),
-        cross=cross,
-    )
+    packed: CrossAttention[Linear] | None = None
+    if (cross := layer.cross) is not None:
+        packed = CrossAttention(cross.norm.float(), linear(cross.query), linear(cross.key_value), linear(cross.out))
+    qkv, out, up, down = map(linear, (layer.qkv, layer.out, layer.up, layer.down))
+    return Layer(layer.norm_self.float(), qkv, out, layer.norm_ffn.float(), up, down, packed)

@@ -48,7 +48,7 @@ def filled_cache(
     """One layer's, with random keys and values wherever there is room for some: the same ones each time."""
     generator = torch.Generator().manual_seed(0)
     zeros = TorchBackend(torch.device(device), dtype, n_heads * head_dim, False, True).zeros
-    cache = KVCache(1, n_rows, n_heads, head_dim, n_positions, dtype, zeros)
+    cache = KVCache((1, n_rows, n_heads, n_positions, head_dim), dtype, zeros)
     cache.reserve_cross(n_cross)
     for part in (cache.keys, cache.values, cache.cross_keys, cache.cross_values):
         part[0][:] = quantize_kv(torch.randn(*part[0].shape[:3], head_dim, generator=generator), dtype)
@@ -109,7 +109,7 @@ def transformer(
     model = weights(has_cross, **of_weights)
     up = next(iter(model.layers)).up.weight
     if backend == "triton" and not up.is_cuda:
-        chosen: backends.Backend = InterpretedBackend(up.device, up.dtype, WIDTH, quantize == "int8", capture)
+        chosen: TorchBackend = InterpretedBackend(up.device, up.dtype, WIDTH, quantize == "int8", capture)
     else:
         chosen = backends.choose(up, N_HEADS, quantize=quantize, name=backend, capture=capture)
     return Transformer(model, 2 * n_slots, N_STEPS + N_PREFIX + 1, chosen)

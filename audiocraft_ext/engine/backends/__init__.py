@@ -1,15 +1,16 @@
-"""Which device computes, and how: one ``Backend``, chosen once. Nothing else in the engine asks.
+"""Which device computes, and how: one backend, chosen once. Nothing else in the engine asks.
 
 - ``torch``: plain operations on any device. The oracle of the others, and what runs where they cannot.
 - ``cpu``: compiled kernels, in fp32.
 - ``cuda``: a CUDA graph of plain torch; ``triton``: the same with Triton kernels.
 """
 
+from contextlib import suppress
 from typing import Literal
 
 from torch import Tensor, float32  # not torch itself: here, that name is the module of the backend
 
-from audiocraft_ext.engine.backends.base import Backend
+from audiocraft_ext.engine.backends.cuda import CUDABackend, TritonBackend
 from audiocraft_ext.engine.backends.torch import TorchBackend
 from audiocraft_ext.engine.quantize import Quantize
 
@@ -23,40 +24,31 @@ def choose(
     quantize: Quantize = "none",
     name: BackendName | None = None,
     capture: bool = True,
-) -> Backend:
+) -> TorchBackend:
     """The backend for a transformer: the fastest that can run it, or the one of a name.
 
     `up` [F, D] is a weight of its feed-forward layers: device, type and widths are those of all. `capture` has whole
     steps replayed where the backend can; without it, each operation is called by itself.
     """
     name = name or _fastest(up, n_heads)
-    return _class(name)(up.device, up.dtype, up.shape[1], quantize == "int8", capture)
-
-
-def _fastest(up: Tensor, n_heads: int) -> BackendName:
-    ffn_dim, dim = up.shape
-    if up.device.type == "cuda":
-        try:
-            from audiocraft_ext.engine.backends import triton_kernels
-        except ImportError:
-            return "cuda"
-        return "triton" if triton_kernels.is_available(up.device, dim // n_heads) else "cuda"
-    try:
-        from audiocraft_ext.engine.backends import cpu_kernels
-    except ImportError:
-        return "torch"
-    # Compiled kernels read whole vectors: a checkpoint of other widths would have them read beyond its rows.
-    return "cpu" if up.dtype == float32 and cpu_kernels.is_available(dim // n_heads, ffn_dim) else "torch"
-
-
-def _class(name: BackendName) -> type[TorchBackend]:
-    """Imported where it is used: llvmlite and Triton are not everywhere."""
+    kinds: dict[BackendName, type[TorchBackend]] = {"torch": TorchBackend, "cuda": CUDABackend, "triton": TritonBackend}
     if name == "cpu":
         from audiocraft_ext.engine.backends.cpu import CPUBackend
 
-        return CPUBackend
-    if name in ("cuda", "triton"):
-        from audiocraft_ext.engine.backends.cuda import CUDABackend, TritonBackend
+        kinds["cpu"] = CPUBackend
+    return kinds[name](up.device, up.dtype, up.shape[1], quantize == "int8", capture)
 
-        return TritonBackend if name == "triton" else CUDABackend
-    return TorchBackend
+
+def _fastest(up: Tensor, n_heads: int) -> BackendName:
+    ffn_dim, head_dim = up.shape[0], up.shape[1] // n_heads
+    with suppress(ImportError):  # llvmlite and Triton are not everywhere
+        if up.is_cuda:
+            from audiocraft_ext.engine.backends import triton_kernels
+
+            return "triton" if triton_kernels.is_available(up.device, head_dim) else "cuda"
+        from audiocraft_ext.engine.backends import cpu_kernels
+
+        # Compiled kernels read whole vectors: a checkpoint of other widths would have them read beyond its rows.
+        if up.dtype == float32 and cpu_kernels.is_available(head_dim, ffn_dim):
+            return "cpu"
+    return "cuda" if up.is_cuda else "torch"

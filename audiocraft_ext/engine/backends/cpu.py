@@ -7,18 +7,16 @@ thread that does, and puts them all to sleep between two operations once there a
 
 import math
 import mmap
-import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from audiocraft_ext.engine.backends import cpu_kernels
-from audiocraft_ext.engine.backends.base import NORM_EPS, EagerStep, Linear, StepAttention
-from audiocraft_ext.engine.backends.cpu_kernels import MAX_ROWS
-from audiocraft_ext.engine.backends.llvm_jit import CapturedCalls, capture_calls
-from audiocraft_ext.engine.backends.torch import TorchBackend
+from audiocraft_ext.engine.backends import cpu_kernels, llvm_jit
+from audiocraft_ext.engine.backends.cpu_kernels import LANES, MAX_ROWS
+from audiocraft_ext.engine.backends.torch import Linear, StepAttention, TorchBackend
 from audiocraft_ext.engine.kv_cache import ROWS_PER_SLOT, KVCache
 from audiocraft_ext.engine.quantize import is_int8_exact, quantize
 
@@ -29,8 +27,10 @@ if TYPE_CHECKING:
 class CPUBackend(TorchBackend):
     """Compiled kernels; the cache is int8 where weights are: late steps of several clips read more of it."""
 
-    steps_all_slots = False
-    reads_masked = False
+    has_fixed_shapes = False
+    add_norm = staticmethod(cpu_kernels.add_norm)
+    apply_rotary = staticmethod(cpu_kernels.apply_rotary)
+    gelu = staticmethod(cpu_kernels.gelu)
 
     @property
     def cache_dtype(self) -> torch.dtype:
@@ -39,21 +39,12 @@ class CPUBackend(TorchBackend):
     def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
         return CPULinear(weight, bias, self.is_int8)
 
-    def add_norm(self, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return cpu_kernels.add_norm(x, y, weight, bias, NORM_EPS, self.dtype)
-
-    def apply_rotary(self, qkv: Tensor, factors: Tensor) -> Tensor:
-        return cpu_kernels.apply_rotary(qkv, factors)
-
-    def gelu(self, x: Tensor) -> Tensor:
-        return cpu_kernels.gelu(x)
-
     def attention(self, cache: KVCache, rows: Tensor) -> StepAttention:
         return CPUAttention(cache, rows)
 
-    def capture(self, step: "Step") -> EagerStep:
-        # torch multiplies what has more rows, and no call of its is captured.
-        return RecordedStep(step) if self.captures and step.n_rows <= MAX_ROWS else EagerStep(step)
+    def capture(self, step: "Step") -> Callable[[], None]:
+        # torch multiplies what has more rows, and no call of its is recorded.
+        return RecordedStep(step) if self.captures and step.n_rows <= MAX_ROWS else step.run_eagerly
 
     def zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Fresh pages, which the system provides when they are written to: unused positions cost nothing."""
@@ -71,55 +62,51 @@ class CPULinear:
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, is_int8: bool) -> None:
-        self._matmul = (
-            cpu_kernels.matmul_int16 if is_int8 and cpu_kernels.can_use_int16(weight.shape[1]) else cpu_kernels.matmul
-        )
+        self._packed_dtype = torch.int16 if is_int8 and cpu_kernels.can_use_int16(weight.shape[1]) else torch.float32
         is_int8 = is_int8 or is_int8_exact(weight)
         self.weight, self.scale = quantize(weight) if is_int8 else (weight.contiguous(), torch.ones(len(weight)))
         self.bias = torch.zeros(len(weight)) if bias is None else bias.contiguous()
-        self._max_rows = sys.maxsize if is_int8 else MAX_ROWS
 
     def __call__(self, x: Tensor) -> Tensor:
-        if len(x) > self._max_rows:  # a prompt's
+        if len(x) > MAX_ROWS and self.weight.dtype != torch.int8:  # a prompt's
             return functional.linear(x, self.weight, self.bias)
-        return self._matmul(x, self.weight, self.scale, self.bias)
+        return cpu_kernels.matmul(x, self.weight, self.scale, self.bias, self._packed_dtype)
 
 
-class CPUAttention:
+class CPUAttention(StepAttention):
     """A step's attention that reads each row up to its length."""
 
     def __init__(self, cache: KVCache, rows: Tensor) -> None:
-        n_heads = cache.keys[0].shape[1]
         self.cache, self.rows = cache, rows
         self._lengths, self._cross_lengths = torch.zeros(2, len(rows), dtype=torch.int64)
-        self._attend = cpu_kernels.CachedAttention(rows, self._lengths, n_heads, cache.n_positions)
-        self._cross_attend = cpu_kernels.CachedAttention(rows, self._cross_lengths, n_heads, cache.cross_capacity)
+        # A vector of -inf follows the last score.
+        n_scores = max(cache.n_positions, cache.cross_capacity) + LANES
+        self._scores = torch.empty(len(rows), cache.keys[0].shape[1], n_scores)
 
     def update(self, positions: Tensor) -> None:
         torch.add(positions, 1, out=self._lengths)
         torch.index_select(self.cache.cross_lengths, 0, self.rows, out=self._cross_lengths)
 
     def self_attention(self, layer: int, qkv: Tensor) -> Tensor:
-        return self._attend(qkv[:, 0], self.cache.keys[layer], self.cache.values[layer], qkv[:, 1:])
+        cached, new = (self.cache.keys[layer], self.cache.values[layer]), qkv[:, 1:]
+        return cpu_kernels.attend(qkv[:, 0], *cached, new, self.rows, self._lengths, self._scores)
 
     def cross_attention(self, layer: int, query: Tensor) -> Tensor:
-        return self._cross_attend(query, self.cache.cross_keys[layer], self.cache.cross_values[layer], None)
+        cached = self.cache.cross_keys[layer], self.cache.cross_values[layer]
+        return cpu_kernels.attend(query, *cached, None, self.rows, self._cross_lengths, self._scores)
 
 
-class RecordedStep(EagerStep):
+class RecordedStep:
     """A step whose kernel calls are recorded once and replayed by one. MusicGen small's has 300: 6 ms of Python."""
 
-    _calls: CapturedCalls | None = None
+    def __init__(self, step: "Step") -> None:
+        self._step = step
+        self._replay: Callable[[], None] | None = None
 
-    def run(self) -> None:
+    def __call__(self) -> None:
         self._step.prepare()
-        if self._calls is None:
-            with capture_calls() as calls:
-                self._step.forward()
-            self._calls = calls  # only once whole: a step that fails half-way is recorded again
+        if self._replay is None:  # also after one that failed half-way
+            self._replay = llvm_jit.record(self._step.forward)
         else:
-            self._calls.replay()
+            self._replay()
         self._step.sample()
-
-    def reset(self) -> None:
-        self._calls = None

@@ -4,16 +4,20 @@ Calls cpu_kernels.c. Batch- and thread-invariant: every row is reduced in a fixe
 bits alone and in a batch, on any number of threads. Does not know layers, jobs or positions.
 """
 
+import struct
+
 import torch
 from torch import Tensor
 
 from audiocraft_ext.engine.backends import llvm_jit
-from audiocraft_ext.engine.backends.llvm_jit import compile_kernel, double_field, run
+from audiocraft_ext.engine.backends.llvm_jit import compile_kernel, run
+from audiocraft_ext.engine.backends.torch import NORM_EPS
 
 # As in cpu_kernels.c.
 LANES = 16
 MAX_ROWS = 8
 _COLUMNS = 64
+_EPS_BITS = int.from_bytes(struct.pack("<d", NORM_EPS), "little")  # a kernel's arguments are integers
 # Inputs whose int32 sums, one per lane, cannot overflow: products are at most 32,767 times 127.
 _MAX_INT16_INPUTS = LANES * (2**31 // (32767 * 127))
 
@@ -23,11 +27,11 @@ def is_available(*widths: int) -> bool:
     return all(width % LANES == 0 for width in widths) and llvm_jit.is_available()
 
 
-def add_norm(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None, eps: float, dtype: torch.dtype) -> Tensor:
-    """Add y [M, D] to the residual x [M, D] in place; its layer norm [M, D]. All in fp32, `dtype` too."""
+def add_norm(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Add y [M, D] to the residual x [M, D] in place; its layer norm [M, D]. All in fp32."""
     out, (n_rows, width) = torch.empty_like(x), x.shape
     bias = torch.zeros_like(weight) if bias is None else bias
-    run(compile_kernel("add_norm"), x, y.contiguous(), weight, bias, out, n_rows, width, double_field(eps))
+    run(compile_kernel("add_norm"), x, y.contiguous(), weight, bias, out, n_rows, width, _EPS_BITS)
     return out
 
 
@@ -45,27 +49,18 @@ def gelu(x: Tensor) -> Tensor:
 
 
 def can_use_int16(n_inputs: int) -> bool:
-    """Whether ``matmul_int16`` takes rows of this many inputs."""
+    """Whether ``matmul`` takes rows of this many inputs in int16."""
     return n_inputs % (2 * LANES) == 0 and n_inputs <= _MAX_INT16_INPUTS
 
 
-def matmul(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    """x [M, in] times weight [out, in], times scale [out], plus bias [out]: [M, out]. All fp32, or the weight int8."""
-    return _matmul(x, torch.float32, weight, scale, bias)
+def matmul(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, packed_dtype: torch.dtype = torch.float32) -> Tensor:
+    """x [M, in] times weight [out, in], times scale [out], plus bias [out]: [M, out]. All fp32, or the weight int8.
 
-
-def matmul_int16(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    """``matmul`` by an int8 weight, each row of x quantised to int16 symmetrically; for what ``can_use_int16``.
-
-    Each lane's sum of integers is exact; the lanes are summed in fp32.
+    With int16, for an int8 weight that ``can_use_int16``, each row of x is quantised to it symmetrically: each lane's
+    sum of integers is exact; the lanes are summed in fp32. Works on ``MAX_ROWS`` rows at a time.
     """
-    return _matmul(x, torch.int16, weight, scale, bias)
-
-
-def _matmul(x: Tensor, dtype: torch.dtype, weight: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    """The product of x, packed in fp32 or int16, ``MAX_ROWS`` rows at a time."""
     n_outputs, n_inputs = weight.shape
-    is_int16 = dtype == torch.int16
+    is_int16 = packed_dtype == torch.int16
     lanes = 2 * LANES if is_int16 else LANES
     pack_rows = compile_kernel("pack_rows", X_IS_INT16=is_int16)
     y = torch.empty(len(x), n_outputs)
@@ -78,33 +73,23 @@ def _matmul(x: Tensor, dtype: torch.dtype, weight: Tensor, scale: Tensor, bias: 
             X_IS_INT16=is_int16,
             IS_INT8=weight.dtype == torch.int8,
         )
-        packed, steps = torch.empty(rows.shape, dtype=dtype), torch.empty(len(rows))
+        packed, steps = torch.empty(rows.shape, dtype=packed_dtype), torch.empty(len(rows))
         run(pack_rows, rows, packed, steps, *rows.shape)
         run(kernel, packed, steps, weight, scale, bias, out, n_outputs, n_inputs)
     return y
 
 
-class CachedAttention:
-    """Attention of one new position per row over an fp32 or int8 cache, up to each row's length.
+def attend(
+    query: Tensor, keys: Tensor, values: Tensor, new: Tensor | None, rows: Tensor, lengths: Tensor, scores: Tensor
+) -> Tensor:
+    """[M, H Dh] of query [M, H, Dh], Dh a multiple of ``LANES``, over an fp32 or int8 cache [R, H, S, ...].
 
-    `rows` [M] of the cache and `lengths` [M], new positions included, are read at each call: write to them in between.
+    Row i of the query reads row ``rows[i]`` of the cache up to ``lengths[i]``; `new` [M, 2, H, Dh], its keys and
+    values, is written to the last of these positions first. `scores` [M, H, S + LANES or more] is scratch memory.
     """
-
-    def __init__(self, rows: Tensor, lengths: Tensor, n_heads: int, n_positions: int) -> None:
-        """Lengths are at most ``n_positions``."""
-        self.rows, self.lengths, self.n_heads = rows, lengths, n_heads
-        # A vector of -inf follows the last score.
-        self._stride = n_positions + LANES
-        self._scores = torch.empty(len(rows) * n_heads * self._stride)
-
-    def __call__(self, query: Tensor, keys: Tensor, values: Tensor, new: Tensor | None) -> Tensor:
-        """[M, H Dh] of query [M, H, Dh], Dh a multiple of ``LANES``, and the cache's keys and values [R, H, S, ...].
-
-        `new` [M, 2, H, Dh], keys and values, is written to each row's last position first.
-        """
-        n_rows, _, head_width = query.shape
-        out = query.new_empty(n_rows, self.n_heads * head_width)
-        kernel = compile_kernel("attention", HEAD_WIDTH=head_width, IS_INT8=keys.dtype == torch.int8)
-        tensors = (query, 0 if new is None else new, keys, values, self.rows, self.lengths, self._scores, out)
-        run(kernel, *tensors, n_rows, self.n_heads, keys.shape[2], self._stride, query.stride(0))
-        return out
+    n_rows, n_heads, head_width = query.shape
+    out = query.new_empty(n_rows, n_heads * head_width)
+    kernel = compile_kernel("attention", HEAD_WIDTH=head_width, IS_INT8=keys.dtype == torch.int8)
+    tensors = (query, 0 if new is None else new, keys, values, rows, lengths, scores, out)
+    run(kernel, *tensors, n_rows, n_heads, keys.shape[2], scores.shape[-1], query.stride(0))
+    return out

@@ -1,6 +1,6 @@
 """The backends for CUDA: a whole step as one CUDA graph, of plain torch's operations or with Triton's kernels."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from audiocraft_ext.engine.backends.base import NORM_EPS, EagerStep, Linear, StepAttention
-from audiocraft_ext.engine.backends.torch import TorchBackend
+from audiocraft_ext.engine.backends.torch import NORM_EPS, Linear, StepAttention, TorchBackend
 from audiocraft_ext.engine.kv_cache import KVCache
 from audiocraft_ext.engine.quantize import dequantize, quantize
 
@@ -28,8 +27,8 @@ class CUDABackend(TorchBackend):
     prefill_positions = 1024
     is_host = False
 
-    def capture(self, step: "Step") -> EagerStep:
-        return CUDAGraphStep(step) if self.captures else EagerStep(step)
+    def capture(self, step: "Step") -> Callable[[], None]:
+        return CUDAGraphStep(step) if self.captures else step.run_eagerly
 
     def fitting_slots(self, n_requested: int, slot_bytes: int) -> int:
         free, _ = torch.cuda.mem_get_info(self.device)
@@ -55,7 +54,20 @@ class TritonBackend(CUDABackend):
     """``CUDABackend`` with Triton kernels, which read no more of the cache than is valid."""
 
     def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
-        return TritonInt8Linear(weight, bias) if self.is_int8 else super().linear(weight, bias)
+        """In int8, by a kernel for the rows of a step; for a prompt's many rows, the weight is dequantised."""
+        if not self.is_int8:
+            return super().linear(weight, bias)
+        from audiocraft_ext.engine.backends import triton_kernels
+
+        integers, scale = quantize(weight)
+
+        def product(x: Tensor) -> Tensor:
+            if len(x) > triton_kernels.MAX_MATMUL_ROWS:
+                return functional.linear(x, dequantize(integers, scale).to(x.dtype), bias)
+            y = triton_kernels.matmul_int8(x, integers, scale)
+            return y if bias is None else y + bias
+
+        return product
 
     def add_norm(self, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         from audiocraft_ext.engine.backends import triton_kernels
@@ -76,24 +88,7 @@ def slots_that_fit(n_bytes: int, slot_bytes: int, n_requested: int) -> int:
     return n_requested if n_requested <= n_fitting else 1 << (n_fitting.bit_length() - 1)
 
 
-class TritonInt8Linear:
-    """An int8 product by a kernel for the rows of a step; for a prompt's many rows, the weight is dequantised."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        from audiocraft_ext.engine.backends import triton_kernels
-
-        self._matmul, self._max_rows = triton_kernels.matmul_int8, triton_kernels.MAX_MATMUL_ROWS
-        self.weight, self.scale = quantize(weight)
-        self.bias = bias
-
-    def __call__(self, x: Tensor) -> Tensor:
-        if len(x) > self._max_rows:
-            return functional.linear(x, dequantize(self.weight, self.scale).to(x.dtype), self.bias)
-        y = self._matmul(x, self.weight, self.scale)
-        return y if self.bias is None else y + self.bias
-
-
-class TritonAttention:
+class TritonAttention(StepAttention):
     """A step's attention, split over each row's valid positions; for all rows of the cache, in order."""
 
     def __init__(self, cache: KVCache, rows: Tensor) -> None:
@@ -101,7 +96,7 @@ class TritonAttention:
 
         n_rows, n_heads, _, head_dim = cache.keys[0].shape
         assert len(rows) == n_rows
-        self.cache = cache
+        self.cache, self.rows = cache, rows
         self._lengths = torch.zeros_like(rows)
         self._attend = Attend(n_rows, n_heads, head_dim, cache.n_positions, rows.device)
         self._cross_attend = Attend(n_rows, n_heads, head_dim, max(cache.cross_capacity, 1), rows.device)
@@ -118,35 +113,35 @@ class TritonAttention:
         return self._cross_attend(query, keys, values, self.cache.cross_lengths, None)
 
 
-class CUDAGraphStep(EagerStep):
+class CUDAGraphStep:
     """A step as one CUDA graph, replayed with a single launch."""
 
-    _graph: torch.cuda.CUDAGraph | None = None
-    _last_replay: torch.cuda.Event | None = None
+    def __init__(self, step: "Step") -> None:
+        self._step = step
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._last_replay = torch.cuda.Event()
 
-    def run(self) -> None:
+    def __call__(self) -> None:
         if self._graph is None:
-            with self._step.idle():
-                self._graph = self._capture()
+            self._graph = self._capture()
         self._graph.replay()
         # The host stays one step ahead: enough to keep the device busy, little enough to stop a cancelled job at once.
-        if self._last_replay is not None:
-            self._last_replay.synchronize()
-        self._last_replay = torch.cuda.Event()
+        self._last_replay.synchronize()  # at the first, there is nothing to wait for
         self._last_replay.record()
 
-    def reset(self) -> None:
-        self._graph = None
-
     def _capture(self) -> torch.cuda.CUDAGraph:
+        # Meanwhile no slot advances; where this fails, so do all jobs that were active.
+        is_active = self._step.table.is_active.clone()
+        self._step.table.is_active.zero_()
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(_N_WARM_UPS):
-                super().run()
+                self._step.run_eagerly()
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         # Other threads decode audio and compute conditions meanwhile: only this thread's calls are checked.
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            super().run()
+            self._step.run_eagerly()
+        self._step.table.is_active.copy_(is_active)
         return graph

@@ -7,11 +7,8 @@ kernels compute.
 
 import ctypes
 import functools
-import itertools
-import struct
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import llvmlite.binding as llvm
@@ -19,6 +16,9 @@ import torch
 from torch import Tensor
 
 _IR = Path(__file__).with_name("cpu_kernels.ll")
+_this_thread = threading.local()
+# An engine owns the code that it compiled.
+_engines: list[llvm.ExecutionEngine] = []
 
 
 def run(kernel: int, *args: Tensor | int) -> None:
@@ -26,48 +26,29 @@ def run(kernel: int, *args: Tensor | int) -> None:
     fields = [arg if isinstance(arg, int) else arg.data_ptr() for arg in args]
     array = (ctypes.c_int64 * len(fields))(*fields)
     _team()(kernel, array, torch.get_num_threads(), 0)
-    if captured := getattr(_this_thread, "captured", None):
-        captured.add(kernel, array, args)
+    if (calls := getattr(_this_thread, "calls", None)) is not None:
+        calls.append((kernel, array, args))
 
 
-@functools.cache
-def double_field(x: float) -> int:
-    """The field of a struct that holds a double."""
-    return int.from_bytes(struct.pack("<d", x), "little")
+def record(compute: Callable[[], object]) -> Callable[[], None]:
+    """Call a function, and return another that repeats all its kernels' calls by one, on the same tensors.
 
-
-class CapturedCalls:
-    """A sequence of kernel calls that is replayed by one call, on the same tensors."""
-
-    def __init__(self) -> None:
-        self._calls: list[tuple[int, int]] = []
-        self._kept: list[object] = []
-        self._array = (ctypes.c_int64 * 0)()
-
-    def add(self, kernel: int, array: "ctypes.Array[ctypes.c_int64]", args: tuple[Tensor | int, ...]) -> None:
-        """Append a call; its arguments stay alive with it."""
-        self._calls.append((kernel, ctypes.addressof(array)))
-        self._kept += [array, *args]
-
-    def replay(self) -> None:
-        """Run all calls in order."""
-        if len(self._array) != 2 * len(self._calls):
-            self._array = (ctypes.c_int64 * (2 * len(self._calls)))(*itertools.chain.from_iterable(self._calls))
-        run(compile_kernel("replay"), ctypes.addressof(self._array), len(self._calls))
-
-
-_this_thread = threading.local()
-
-
-@contextmanager
-def capture_calls() -> Iterator[CapturedCalls]:
-    """Capture the kernels that this thread runs within; they run as well. Other computations are not captured."""
-    captured = CapturedCalls()
-    _this_thread.captured = captured
+    What else the function computes is not repeated.
+    """
+    calls: list[tuple[int, ctypes.Array[ctypes.c_int64], tuple[Tensor | int, ...]]] = []
+    _this_thread.calls = calls
     try:
-        yield captured
+        compute()
     finally:
-        _this_thread.captured = None
+        _this_thread.calls = None
+    addresses = [address for kernel, array, _ in calls for address in (kernel, ctypes.addressof(array))]
+    table = (ctypes.c_int64 * len(addresses))(*addresses)
+
+    def replay() -> None:
+        # `calls` keeps the arguments alive, and `table` itself has no other owner.
+        run(compile_kernel("replay"), ctypes.addressof(table), len(calls))
+
+    return replay
 
 
 def is_available() -> bool:
@@ -102,10 +83,6 @@ def compile_kernel(name: str, **constants: int) -> int:
     engine.finalize_object()
     _engines.append(engine)
     return int(engine.get_function_address(name))
-
-
-# An engine owns the code that it compiled.
-_engines: list[llvm.ExecutionEngine] = []
 
 
 def specialise(machine: llvm.TargetMachine, name: str, **constants: int) -> llvm.ModuleRef:

@@ -1,7 +1,7 @@
-"""Triton kernels for one decoding step on CUDA, each held by tests to plain torch.
+"""Triton kernels for one decoding step on CUDA, each compared with plain torch by tests.
 
 Imported only where they are used: Triton exists on Linux alone. Every kernel reduces a row in an order that depends on
-that row's own length and on nothing else. The oracles are ``torch.MaskedAttention``, ``TorchBackend.add_norm`` and a
+that row's own length and on nothing else. The oracles are ``torch.StepAttention``, ``TorchBackend.add_norm`` and a
 product with the dequantised weights.
 """
 

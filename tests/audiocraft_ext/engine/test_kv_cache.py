@@ -30,7 +30,7 @@ def test_zeros_survive_int8() -> None:
     x[2, 1] = 0
     read = dequantize_kv(quantize_kv(x, torch.int8), torch.float32)
     assert torch.equal(read[x == 0], torch.zeros(int((x == 0).sum())))
-    empty = KVCache(1, 2, 3, HEAD, 7, torch.int8, lambda shape, dtype: torch.zeros(shape, dtype=dtype))
+    empty = KVCache((1, 2, 3, 7, HEAD), torch.int8, lambda shape, dtype: torch.zeros(shape, dtype=dtype))
     assert torch.equal(dequantize_kv(empty.keys[0], torch.float32), torch.zeros(2, 3, 7, HEAD))
 
 

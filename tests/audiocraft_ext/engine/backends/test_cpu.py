@@ -12,8 +12,8 @@ pytest.importorskip("llvmlite")
 
 from audiocraft_ext.engine.backends.cpu import CPUAttention, CPUBackend, CPULinear
 from audiocraft_ext.engine.backends.cpu_kernels import matmul
-from audiocraft_ext.engine.backends.llvm_jit import capture_calls
-from audiocraft_ext.engine.backends.torch import MaskedAttention, TorchBackend
+from audiocraft_ext.engine.backends.llvm_jit import record
+from audiocraft_ext.engine.backends.torch import StepAttention, TorchBackend
 from audiocraft_ext.engine.engine import Engine
 from audiocraft_ext.engine.kv_cache import KVCache
 from audiocraft_ext.engine.quantize import Quantize
@@ -37,7 +37,7 @@ def filled_cache(dtype: torch.dtype = torch.float32) -> KVCache:
 
 
 def attend(
-    kind: type[CPUAttention] | type[MaskedAttention], cache: KVCache, qkv: Tensor, inputs: list[int] | None = None
+    kind: type[CPUAttention] | type[StepAttention], cache: KVCache, qkv: Tensor, inputs: list[int] | None = None
 ) -> tuple[Tensor, Tensor]:
     """Self- and cross-attention of some of the inputs, or of all."""
     inputs = inputs or list(range(len(ROWS)))
@@ -51,7 +51,7 @@ def attend(
 def test_attention_is_torch_s_and_writes_the_same_cache(dtype: torch.dtype, on_threads: None) -> None:
     qkv = torch.randn(5, 3, N_HEADS, HEAD)
     ours_cache, plain_cache = filled_cache(dtype), filled_cache(dtype)
-    ours, plain = attend(CPUAttention, ours_cache, qkv), attend(MaskedAttention, plain_cache, qkv)
+    ours, plain = attend(CPUAttention, ours_cache, qkv), attend(StepAttention, plain_cache, qkv)
     torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-5)
     assert torch.equal(ours_cache.keys[0], plain_cache.keys[0])
     assert torch.equal(ours_cache.values[0], plain_cache.values[0])
@@ -75,7 +75,7 @@ def test_attention_takes_heads_of_any_multiple_of_16(head_dim: int, dtype: torch
     caches = [models.filled_cache(8, N_HEADS, head_dim, 150, 70, dtype) for _ in range(2)]
     for cache in caches:
         cache.cross_lengths[ROWS] = torch.tensor(CROSS)
-    ours, plain = attend(CPUAttention, caches[0], qkv), attend(MaskedAttention, caches[1], qkv)
+    ours, plain = attend(CPUAttention, caches[0], qkv), attend(StepAttention, caches[1], qkv)
     torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-5)
 
 
@@ -175,26 +175,31 @@ def test_replayed_steps_give_the_bits_of_single_calls_and_follow_the_cache(has_c
             assert torch.equal(a, b)
 
 
-def test_captured_calls_are_replayed_on_the_same_tensors(on_threads: None) -> None:
+def test_recorded_calls_are_replayed_on_the_same_tensors(on_threads: None) -> None:
     torch.manual_seed(0)
     x, weight, ones = torch.randn(2, 64), torch.randn(64, 64), torch.ones(64)
-    with capture_calls() as calls:
-        y = OURS.gelu(matmul(matmul(x, weight, ones, ones), weight, ones, ones))
+    outputs: list[Tensor] = []
+
+    def compute() -> None:
+        outputs.append(OURS.gelu(matmul(matmul(x, weight, ones, ones), weight, ones, ones)))
+
+    replay = record(compute)
     x.copy_(torch.randn(2, 64))
-    expected = OURS.gelu(matmul(matmul(x, weight, ones, ones), weight, ones, ones))
+    compute()
+    y, expected = outputs
     assert not torch.equal(y, expected)
     for _ in range(3):
-        calls.replay()
+        replay()
         assert torch.equal(y, expected)
 
 
 def test_a_step_that_fails_while_it_is_captured_is_captured_again(monkeypatch: pytest.MonkeyPatch) -> None:
     model = models.transformer()
     model.cache_cross_kv(0, torch.randn(2, 9, models.WIDTH))
-    table = SlotTable.allocate(4, models.N_CODEBOOKS, models.N_STEPS, model.cache.n_positions, torch.device("cpu"))
+    table = SlotTable(4, models.N_CODEBOOKS, models.N_STEPS, model.cache.n_positions, torch.device("cpu"))
     table.activate(0, 0)
     step = Step(model, table, 2)
-    run = partial(step.run, [(0, 2)], None)
+    run = partial(step.run, [(0, 2)])
     with monkeypatch.context() as broken:
         broken.setattr(model, "logits", None)
         with pytest.raises(TypeError):

@@ -1,6 +1,7 @@
 """The CPU's matrix products against torch and exact integer sums: results, and bits alone and in a batch."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ pytest.importorskip("llvmlite")
 from audiocraft_ext.engine.backends import cpu_kernels
 from audiocraft_ext.engine.backends.cpu import CPULinear
 from audiocraft_ext.engine.quantize import dequantize, quantize
+
+matmul_int16 = partial(cpu_kernels.matmul, packed_dtype=torch.int16)
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (6, 1024), (7, 48), (1, 16)], ids=str)
@@ -34,7 +37,7 @@ def test_matmul_int16_equals_exact_integer_sums(shape: tuple[int, int], n_rows: 
     rounded = (x * (largest / top)).round()
     exact = (rounded.long() @ weight.T.long()).double() * (top / largest) * scale + bias
     size = (rounded.abs().double() @ weight.T.abs().double()) * (top / largest) * scale + bias.abs()
-    error = cpu_kernels.matmul_int16(x, weight, scale, bias) - exact
+    error = matmul_int16(x, weight, scale, bias) - exact
     assert (error.abs() / size).max() < 2.0**-22  # 2^-23.7 is the largest ever seen
 
 
@@ -43,13 +46,13 @@ def test_int16_sums_of_the_longest_row_do_not_overflow() -> None:
     assert n >= 8192  # the widest matrix of MusicGen large
     x, weight, one = torch.ones(2, n), torch.full((1, n), -127, dtype=torch.int8), torch.ones(1)
     x[1] = -1
-    y = cpu_kernels.matmul_int16(x, weight, one, 0 * one)
+    y = matmul_int16(x, weight, one, 0 * one)
     torch.testing.assert_close(y, torch.tensor([[-127.0 * n], [127.0 * n]]))
 
 
 def test_a_row_of_zeros_gives_the_bias() -> None:
     weight, bias = torch.ones(8, 32, dtype=torch.int8), torch.randn(8)
-    assert torch.equal(cpu_kernels.matmul_int16(torch.zeros(1, 32), weight, torch.ones(8), bias)[0], bias)
+    assert torch.equal(matmul_int16(torch.zeros(1, 32), weight, torch.ones(8), bias)[0], bias)
 
 
 @pytest.mark.parametrize("n_inputs", [48, 8288])
@@ -60,7 +63,7 @@ def test_widths_unfit_for_int16_are_multiplied_in_fp32(n_inputs: int) -> None:
     torch.testing.assert_close(linear(x), expected, rtol=1e-5, atol=1e-3)
 
 
-@pytest.mark.parametrize("product", [cpu_kernels.matmul, cpu_kernels.matmul_int16])
+@pytest.mark.parametrize("product", [cpu_kernels.matmul, matmul_int16])
 def test_matmul_has_the_same_bits_on_any_number_of_threads(product: Callable[..., torch.Tensor]) -> None:
     torch.manual_seed(0)
     x, ones = torch.randn(3, 256), torch.ones(130)
@@ -75,7 +78,7 @@ def test_matmul_has_the_same_bits_on_any_number_of_threads(product: Callable[...
     assert torch.equal(outputs[0], outputs[2])
 
 
-@pytest.mark.parametrize("product", [cpu_kernels.matmul, cpu_kernels.matmul_int16])
+@pytest.mark.parametrize("product", [cpu_kernels.matmul, matmul_int16])
 def test_matmul_gives_a_row_the_same_bits_alone_and_in_a_batch(product: Callable[..., torch.Tensor]) -> None:
     torch.manual_seed(0)
     x, ones = torch.randn(9, 1600), torch.ones(6)
@@ -86,7 +89,7 @@ def test_matmul_gives_a_row_the_same_bits_alone_and_in_a_batch(product: Callable
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
-@pytest.mark.parametrize("product", [cpu_kernels.matmul, cpu_kernels.matmul_int16])
+@pytest.mark.parametrize("product", [cpu_kernels.matmul, matmul_int16])
 def test_a_non_finite_input_makes_its_whole_output_row_non_finite(
     product: Callable[..., torch.Tensor], bad: float
 ) -> None:

@@ -9,7 +9,7 @@ pytest.importorskip("triton")
 
 from audiocraft_ext.engine.backends import triton_kernels
 from audiocraft_ext.engine.backends.cuda import TritonAttention, TritonBackend
-from audiocraft_ext.engine.backends.torch import MaskedAttention, TorchBackend
+from audiocraft_ext.engine.backends.torch import StepAttention, TorchBackend
 from audiocraft_ext.engine.kv_cache import KVCache
 from audiocraft_ext.engine.quantize import quantize
 from tests.support import engines as models
@@ -28,8 +28,8 @@ def filled_cache(dtype: torch.dtype) -> KVCache:
 
 
 def attention_at(
-    kind: type[TritonAttention] | type[MaskedAttention], cache: KVCache, positions: list[int]
-) -> TritonAttention | MaskedAttention:
+    kind: type[TritonAttention] | type[StepAttention], cache: KVCache, positions: list[int]
+) -> TritonAttention | StepAttention:
     attention = kind(cache, torch.arange(N_ROWS, device=DEVICE))
     attention.update(torch.tensor(positions, device=DEVICE))
     return attention
@@ -42,7 +42,7 @@ def test_split_attention_is_masked_attention_and_writes_the_same_cache(dtype: to
     split_cache, masked_cache = filled_cache(dtype), filled_cache(dtype)
     split, masked = (
         attention_at(kind, cache, positions)
-        for kind, cache in ((TritonAttention, split_cache), (MaskedAttention, masked_cache))
+        for kind, cache in ((TritonAttention, split_cache), (StepAttention, masked_cache))
     )
     tolerance = TOLERANCES[dtype]
     torch.testing.assert_close(
