@@ -129,7 +129,7 @@ class Model:
 
     def diffusion_decoder(self, progress: Progress) -> MultiBandDecoder:
         """The MultiBand Diffusion decoder, loaded at its first use."""
-        with progress.holding(self._diffusion_lock):
+        with progress.acquire(self._diffusion_lock):
             try:
                 if self._diffusion is None:
                     self._diffusion = self.checkpoint.load_diffusion()
@@ -224,11 +224,11 @@ class RequestMusicGen(MusicGen):
                 self._progress.check()
             else:
                 # The delay pattern's extra steps make no frame: the count reaches its total with the last one.
-                self._progress.reach(made[0] + max(0, step - max(0, n_steps - n_new)), made[1])
+                self._progress.update(made[0] + max(0, step - max(0, n_steps - n_new)), made[1])
 
         self._progress.enqueue()
         if self._engine is None:
-            with self._progress.holding(self._model.lm_lock), use_generator(self._generator), self.autocast:
+            with self._progress.acquire(self._model.lm_lock), use_generator(self._generator), self.autocast:
                 given = prompt if prompt.shape[-1] else None
                 return self.lm.generate(
                     given, attributes, callback=on_step, max_gen_len=n_frames, **self.generation_params
@@ -257,7 +257,7 @@ class RequestMusicGen(MusicGen):
         """Prepended [B, P, D] and cross-attended [B, T, D] conditions; with guidance, a null row follows, B = 2."""
         if is_guided:
             attributes = attributes + ClassifierFreeGuidanceDropout(p=1.0)(attributes)
-        with self._progress.holding(self._model.lm_lock), self.autocast:
+        with self._progress.acquire(self._model.lm_lock), self.autocast:
             states = self.lm.condition_provider(self.lm.condition_provider.tokenize(attributes))
             empty = torch.zeros(len(attributes), 0, self.lm.dim, device=self.device)
             prefix, cross = self.lm.fuser(empty, states)

@@ -103,7 +103,7 @@ class Progress:
             raise Cancelled
 
     @contextmanager
-    def holding(self, lock: threading.Lock) -> Iterator[None]:
+    def acquire(self, lock: threading.Lock) -> Iterator[None]:
         """Acquire a lock, and release it at the end; raises ``Cancelled`` while it waits."""
         while not lock.acquire(timeout=_LOCK_POLL_S):
             self.check()
@@ -112,7 +112,7 @@ class Progress:
         finally:
             lock.release()
 
-    def reach(self, n: int, total: int, unit: str = "frame") -> None:
+    def update(self, n: int, total: int, unit: str = "frame") -> None:
         """``n`` of ``total`` are done; prints a line every two seconds at most. Raises ``Cancelled``."""
         self.dequeue()
         if unit not in self._lines:
@@ -128,5 +128,5 @@ class Progress:
 class SilentProgress(Progress):
     """Progress of the server's own probes: it can be stopped, and prints nothing."""
 
-    def reach(self, n: int, total: int, unit: str = "frame") -> None:
+    def update(self, n: int, total: int, unit: str = "frame") -> None:
         self.dequeue()

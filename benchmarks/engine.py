@@ -134,7 +134,7 @@ class _StampedProgress(Progress):
         super().__init__()
         self.stamps = stamps
 
-    def reach(self, n: int, total: int, unit: str = "frame") -> None:
+    def update(self, n: int, total: int, unit: str = "frame") -> None:
         self.stamps.append(time.perf_counter())
 
 

@@ -83,7 +83,7 @@ class MultiBandDecoder:
 
             estimate = chunked.map_chunks(estimate_chunk, condition.shape[-1], frame_rate, hop)
             n_done += 1
-            progress.reach(n_done, n_total, unit="pass")
+            progress.update(n_done, n_total, unit="pass")
             return SimpleNamespace(sample=estimate)
 
         normalized = schedule.generate_subsampled(estimate_noise, noise, condition=latents)

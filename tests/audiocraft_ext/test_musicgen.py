@@ -204,8 +204,8 @@ class StopsItself(Progress):
 
     AT_FRAME = 20
 
-    def reach(self, n: int, total: int, unit: str = "frame") -> None:
-        super().reach(n, total, unit)
+    def update(self, n: int, total: int, unit: str = "frame") -> None:
+        super().update(n, total, unit)
         if n >= self.AT_FRAME:
             self.stop()
 
@@ -230,9 +230,9 @@ class StopsInLine(Progress):
     n_checks = 0
     has_turn = False
 
-    def reach(self, n: int, total: int, unit: str = "frame") -> None:
+    def update(self, n: int, total: int, unit: str = "frame") -> None:
         self.has_turn = True
-        super().reach(n, total, unit)
+        super().update(n, total, unit)
 
     def check(self) -> None:
         self.n_checks += 1

@@ -17,7 +17,7 @@ CLIENT_PATTERN = re.compile(r"^\s*(\d+)%\s*\|.+?\|\s*(\d+)\/(\d+)")
 def test_the_last_line_is_one_that_clients_parse(capsys: pytest.CaptureFixture[str]) -> None:
     progress = Progress()
     for n_frames in range(1, 401):
-        progress.reach(n_frames, 400)
+        progress.update(n_frames, 400)
     progress.close()
     lines = capsys.readouterr().err.strip().split("\n")
     found = CLIENT_PATTERN.match(lines[-1])
@@ -28,17 +28,17 @@ def test_the_last_line_is_one_that_clients_parse(capsys: pytest.CaptureFixture[s
 def test_four_hundred_frames_in_a_moment_write_a_handful_of_lines(capsys: pytest.CaptureFixture[str]) -> None:
     progress = Progress()
     for n_frames in range(1, 401):
-        progress.reach(n_frames, 400)
+        progress.update(n_frames, 400)
     progress.close()
     assert len(capsys.readouterr().err.strip().split("\n")) <= 3
 
 
 def test_the_next_frame_after_a_stop_raises() -> None:
     progress = Progress()
-    progress.reach(1, 400)
+    progress.update(1, 400)
     progress.stop()
     with pytest.raises(Cancelled):
-        progress.reach(2, 400)
+        progress.update(2, 400)
     progress.close()
 
 
@@ -52,12 +52,12 @@ def test_a_line_that_cannot_be_written_holds_up_no_other_prediction(
     first, other = Progress(), Progress()
     with monkeypatch.context() as gone:
         gone.setattr("sys.stderr", Closed())
-        first.reach(1, 2)
+        first.update(1, 2)
         with pytest.raises(BrokenPipeError):
             first.close()
 
     def finish() -> None:
-        other.reach(2, 2)
+        other.update(2, 2)
         other.close()
 
     thread = threading.Thread(target=finish, daemon=True)
@@ -80,7 +80,7 @@ def test_another_threads_line_is_printed_in_its_predictions_context(monkeypatch:
     prediction.set("mine")
     progress = Progress()
     prediction.set("another's")
-    thread = threading.Thread(target=progress.reach, args=(4, 4))
+    thread = threading.Thread(target=progress.update, args=(4, 4))
     thread.start()
     thread.join()
     assert {name for name, _ in written} == {"mine"}
@@ -89,21 +89,21 @@ def test_another_threads_line_is_printed_in_its_predictions_context(monkeypatch:
 
 def test_what_nobody_asked_for_writes_nothing_and_can_be_stopped(capsys: pytest.CaptureFixture[str]) -> None:
     progress = SilentProgress()
-    progress.reach(50, 50)
+    progress.update(50, 50)
     progress.close()
     progress.stop()
     with pytest.raises(Cancelled):
-        progress.reach(50, 50)
+        progress.update(50, 50)
     assert capsys.readouterr().err == ""
 
 
 def test_waiting_for_a_lock_can_be_stopped_and_an_error_releases_it() -> None:
     progress, lock = Progress(), threading.Lock()
-    with pytest.raises(KeyError), progress.holding(lock):
+    with pytest.raises(KeyError), progress.acquire(lock):
         raise KeyError
     with lock:
         threading.Timer(0.1, progress.stop).start()
-        with pytest.raises(Cancelled), progress.holding(lock):
+        with pytest.raises(Cancelled), progress.acquire(lock):
             pass
     assert not lock.locked()
 

@@ -335,7 +335,7 @@ INLINE void store_outputs(f32x16 *sums, f32x16 steps, const struct matmul_args *
 }
 
 void matmul(const struct matmul_args *given) {
-    const struct matmul_args args = *given; /* in registers: what is stored cannot change it */
+    const struct matmul_args args = *given; /* in registers: no store can change them */
     const int64_t n_sums = N_ROWS * N_OUTPUTS, n_blocks = GROUP / N_OUTPUTS, piece = PIECE_BYTES / (X_IS_INT16 ? 2 : 4);
     int64_t n_inputs = args.n_inputs, first, stop;
     f32x16 saved[GROUP * MAX_ROWS], steps = splat(1);

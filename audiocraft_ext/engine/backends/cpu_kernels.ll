@@ -1,5 +1,5 @@
 ; Made from cpu_kernels.c by script/compile-kernels.
-; SHA-256 of cpu_kernels.c: d0b8957080b68f42e62bc27320222ffd2cdadc61c196650b9df66e985da231f2
+; SHA-256 of cpu_kernels.c: 2178d7b5943dce4e547db66945d068e87c493aab051ac57e3c59dd902b41ea91
 
 %struct.add_norm_args = type { ptr, ptr, ptr, ptr, ptr, i64, i64, double }
 %struct.anon.0 = type { <16 x float> }
