@@ -185,7 +185,10 @@ class RequestMusicGen(MusicGen):
         # The codec rounds an excerpt up to whole frames; at least one must be left to generate.
         tokens = prompt_tokens[..., : n_frames - 1]
         n_given = tokens.shape[-1]
-        start = self._first_window(n_given) if n_given >= window else 0
+        start = 0
+        if n_given >= window:  # begin the first window within the prompt, at a whole second that leaves a stride
+            head_s = math.ceil(n_given / self.frame_rate - (self.max_duration - self.extend_stride))
+            start = int(head_s * self.frame_rate)
         melody = attributes[0].wav.get("self_wav")
         while tokens.shape[-1] < n_frames:
             if n_frames > window and melody is not None and melody.length.item():
@@ -196,11 +199,6 @@ class RequestMusicGen(MusicGen):
             tokens = torch.cat([tokens, made[..., tail.shape[-1] :]], dim=-1)
             start += stride
         return tokens
-
-    def _first_window(self, n_given: int) -> int:
-        """Frame at which the first window begins, a whole second, so that it leaves a stride to generate."""
-        head_s = math.ceil(n_given / self.frame_rate - (self.max_duration - self.extend_stride))
-        return int(head_s * self.frame_rate)
 
     def _melody_from(self, melody: WavCondition, start: int) -> WavCondition:
         """One window of the melody [1, C, N] from a frame on, repeated where it is shorter than the music."""
@@ -226,8 +224,8 @@ class RequestMusicGen(MusicGen):
                 # The delay pattern's extra steps make no frame: the count reaches its total with the last one.
                 self._progress.update(made[0] + max(0, step - max(0, n_steps - n_new)), made[1])
 
-        self._progress.enqueue()
         if self._engine is None:
+            self._progress.enqueue()
             with self._progress.acquire(self._model.lm_lock), use_generator(self._generator), self.autocast:
                 given = prompt if prompt.shape[-1] else None
                 return self.lm.generate(
@@ -251,6 +249,7 @@ class RequestMusicGen(MusicGen):
         )
         pattern = self._engine.pattern
         self._n_steps_sampled += pattern.n_steps(n_frames) - pattern.first_step(prompt.shape[-1])
+        self._progress.enqueue()
         return self._engine.submit(job).result()[None].to(self.device)
 
     def _conditions(self, attributes: list[ConditioningAttributes], is_guided: bool) -> tuple[Tensor, Tensor | None]:

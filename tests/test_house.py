@@ -82,6 +82,13 @@ def test_tests_import_no_test_and_nothing_from_benchmarks() -> None:
             assert "benchmarks" not in top_level(path), path
 
 
+def test_the_gpu_s_tests_import_without_the_wheels_that_its_machine_lacks() -> None:
+    absent = ("imageio_ffmpeg", "llvmlite", "pydub", "spacy", "av", "cog", "matplotlib", "ziglang")
+    probe = f"import sys; sys.modules.update(dict.fromkeys({absent})); import tests.test_gpu, benchmarks.engine"
+    done = subprocess.run([sys.executable, "-c", probe], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_importing_the_predictor_starts_no_thread_and_loads_little() -> None:
     probe = """
 import sys, threading

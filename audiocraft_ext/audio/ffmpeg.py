@@ -1,6 +1,7 @@
 """Find ffmpeg, and run it in a confined child that a cancel or a time limit kills. Knows nothing of audio formats."""
 
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -9,8 +10,6 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
-
-import imageio_ffmpeg
 
 from audiocraft_ext.progress import Progress
 
@@ -25,6 +24,12 @@ def ffmpeg_path() -> str:
 
     Not PATH first: it parses untrusted files, and a distribution's may be years behind. RuntimeError without one.
     """
+    try:
+        import imageio_ffmpeg  # here: a machine that only runs `make gpu-check` may lack the wheel
+    except ImportError:
+        if found := shutil.which("ffmpeg"):
+            return found
+        raise RuntimeError("There is no ffmpeg: pip install imageio-ffmpeg, or put one on PATH.") from None
     return str(imageio_ffmpeg.get_ffmpeg_exe())
 
 
