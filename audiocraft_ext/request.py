@@ -29,26 +29,19 @@ Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True)
-class Window:
-    """The part of the input audio that is used, in seconds from its start; ``end_s`` None is the end of the clip."""
-
-    start_s: int
-    end_s: int | None
-
-
-@dataclass(frozen=True)
 class Request:
-    """The inputs of one prediction; below ``from_inputs`` nothing checks them again.
+    """The inputs of one prediction, by their names in the contract; below ``from_inputs`` nothing checks them again.
 
-    ``input_audio`` is a file that exists. ``seed`` is never None: a missing one has been drawn. The defaults are the
-    contract's, but for seed 0, and serve the server's own requests.
+    ``input_audio`` is a file that exists. ``continuation_end`` None is the end of the clip. ``seed`` is never None: a
+    missing one has been drawn. The defaults are the contract's, but for seed 0, and serve the server's own requests.
     """
 
     prompt: str | None = None
     input_audio: Path | None = None
     duration: int = 8
     continuation: bool = False
-    window: Window = Window(0, None)
+    continuation_start: int = 0
+    continuation_end: int | None = None
     multi_band_diffusion: bool = False
     normalization_strategy: NormalizationStrategy = "loudness"
     top_k: int = 250
@@ -59,11 +52,8 @@ class Request:
     seed: int = 0
 
     def inputs(self) -> dict[str, Any]:
-        """The inputs by their names in the contract, without the audio and those not given: to be sent again."""
-        values = {name: value for name, value in asdict(self).items() if name not in ("input_audio", "window")}
-        if self.input_audio is not None:
-            values |= {"continuation_start": self.window.start_s, "continuation_end": self.window.end_s}
-        return {name: value for name, value in values.items() if value is not None}
+        """All inputs but the audio and those not given, ready to be sent again."""
+        return {name: value for name, value in asdict(self).items() if name != "input_audio" and value is not None}
 
     @staticmethod
     def from_inputs(
@@ -95,12 +85,14 @@ class Request:
                 "true, but there is no input_audio to continue.",
                 "Send input_audio, or set it to false.",
             )
+        start_s, end_s = _valid_window(continuation_start, continuation_end)
         return Request(
             prompt=_valid_prompt(prompt),
             input_audio=input_audio,
             duration=_integer("duration", duration, 1, max_duration_s, "It is in seconds."),
             continuation=continuation,
-            window=_valid_window(continuation_start, continuation_end),
+            continuation_start=start_s,
+            continuation_end=end_s,
             multi_band_diffusion=multi_band_diffusion,
             normalization_strategy=_one_of("normalization_strategy", normalization_strategy, NormalizationStrategy),
             top_k=_integer("top_k", top_k, 0, None, "0 turns it off."),
@@ -133,20 +125,17 @@ def _valid_prompt(prompt: str | None) -> str | None:
     return prompt
 
 
-def _valid_window(start: int, end: int | None) -> Window:
-    """The window, as far as it can be checked without the clip."""
+def _valid_window(start: int, end: int | None) -> tuple[int, int | None]:
+    """The window's start and end, as far as it can be checked without the clip."""
     start = _integer("continuation_start", start, 0, None, "It is in seconds.")
     # The hosted models read 0 as "not given", and clients that fill in every field send it.
     if end is None or end in (-1, 0):
-        return Window(start, None)
+        return start, None
     end = _integer("continuation_end", end, 0, None, "-1 is the end of the clip.")
     if start >= end:
-        raise InputError(
-            "continuation_start",
-            f"{start} s is not before continuation_end, {end} s.",
-            "Choose an earlier start or a later end.",
-        )
-    return Window(start, end)
+        problem = f"{start} s is not before continuation_end, {end} s."
+        raise InputError("continuation_start", problem, "Choose an earlier start or a later end.")
+    return start, end
 
 
 def check_window_shorter_than_duration(window_s: float, duration: int) -> None:

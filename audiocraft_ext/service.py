@@ -149,8 +149,8 @@ class Service:
         """The request's window of its input audio."""
         if request.input_audio is None:
             return None
-        window, max_s = request.window, self.model.max_input_s(request)
-        clip = read(request.input_audio, window.start_s, window.end_s, max_s=max_s, progress=progress)
+        start_s, end_s, max_s = request.continuation_start, request.continuation_end, self.model.max_input_s(request)
+        clip = read(request.input_audio, start_s, end_s, max_s=max_s, progress=progress)
         if request.continuation:
             check_window_shorter_than_duration(clip.duration_s, request.duration)
         return clip

@@ -19,7 +19,7 @@ import predict
 from audiocraft_ext import musicgen, service
 from audiocraft_ext.errors import Cancelled, CheckpointError, InputError
 from audiocraft_ext.progress import Progress
-from audiocraft_ext.request import Request, Window
+from audiocraft_ext.request import Request
 from audiocraft_ext.service import SWITCH_INTERVAL_S, ServerError
 from audiocraft_ext.settings import EngineSettings
 from predict import Predictor
@@ -187,7 +187,7 @@ def test_a_cancel_ends_a_prediction_before_and_while_reading_audio(predictor: Pr
 
 def test_no_more_of_a_long_clip_is_read_than_is_used(predictor: Predictor, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.flac", np.zeros(20 * 60 * 8000), 8000)
-    request = Request(input_audio=tmp_path / "a.flac", duration=2, window=Window(5, None))
+    request = Request(input_audio=tmp_path / "a.flac", duration=2, continuation_start=5)
     clip = predictor.service._read_clip(request, Progress())
     assert clip is not None
     assert clip.duration_s == predictor.service.model.max_input_s(request) < 60

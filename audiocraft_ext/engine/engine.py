@@ -36,8 +36,8 @@ class Engine:
         """`n_steps` S is the longest sequence; the cache has two rows a slot and a position to spare beyond S."""
         self.transformer, self.backend, self.pattern = transformer, transformer.backend, pattern
         self.n_steps = n_steps
-        n_positions, device = transformer.cache.n_positions, transformer.backend.device
-        self._table = SlotTable(n_slots, transformer.n_codebooks, n_steps, n_positions, device)
+        shape = n_slots, transformer.n_codebooks, n_steps, transformer.cache.n_positions
+        self._table = SlotTable(*shape, self.backend.device, self.backend.is_host)
         self._steps: dict[int, Step] = {}  # by number of rows
         self._all_slots = [(slot, ROWS_PER_SLOT) for slot in range(n_slots)]
         self._scheduler = Scheduler(n_slots)
@@ -123,7 +123,7 @@ class Engine:
                 if (is_done or self.backend.is_host) and bool(self._table.is_not_finite[sequence.slot]):
                     raise NotFiniteError("the model's logits are not finite")
                 if is_done:
-                    steps = self._table.sequence[sequence.slot, :, : sequence.stop].cpu()
+                    steps = self._table.sequence[sequence.slot, :, : sequence.stop].to(sequence.job.prompt.device)
                     self._finish(sequence, self.pattern.frames(steps, sequence.job.n_frames))
 
     @contextmanager

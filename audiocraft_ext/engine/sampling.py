@@ -24,9 +24,10 @@ class SamplingParams:
     temperature: Tensor
     top_k: Tensor
     top_p: Tensor
+    is_host: bool = True  # reading a value waits for nothing
 
     def __getitem__(self, jobs: Tensor) -> "SamplingParams":
-        return SamplingParams(self.temperature[jobs], self.top_k[jobs], self.top_p[jobs])
+        return SamplingParams(self.temperature[jobs], self.top_k[jobs], self.top_p[jobs], self.is_host)
 
 
 def uniform_bits(seed: int, first_step: int, n_steps: int, n_codebooks: int) -> Tensor:
@@ -70,10 +71,10 @@ def sample(logits: Tensor, uniform_bits: Tensor, params: SamplingParams) -> Tens
 def _sort(probs: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
     """Probabilities [J, K, V] in descending order, and their tokens; of equals, the lower token first.
 
-    Where every job draws from its top k alone, no more than the largest k are sorted, in a third to half of the time;
-    not on a device, where reading values waits for all that is queued.
+    Where every job draws from its top k alone, no more than the largest k are sorted, in a third to half of the time,
+    unless reading the parameters would wait for a device.
     """
-    if probs.device.type == "cpu" and not any(params.top_p.tolist()):
+    if params.is_host and not any(params.top_p.tolist()):
         top_k = params.top_k.tolist()
         if 0 < min(top_k) <= max(top_k) < probs.shape[-1]:
             top, tokens = probs.topk(max(top_k) + 1)

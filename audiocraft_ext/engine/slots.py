@@ -18,7 +18,9 @@ class SlotTable:
     include inactive ones, whose samples are dropped.
     """
 
-    def __init__(self, n_slots: int, n_codebooks: int, n_steps: int, n_positions: int, device: torch.device) -> None:
+    def __init__(
+        self, n_slots: int, n_codebooks: int, n_steps: int, n_positions: int, device: torch.device, is_host: bool = True
+    ) -> None:
         """All slots inactive, for sequences of up to `n_steps` S and a cache of `n_positions`."""
         integers = partial(torch.zeros, dtype=torch.int64, device=device)
         # [J, K, S + 1], given or generated, else UNKNOWN; a finished job's step is S at most
@@ -30,7 +32,7 @@ class SlotTable:
         self.position = integers(n_slots) + self._idle_position
         self.is_active, self.is_not_finite = torch.zeros(2, n_slots, dtype=torch.bool, device=device)
         self.guidance, temperature, top_p = torch.zeros(3, n_slots, device=device)
-        self.params = SamplingParams(temperature, integers(n_slots), top_p)
+        self.params = SamplingParams(temperature, integers(n_slots), top_p, is_host)
 
     def assign(self, slot: int, job: Job, sequence: Tensor, first_step: int) -> None:
         """Write a job and its steps [K, S] into a slot; those before `first_step` are given."""

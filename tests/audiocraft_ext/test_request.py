@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from audiocraft_ext.errors import InputError
-from audiocraft_ext.request import MAX_PROMPT_CHARACTERS, MAX_SEED, Request, Window
+from audiocraft_ext.request import MAX_PROMPT_CHARACTERS, MAX_SEED, Request
 from tests.support.requests import AUDIO, DEFAULTS
 
 
@@ -100,7 +100,8 @@ def test_zero_is_a_seed_and_none_or_minus_one_draws_one() -> None:
 
 @pytest.mark.parametrize("end", [None, -1, 0])
 def test_no_continuation_end_means_the_end_of_the_clip(end: int | None) -> None:
-    assert request_with(input_audio=AUDIO, continuation_start=2, continuation_end=end).window == Window(2, None)
+    request = request_with(input_audio=AUDIO, continuation_start=2, continuation_end=end)
+    assert (request.continuation_start, request.continuation_end) == (2, None)
 
 
 def test_the_longest_duration_is_a_setting() -> None:
