@@ -83,7 +83,7 @@ class Request:
             raise InputError(
                 "continuation",
                 "true, but there is no input_audio to continue.",
-                "Send input_audio, or set it to false.",
+                "Send input_audio, or set continuation to false.",
             )
         start_s, end_s = _valid_window(continuation_start, continuation_end)
         return Request(
