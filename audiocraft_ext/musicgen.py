@@ -211,7 +211,7 @@ class RequestMusicGen(MusicGen):
     def generate_window(
         self, attributes: list[ConditioningAttributes], prompt: Tensor, n_frames: int, made: tuple[int, int]
     ) -> Tensor:
-        """Tokens [1, K, n_frames] that begin with ``prompt`` [1, K, T0]; ``made`` frames of how many were made before.
+        """Tokens [1, K, n_frames] that begin with ``prompt`` [1, K, T0]; ``made`` is frames done, and their total.
 
         By the engine, or by audiocraft's own loop.
         """

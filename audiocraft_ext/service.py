@@ -1,4 +1,4 @@
-"""One prediction at a time of many: upload → clip → samples → file, off the event loop.
+"""Run predictions off the event loop: upload → clip → samples → file.
 
 Owns the model, the worker threads, the files' lifetime, cancellation and the health probe. Knows nothing of cog.
 """
@@ -67,7 +67,7 @@ class Service:
         start = time.perf_counter()
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         self.max_duration_s = settings.max_duration_s
-        ffmpeg_path()  # every prediction needs it: without it, fail here
+        ffmpeg_path()  # mp3s and input audio need it: without it, fail here
         self._folder = tempfile.TemporaryDirectory(prefix="musicgen-")
         n_cores = torch.get_num_threads()
         # In a thread that ends, and its team of OpenMP threads with it (why: engine.backends.cpu).

@@ -19,8 +19,8 @@ class Job:
 
     prompt [K, T0] of given codes; prefix [R, P, D] and cross [R, T', D] are the conditions as the transformer takes
     them, R = 2 (with and without the caller's conditions) or 1 without guidance. `noise_step` is how many steps the
-    same seed has sampled before. `on_step(done, total)` is called after each step, and with zeros in line; what it
-    raises ends the job.
+    same seed has sampled before. `on_step(done, total)` is called after each step, and with zeros while
+    waiting; an exception from it ends the job.
     """
 
     prompt: Tensor

@@ -43,7 +43,7 @@ class CPUBackend(TorchBackend):
         return CPUAttention(cache, rows)
 
     def capture(self, step: "Step") -> Callable[[], None]:
-        # torch multiplies what has more rows, and no call of its is recorded.
+        # torch multiplies matrices of more rows, and its calls are not recorded.
         return RecordedStep(step) if self.captures and step.n_rows <= MAX_ROWS else step.run_eagerly
 
     def zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -56,7 +56,7 @@ class CPUBackend(TorchBackend):
 
 
 class CPULinear:
-    """A product by kernels; weights that int8 represents exactly are kept in it without being asked to.
+    """A product by kernels; weights that int8 represents exactly are kept in int8 in any case.
 
     With int8 asked for, activations are rounded to 16 bits: 0.003 % of error beside the weights' 1 %.
     """
