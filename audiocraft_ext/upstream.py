@@ -122,12 +122,23 @@ with _import_stubs():
         DacModel,
         EncodecConfig,
         EncodecModel,
+        MusicgenForConditionalGeneration,
+        MusicgenMelodyForConditionalGeneration,
+        PreTrainedModel,
         PreTrainedTokenizerBase,
         T5Config,
         T5EncoderModel,
         T5Tokenizer,
     )
     from transformers.utils import logging as transformers_logging
+
+
+# transformers' classes by the model type in config.json.
+CODECS: dict[str, Any] = {"encodec": EncodecModel, "dac": DacModel}
+MUSICGENS: dict[str, Any] = {
+    "musicgen": MusicgenForConditionalGeneration,
+    "musicgen_melody": MusicgenMelodyForConditionalGeneration,
+}
 
 
 class use_generator(TorchFunctionMode):  # noqa: N801, a context manager

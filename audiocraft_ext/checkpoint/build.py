@@ -4,29 +4,28 @@ audiocraft's builders do the work, except where they would download: conditioner
 """
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from safetensors import SafetensorError
 from torch import nn
 
 from audiocraft_ext import upstream
 from audiocraft_ext.checkpoint.demucs import load_demucs
 from audiocraft_ext.checkpoint.locate.pretrained import DEMUCS
 from audiocraft_ext.checkpoint.locate.source import model_type
+from audiocraft_ext.checkpoint.read import huggingface
 from audiocraft_ext.checkpoint.read.config import config_errors
 from audiocraft_ext.checkpoint.read.diagnosis import first_few
+from audiocraft_ext.checkpoint.read.files import load_pickle
 from audiocraft_ext.checkpoint.read.formats import (
     CheckpointFiles,
     CodecFile,
     LanguageModelFile,
-    TransformersFile,
-    load_pickle,
+    TransformersModel,
     recognise,
 )
 from audiocraft_ext.checkpoint.read.tensors import State
@@ -39,13 +38,6 @@ from audiocraft_ext.errors import CheckpointError
 _CHROMA_TRAINING_KEYS = ("cache_path", "eval_wavs", "n_eval_wavs")
 _ARGS_TRAINING_KEYS = ("merge_text_conditions_p", "drop_desc_p")
 _OURS = ("t5", "chroma", "chroma_stem")
-
-
-# transformers' classes and audiocraft's wrappers around them, by the model type in config.json.
-_CODECS: dict[str, tuple[Any, Callable[[Any], upstream.CompressionModel]]] = {
-    "encodec": (upstream.EncodecModel, upstream.HFEncodecCompressionModel),
-    "dac": (upstream.DacModel, DacCodec),
-}
 
 
 def candidate_dtypes(device: str) -> list[torch.dtype]:
@@ -103,22 +95,21 @@ def _assemble(files: CheckpointFiles, device: str, dtype: torch.dtype) -> upstre
 
 
 def build_codec(
-    file: CodecFile | TransformersFile | str, pretrained: Mapping[str, Path], device: str
+    file: CodecFile | TransformersModel | str, pretrained: Mapping[str, Path], device: str
 ) -> upstream.CompressionModel:
     """The mono codec in eval mode, fp32, from its file or by its public name; raises ``CheckpointError``."""
     match file:
         case str(name):
             folder, what = pretrained[name], f"codec {name}"
-            kind = model_type(folder)
-            if kind is not None:
-                return _wrap_codec(kind, what, folder, device)
+            if model_type(folder) is not None:
+                return _wrap_codec(huggingface.load_codec(folder, what), device)
             exported = min(folder.glob("*state_dict.bin"))
             export = recognise(load_pickle(exported))
             if not isinstance(export, CodecFile):
                 raise CheckpointError(f"The {what} is incomplete: {exported.name} needs 'best_state' and 'xp.cfg'.")
             return build_codec(export, pretrained, device)
-        case TransformersFile():
-            return _wrap_codec(file.config["model_type"], "codec", file, device)
+        case TransformersModel(model):
+            return _wrap_codec(model, device)
     with warnings.catch_warnings(), upstream.skip_init(), config_errors("codec"):
         warnings.simplefilter("ignore", FutureWarning)  # torch's, about the weight_norm in SEANet
         codec = upstream.builders.get_compression_model(OmegaConf.merge(file.config, {"device": device}))
@@ -126,16 +117,10 @@ def build_codec(
     return codec.eval()
 
 
-def codec_classes(kind: str, what: str = "codec") -> tuple[Any, Callable[[Any], upstream.CompressionModel]]:
-    """transformers' class for a model type, and audiocraft's wrapper; ``CheckpointError`` for an unsupported one."""
-    if kind not in _CODECS:
-        raise CheckpointError(f"The {what} is of the type {kind!r}; {' and '.join(_CODECS)} are supported.")
-    return _CODECS[kind]
-
-
-def _wrap_codec(kind: str, what: str, source: Path | TransformersFile, device: str) -> upstream.CompressionModel:
-    model, wrap = codec_classes(kind, what)
-    return wrap(_from_pretrained(model, what, source)).to(device).eval()
+def _wrap_codec(model: upstream.PreTrainedModel, device: str) -> upstream.CompressionModel:
+    wrap = DacCodec if isinstance(model, upstream.DacModel) else upstream.HFEncodecCompressionModel
+    codec: upstream.CompressionModel = wrap(model.float()).to(device).eval()
+    return codec
 
 
 def _build_conditioner(
@@ -149,14 +134,17 @@ def _build_conditioner(
             demucs, stem = load_demucs(files.model_folders[DEMUCS]), settings.chroma_stem
             stem = {key: stem[key] for key in stem if key not in _CHROMA_TRAINING_KEYS}
             return StemConditioner(demucs, output_dim=dim, duration=duration, device=device, **stem)
-    name = settings.t5.name
-    file = files.text_encoder or files.model_folders[name]
-    encoder = _from_pretrained(upstream.T5EncoderModel, f"text encoder {name}", file)
-    if isinstance(file, TransformersFile):
-        tokenizer = _load_tokenizer(upstream.AutoTokenizer, file.folder)
+    finetune = settings.t5.get("finetune", False)
+    if files.text_encoder is not None:
+        encoder, tokenizer = (
+            files.text_encoder.model.float(),
+            _load_tokenizer(upstream.AutoTokenizer, files.text_encoder.folder),
+        )
     else:
-        tokenizer = _load_tokenizer(upstream.T5Tokenizer, file)
-    return TextConditioner(tokenizer, encoder, dim, device, finetune=settings.t5.get("finetune", False))
+        folder = files.model_folders[settings.t5.name]
+        encoder = huggingface.load_text_encoder(folder, f"text encoder {settings.t5.name}")
+        tokenizer = _load_tokenizer(upstream.T5Tokenizer, folder)
+    return TextConditioner(tokenizer, encoder, dim, device, finetune=finetune)
 
 
 def _load_tokenizer(kind: Any, folder: Path) -> upstream.PreTrainedTokenizerBase:
@@ -166,22 +154,6 @@ def _load_tokenizer(kind: Any, folder: Path) -> upstream.PreTrainedTokenizerBase
         raise
     except BaseException as error:  # a panic of the tokenizers library, which is in Rust, is not an Exception
         raise CheckpointError(f"The tokenizer in {folder.name} cannot be loaded: {error!s:.300}") from error
-
-
-def _from_pretrained(kind: Any, what: str, source: Path | TransformersFile) -> Any:
-    """A transformers model in fp32, from a folder or a file already read; it must have all weights."""
-    upstream.transformers_logging.disable_progress_bar()
-    try:
-        options: dict[str, Any] = {"dtype": torch.float32, "output_loading_info": True}
-        if isinstance(source, TransformersFile):
-            options |= {"config": kind.config_class(**source.config), "state_dict": source.state}
-        with upstream.skip_init():
-            model, report = kind.from_pretrained(source if isinstance(source, Path) else None, **options)
-    except (OSError, ValueError, RuntimeError, UnpicklingError, SafetensorError) as error:
-        raise CheckpointError(f"The {what} cannot be loaded: {error!s:.300}") from error
-    if missing := report["missing_keys"]:
-        raise CheckpointError(f"The {what} lacks weights: {first_few(sorted(missing))}. Download or copy it again.")
-    return model
 
 
 def _load_weights(

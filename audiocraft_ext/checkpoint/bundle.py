@@ -99,7 +99,7 @@ def _own_files(files: formats.CheckpointFiles) -> Iterable[Path]:
     if files.path.parent.name == "snapshots":
         return hub.checkpoint_files(files.path)
     own = source.own_files(files.path)
-    if isinstance(files.codec, formats.TransformersFile) and files.codec.folder != files.path:
+    if isinstance(files.codec, formats.TransformersModel) and files.codec.folder != files.path:
         own += files.codec.folder.iterdir()
     return own
 

@@ -4,7 +4,6 @@ audiocraft's LM and codec become safetensors in our own form (``read/tensors.py`
 keep theirs, reduced to the weights in use.
 """
 
-import json
 import re
 import shutil
 from copy import deepcopy
@@ -14,16 +13,14 @@ from typing import Literal
 import torch
 from omegaconf import OmegaConf
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
-from audiocraft_ext.checkpoint.build import codec_classes
 from audiocraft_ext.checkpoint.locate.pretrained import DIFFUSION_FILE, find_diffusion, model_files
 from audiocraft_ext.checkpoint.locate.source import locate, model_type
-from audiocraft_ext.checkpoint.read import formats, tensors
-from audiocraft_ext.checkpoint.read.formats import CheckpointFiles, CodecFile, TransformersFile
+from audiocraft_ext.checkpoint.read import formats, huggingface, tensors
+from audiocraft_ext.checkpoint.read.formats import CheckpointFiles, CodecFile, TransformersModel
 from audiocraft_ext.errors import CheckpointError
-from audiocraft_ext.upstream import T5EncoderModel, transformers_logging
+from audiocraft_ext.upstream import transformers_logging
 
 Dtype = Literal["float32", "float16", "bfloat16", "int8"]
 
@@ -65,8 +62,7 @@ def _write(files: CheckpointFiles, out: Path, dtype: Dtype | None) -> None:
     OmegaConf.set_struct(config, False)
     if isinstance(files.codec, CodecFile):
         tensors.write(out / CODEC_FILE, files.codec.state, OmegaConf.to_yaml(files.codec.config))
-    elif isinstance(files.codec, TransformersFile):
-        codec_classes(files.codec.config["model_type"])  # refuses here, as in loading
+    elif isinstance(files.codec, TransformersModel):
         _write_transformers(files.codec, out / CODEC_FOLDER)
     else:
         config.compression_model_checkpoint = f"//pretrained/{files.codec}"
@@ -90,25 +86,20 @@ def is_matrix(name: str, value: Tensor) -> bool:
     return _MATRIX.fullmatch(name) is not None and value.dim() == 2
 
 
-def _write_transformers(file: TransformersFile, out: Path) -> None:
-    out.mkdir(parents=True)
-    (out / "config.json").write_text(json.dumps(file.config, indent=2))
-    state = {name: value.contiguous() for name, value in file.state.items()}
-    save_file(state, out / "model.safetensors", {"format": "pt"})
+def _write_transformers(file: TransformersModel, out: Path) -> None:
+    file.model.save_pretrained(out)
     _copy_tokenizer(file.folder, out)
 
 
 def _write_pretrained(name: str, folder: Path, is_codec: bool, out: Path) -> None:
     """A model that the config names, under its name: transformers' without unused weights, others as they are."""
-    kind = model_type(folder)
-    if kind is None:
+    if model_type(folder) is None:
         out.mkdir(parents=True)
         for file in model_files(folder):
             shutil.copy(file, out)
         return
-    model = codec_classes(kind, f"codec {name}")[0] if is_codec else T5EncoderModel
-    model.from_pretrained(folder, dtype="auto").save_pretrained(out)
-    _copy_tokenizer(folder, out)
+    load, what = (huggingface.load_codec, "codec") if is_codec else (huggingface.load_text_encoder, "text encoder")
+    _write_transformers(TransformersModel(load(folder, f"{what} {name}", "auto"), folder), out)
 
 
 def _copy_tokenizer(folder: Path, out: Path) -> None:

@@ -7,7 +7,7 @@ import torch
 
 from audiocraft_ext.checkpoint.compatibility import latent_dim
 from audiocraft_ext.checkpoint.locate import pretrained, source
-from audiocraft_ext.checkpoint.read.formats import load_pickle
+from audiocraft_ext.checkpoint.read.files import load_pickle
 from audiocraft_ext.codec.multiband import Band, MultiBandDecoder
 from audiocraft_ext.errors import CheckpointError
 from audiocraft_ext.upstream import CompressionModel, NoiseSchedule, builders

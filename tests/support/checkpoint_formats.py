@@ -180,6 +180,7 @@ def _lora(lm: LanguageModel, folder: Path) -> None:
     module = "base_model.model.decoder.model.decoder.layers.1.fc1"
     save_file({f"{module}.lora_A.weight": down, f"{module}.lora_B.weight": up}, folder / "adapter_model.safetensors")
     settings = {"peft_type": "LORA", "base_model_name_or_path": str(base), "r": 4, "lora_alpha": 8}
+    settings["target_modules"] = ["layers.1.fc1"]
     (folder / "adapter_config.json").write_text(json.dumps(settings))
 
 

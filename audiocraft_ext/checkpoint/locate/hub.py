@@ -29,11 +29,15 @@ _CHECKPOINT_LAYOUTS = {
     "*.safetensors": ["*.safetensors", "mbd*.th"],
     "*": ["*.bin", "*.th", "*.pt", "*.pth", "*.ckpt", "*.tar", "*.tar.*", "*.tgz", "*.zip"],
 }
-MODEL_LAYOUTS = {
+# In transformers' own order.
+TRANSFORMERS_LAYOUTS = {
     "model.safetensors": ["model.safetensors"],
     "model.safetensors.index.json": ["model-*.safetensors"],
     "pytorch_model.bin": ["pytorch_model.bin"],
     "pytorch_model.bin.index.json": ["pytorch_model-*.bin"],
+}
+MODEL_LAYOUTS = {
+    **TRANSFORMERS_LAYOUTS,
     "compression_state_dict.bin": ["compression_state_dict.bin"],
     "state_dict.bin": ["state_dict.bin"],
     DIFFUSION_FILE: [DIFFUSION_FILE],
@@ -50,9 +54,13 @@ def detect_layout(folder: Path, layouts: Iterable[str]) -> str | None:
     return next((marker for marker in layouts if any(map(Path.exists, folder.glob(marker)))), None)
 
 
-def fetch_checkpoint(name: str, revision: str | None) -> Path:
-    """The snapshot of a checkpoint, from the cache if the hub is unreachable or disabled; or ``CheckpointError``."""
-    for marker, files in _CHECKPOINT_LAYOUTS.items():  # without listing the repository, which is impossible offline
+def fetch_checkpoint(name: str, revision: str | None, is_base: bool = False) -> Path:
+    """The snapshot of a checkpoint, from the cache if the hub is unreachable or disabled; or ``CheckpointError``.
+
+    Of an adapter's base, Hugging Face's form is preferred to an export: only there do the adapter's names exist.
+    """
+    layouts = TRANSFORMERS_LAYOUTS | _CHECKPOINT_LAYOUTS if is_base else _CHECKPOINT_LAYOUTS
+    for marker, files in layouts.items():  # without listing the repository, which is impossible offline
         with _hub_errors(name, f"{name!r} is not a local file or folder, and cannot be fetched", revision):
             wanted = [*_CHECKPOINT_SMALL_FILES, *files]
             snapshot = snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=_TRAINER_FILES)

@@ -45,15 +45,15 @@ def display_name(weights: str) -> str:
     return os.path.basename(os.path.abspath(weights)) if os.path.exists(weights) else redact_url(weights)
 
 
-def locate(weights: str) -> Path:
+def locate(weights: str, is_base: bool = False) -> Path:
     """The local file or folder that ``weights`` names: downloaded if it is a URL or a hub id, unpacked if an archive.
 
-    A folder whose only candidate is an archive is that archive; diffusion weights beside it are ignored then. Raises
-    ``CheckpointError``.
+    A folder whose only candidate is an archive is that archive; diffusion weights beside it are ignored then.
+    ``is_base`` is for an adapter's base. Raises ``CheckpointError``.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "musicgen"
     try:
-        path = _find(weights, cache)
+        path = _find(weights, cache, is_base)
         files = candidates(path) if path.is_dir() else [path]
         return unpack(files[0], cache / "archives") if len(files) == 1 and is_archive(files[0]) else path
     except OSError as error:
@@ -65,14 +65,14 @@ def locate(weights: str) -> Path:
         ) from error
 
 
-def _find(weights: str, cache: Path) -> Path:
+def _find(weights: str, cache: Path, is_base: bool) -> Path:
     if "://" in weights:
         return download(weights, cache / "downloads")
     local = Path(os.path.expanduser(weights))
     if local.exists():
         return local
     if match := _HUB_ID.fullmatch(weights):
-        return hub.fetch_checkpoint(match[1], match[2])
+        return hub.fetch_checkpoint(match[1], match[2], is_base)
     raise CheckpointError(
         f"There is no checkpoint at {weights!r}: it is neither an existing file or folder, nor an https URL, "
         "nor a Hugging Face id like facebook/musicgen-small or owner/name@revision."

@@ -1,22 +1,31 @@
-"""Hugging Face's MusicGen and MusicGen-Melody, and LoRA adapters of them → weights under audiocraft's names.
+"""transformers' own models, loaded by transformers; its MusicGen's language model under audiocraft's names.
 
-Such a folder contains three models, in one or several safetensors files: the LM (``decoder.*``), its T5
-(``text_encoder.*``) and its EnCodec (``audio_encoder.*``).
+transformers decides which of a folder's files are the weights, and which of them are tied or computed. Its MusicGen
+contains three models: the LM (``decoder.*``), its T5 (``text_encoder.*``) and its codec (``audio_encoder.*``).
 """
 
-import math
 import re
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from audiocraft_ext.checkpoint.read import tensors
+from audiocraft_ext import upstream
+from audiocraft_ext.checkpoint.locate import hub
+from audiocraft_ext.checkpoint.locate.source import CODEC_TYPES, model_type, read_json
+from audiocraft_ext.checkpoint.read import files, states
+from audiocraft_ext.checkpoint.read.diagnosis import first_few
 from audiocraft_ext.checkpoint.read.tensors import State
 from audiocraft_ext.errors import CheckpointError
+from audiocraft_ext.upstream import PreTrainedModel
 
 MODEL_TYPES = ("musicgen", "musicgen_melody")
+# What other values would silently change: the part of the config, the key, transformers' default, what is served.
+_SUPPORTED = (
+    ("audio_encoder", "model_type", "encodec", CODEC_TYPES),
+    ("text_encoder", "model_type", "t5", ("t5",)),
+    ("decoder", "activation_function", "gelu", ("gelu", "relu")),
+)
 
 _LAYER = r"decoder\.model\.decoder\.layers\.(\d+)\."
 # transformers' name for a weight → audiocraft's. q, k and v, one matrix in audiocraft, are concatenated after.
@@ -35,91 +44,104 @@ _RENAMES = [
 ]
 
 
-def read_weights(folder: Path) -> State:
-    """All tensors of a folder's safetensors files, memory-mapped."""
-    state: State = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        state |= tensors.read(path)
-    return state
+def load_musicgen(folder: Path, dtype: torch.dtype | str = "auto") -> PreTrainedModel:
+    """transformers' MusicGen or MusicGen Melody on the CPU, by default in the dtype that the folder says.
+
+    Raises ``CheckpointError`` for weights that are missing or not MusicGen's, and settings that audiocraft lacks.
+    """
+    config = read_json(folder / "config.json")
+    for part, key, default, supported in _SUPPORTED:
+        value = (config.get(part) or {}).get(key, default)
+        _check_supported(f"{part}'s {key}", value, supported)
+    model, unexpected = _from_pretrained(
+        upstream.MUSICGENS[str(model_type(folder))], "Hugging Face MusicGen", folder, dtype
+    )
+    # Sinusoidal position embeddings are computed; the encoders have weights that only training, or T5's decoder, uses.
+    encoders = ("text_encoder.", "audio_encoder.")
+    if unknown := [key for key in unexpected if not key.startswith(encoders) and ".embed_positions." not in key]:
+        raise CheckpointError(
+            f"The Hugging Face checkpoint has weights that its config has no place for: {first_few(sorted(unknown))}."
+        )
+    return model
 
 
-def strip_prefix(state: State, prefix: str) -> State:
-    """The weights under a prefix, without it."""
-    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+def load_codec(folder: Path, what: str = "codec", dtype: torch.dtype | str = torch.float32) -> PreTrainedModel:
+    """A codec on the CPU; raises ``CheckpointError``, also for one of an unsupported kind."""
+    kind = str(model_type(folder))
+    _check_supported(what, kind, CODEC_TYPES)
+    return _from_pretrained(upstream.CODECS[kind], what, folder, dtype)[0]
 
 
-def to_audiocraft(state: State) -> State:
-    """The LM's weights under audiocraft's names; raises ``CheckpointError`` for an unknown one."""
+def load_text_encoder(folder: Path, what: str, dtype: torch.dtype | str = torch.float32) -> PreTrainedModel:
+    """The encoder of a T5 on the CPU; raises ``CheckpointError``."""
+    return _from_pretrained(upstream.T5EncoderModel, what, folder, dtype)[0]
+
+
+def take_language_model(model: PreTrainedModel) -> State:
+    """The LM's weights under audiocraft's names, moved out of a ``load_musicgen`` model, which keeps its encoders."""
+    state: State = {
+        name: value
+        for name, value in model.state_dict().items()
+        if not name.startswith(("text_encoder.", "audio_encoder.")) and ".embed_positions." not in name
+    }
+    for part in (module for name, module in model.named_children() if name not in ("text_encoder", "audio_encoder")):
+        part.to("meta")  # frees each weight as soon as the state dict drops it
     renamed: State = {}
-    for key, value in state.items():
-        # Sinusoidal position embeddings are computed.
-        if key.startswith(("text_encoder.", "audio_encoder.")) or ".embed_positions." in key:
-            continue
-        rename = next(((theirs, ours) for theirs, ours in _RENAMES if re.match(theirs, key)), None)
-        if rename is None:
-            raise CheckpointError(f"The Hugging Face checkpoint has a weight that MusicGen does not have: {key}.")
-        renamed[re.sub(*rename, key, count=1)] = value
-    for key in [key for key in renamed if key.endswith(".q_proj.weight")]:
-        attention = key.removesuffix("q_proj.weight")
-        thirds = [renamed.pop(f"{attention}{name}_proj.weight") for name in "qkv"]
-        renamed[f"{attention}in_proj_weight"] = torch.cat(thirds)
+    for key in list(state):
+        theirs, ours = next(rename for rename in _RENAMES if re.match(rename[0], key))
+        renamed[re.sub(theirs, ours, key, count=1)] = state.pop(key)
+    join_thirds(renamed)
+    # Between equal widths transformers has no projection, where audiocraft always has one.
+    dim, conditioners = (
+        renamed[states.LM_KEY].shape[1],
+        ["description"] + ["self_wav"] * hasattr(model.config, "num_chroma"),
+    )
+    for name in conditioners:
+        projection = f"condition_provider.conditioners.{name}.output_proj."
+        if projection + "weight" not in renamed:
+            identity = torch.eye(dim, dtype=renamed[states.LM_KEY].dtype)
+            renamed |= {projection + "weight": identity, projection + "bias": torch.zeros_like(identity[0])}
     return renamed
 
 
-# ---------------------------------------------------------------------------------------------------- LoRA adapters
+def join_thirds(state: State) -> None:
+    """Replace each attention's q, k and v by the one matrix that audiocraft has of them; likewise their biases."""
+    for key in [key for key in state if re.search(r"\.q_proj\.(weight|bias)$", key)]:
+        attention, kind = key.split("q_proj.")
+        thirds = [state.pop(f"{attention}{name}_proj.{kind}") for name in "qkv"]
+        state[f"{attention}in_proj_{kind}"] = torch.cat(thirds)
 
-_ADAPTED = re.compile(r"base_model\.model\.(.+)\.lora_(?:embedding_)?A(?:\.weight)?")
 
-
-def merge_adapter(base: State, adapter: State, settings: dict[str, Any]) -> State:
-    """``base`` with a PEFT LoRA adapter merged: W + alpha / r · B A, for embeddings too, and fully saved modules.
-
-    ``settings`` is the adapter's config. Raises ``CheckpointError`` if the adapter changes nothing, or if one of its
-    weights fits none of the base's.
-    """
-    merged = dict(base)
-    used = set()
-    for key, down in adapter.items():
-        found = _ADAPTED.fullmatch(key)
-        if found is None:
-            continue
-        up_key = key.replace("_A", "_B") if "embedding" in key else key.replace("lora_A", "lora_B")
-        name = found[1] + ".weight"
-        if name not in base or up_key not in adapter:
-            raise CheckpointError(f"The adapter changes {name}, which its base model does not have: name its own base.")
-        # An embedding is adapted as its transpose.
-        up, is_transposed = adapter[up_key], "embedding" in key
-        _check_sizes(name, base[name].T if is_transposed else base[name], up, down)
-        delta = up.float() @ down.float() * _scale(settings, found[1], rank=down.shape[0])
-        merged[name] = base[name].float() + (delta.T if is_transposed else delta)
-        used |= {key, up_key}
-    for key in adapter.keys() - used:
-        name = key.removeprefix("base_model.model.").replace(".modules_to_save", "").replace(".default", "")
-        if name not in base:
-            raise CheckpointError(f"The adapter has {key}, which fits no weight of its base model: name its own base.")
-        merged[name] = adapter[key]
-        used.add(key)
-    if not used:
+def _from_pretrained(kind: Any, what: str, folder: Path, dtype: torch.dtype | str) -> tuple[PreTrainedModel, set[str]]:
+    """A model with all of its weights, and the names of those that it has no place for."""
+    options: dict[str, Any] = {"dtype": dtype, "output_loading_info": True, "trust_remote_code": False}
+    upstream.transformers_logging.disable_progress_bar()
+    if (folder / "adapter_config.json").exists():
         raise CheckpointError(
-            "The adapter changes no weight of its base model: adapter_model.safetensors or .bin is missing, or has no "
-            "LoRA factors."
+            f"The {what} in {folder.name} has an adapter beside it: merge them first, or move it away."
         )
-    return merged
+    try:
+        with upstream.skip_init():
+            model, report = kind.from_pretrained(folder, local_files_only=True, **options)
+            if any(map(states.is_wrapped, report["unexpected_keys"])):
+                state = states.unwrap(_read_weights(folder))
+                model, report = kind.from_pretrained(None, config=model.config, state_dict=state, **options)
+    except (MemoryError, torch.OutOfMemoryError, CheckpointError):
+        raise
+    except Exception as error:  # it validates little: a wrong value ends in an error of any kind
+        raise CheckpointError(f"The {what} cannot be loaded: {' '.join(str(error).split()):.300}") from error
+    if missing := report["missing_keys"]:
+        raise CheckpointError(f"The {what} lacks weights: {first_few(sorted(missing))}. Download or copy it again.")
+    return model, set(report["unexpected_keys"])
 
 
-def _check_sizes(name: str, weight: Tensor, up: Tensor, down: Tensor) -> None:
-    is_pair = up.dim() == down.dim() == 2 and up.shape[1] == down.shape[0]
-    if not is_pair or (up.shape[0], down.shape[1]) != weight.shape:
-        raise CheckpointError(
-            f"The adapter is for another base model: its factors of {name} have the shapes {tuple(up.shape)} and "
-            f"{tuple(down.shape)}, the weight {tuple(weight.shape)}."
-        )
+def _read_weights(folder: Path) -> State:
+    """The weights in the files that transformers chooses, memory-mapped."""
+    name = str(hub.detect_layout(folder, hub.TRANSFORMERS_LAYOUTS))
+    names = set(read_json(folder / name)["weight_map"].values()) if name.endswith(".json") else [name]
+    return {key: value for name in names for key, value in files.load(folder / name).items()}
 
 
-def _scale(settings: dict[str, Any], module: str, rank: int) -> float:
-    """alpha / r (rslora: alpha / √r), with the adapter's exceptions for single modules."""
-    patterns = settings.get("alpha_pattern") or {}
-    alpha = next((value for end, value in patterns.items() if module.endswith(end)), settings.get("lora_alpha"))
-    if not isinstance(alpha, int | float):
-        raise CheckpointError(f"lora_alpha in adapter_config.json is {alpha!r} for {module}: it must be a number.")
-    return alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
+def _check_supported(what: str, value: str, supported: tuple[str, ...]) -> None:
+    if value not in supported:
+        raise CheckpointError(f"The {what} is {value!r}; {' and '.join(supported)} are supported.")

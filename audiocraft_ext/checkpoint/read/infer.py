@@ -22,20 +22,24 @@ _MELODY = "condition_provider.conditioners.self_wav.output_proj.weight"
 _FIRST_LAYER = "transformer.layers.0."
 
 
-def infer_config(state: dict[str, Tensor], num_heads: int | None = None) -> DictConfig:
-    """The config of the LM with these weights, under audiocraft's names; logged unless ``num_heads`` is known.
+def infer_config(state: dict[str, Tensor], decoder: Any = None) -> DictConfig:
+    """The config of the LM with these weights, under audiocraft's names.
 
-    Raises ``CheckpointError`` if a weight is missing that determines a size.
+    ``decoder`` is transformers' config of it, which says what shapes do not; without one, assumptions are logged. Raises ``CheckpointError`` if a weight is missing that determines a size.
     """
     try:
-        transformer = _transformer(state, num_heads)
+        transformer = _transformer(state)
         conditioners = _conditioners(state)
     except KeyError as error:
         raise CheckpointError(
             f"The checkpoint has no config, and its sizes cannot be inferred: the weight {error} is missing."
         ) from error
     n_q, crosses, has_melody = transformer["n_q"], transformer["cross_attention"], "self_wav" in conditioners
-    if num_heads is None:
+    is_stereo = n_q == 8
+    if decoder is not None:
+        transformer |= {"num_heads": decoder.num_attention_heads, "activation": decoder.activation_function}
+        is_stereo = decoder.audio_channels == 2
+    else:
         log.warning(
             "No config in the checkpoint; from its shapes: %d codebooks of %d, %d layers of %d, %s, text encoder %s. "
             "Assumed, as in Meta's: %d heads, a window of %d s, codec %s.",
@@ -43,13 +47,13 @@ def infer_config(state: dict[str, Tensor], num_heads: int | None = None) -> Dict
             "melody" if has_melody else "text",
             *(conditioners["description"]["t5"]["name"], transformer["num_heads"], _WINDOW_S, _CODEC),
         )
-    delays = [k // 2 if n_q == 8 else k for k in range(n_q)]  # of stereo's eight, left and right share a delay
+    delays = [k // 2 if is_stereo else k for k in range(n_q)]  # left and right share a delay
     return OmegaConf.create(
         {
             "lm_model": "transformer_lm",
             "compression_model_checkpoint": f"//pretrained/{_CODEC}",
             "dataset": {"segment_duration": _WINDOW_S},
-            "interleave_stereo_codebooks": {"use": n_q == 8, "per_timestep": False},
+            "interleave_stereo_codebooks": {"use": is_stereo, "per_timestep": False},
             "codebooks_pattern": {"modeling": "delay", "delay": {"delays": delays, "flatten_first": 0}},
             "classifier_free_guidance": {"training_dropout": 0.2, "inference_coef": 3.0},
             "attribute_dropout": {},
@@ -66,13 +70,13 @@ def infer_config(state: dict[str, Tensor], num_heads: int | None = None) -> Dict
     )
 
 
-def _transformer(state: dict[str, Tensor], num_heads: int | None) -> dict[str, Any]:
+def _transformer(state: dict[str, Tensor]) -> dict[str, Any]:
     special_and_card, dim = state["emb.0.weight"].shape
     return {
         "n_q": sum(key.startswith("emb.") for key in state),
         "card": special_and_card - 1,
         "dim": dim,
-        "num_heads": num_heads or dim // HEAD_DIM,
+        "num_heads": dim // HEAD_DIM,
         "num_layers": len({key.split(".")[2] for key in state if key.startswith("transformer.layers.")}),
         "hidden_scale": state[_FIRST_LAYER + "linear1.weight"].shape[0] / dim,
         "dropout": 0.0,

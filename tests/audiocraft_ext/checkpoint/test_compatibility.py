@@ -35,9 +35,8 @@ ANOTHER_S: list[dict[str, Any]] = [
 
 
 def huggingface_s(**changes: Any) -> CompressionModel:
-    config = EncodecConfig(**{**METAS, **changes})
-    file = formats.TransformersFile(config.to_dict(), EncodecModel(config).state_dict(), Path())
-    return build.build_codec(file, {}, "cpu")
+    model = EncodecModel(EncodecConfig(**{**METAS, **changes}))
+    return build.build_codec(formats.TransformersModel(model, Path()), {}, "cpu")
 
 
 def test_meta_s_codec_is_recognised_in_either_format() -> None:

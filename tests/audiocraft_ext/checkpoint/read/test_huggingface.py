@@ -1,6 +1,7 @@
-"""Hugging Face's MusicGen and its LoRA adapters, compared with transformers' own model with small random weights."""
+"""Hugging Face's MusicGen, compared with transformers' own model with small random weights."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,21 +11,16 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoTokenizer, MusicgenForConditionalGeneration
+from transformers import MusicgenForConditionalGeneration
 
 from audiocraft_ext import checkpoint
-from audiocraft_ext.checkpoint.locate import source
-from audiocraft_ext.checkpoint.read import formats, huggingface
+from audiocraft_ext.checkpoint.read import formats
 from audiocraft_ext.errors import CheckpointError
-from audiocraft_ext.musicgen import Model
-from audiocraft_ext.settings import EngineSettings
-from audiocraft_ext.upstream import ConditioningAttributes
-from tests.support import tiny_components
-from tests.support.music import window_tokens
-from tests.support.tiny import CARD
+from tests.support import tiny, tiny_components
+from tests.support.broken_files import MaliciousPickle
+from tests.support.reference import codes, our_logits, our_tokens, their_logits, their_tokens
 
 DIM = 48
-PROMPT = "dark electro with a bass"
 
 
 @pytest.fixture(scope="module")
@@ -42,53 +38,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def codes(n_frames: int = 20) -> Tensor:
-    return torch.randint(CARD, (1, 4, n_frames), generator=torch.Generator().manual_seed(0))
-
-
-@torch.inference_mode()
-def our_logits(loaded: checkpoint.Checkpoint) -> Tensor:
-    provider = loaded.lm.condition_provider
-    tensors = provider(provider.tokenize([ConditioningAttributes(text={"description": PROMPT})]))
-    logits: Tensor = loaded.lm(codes(), conditions=[], condition_tensors=tensors)
-    return logits[0]
-
-
-@torch.inference_mode()
-def their_logits(model: MusicgenForConditionalGeneration, folder: Path) -> Tensor:
-    prompt = AutoTokenizer.from_pretrained(folder)([PROMPT], return_tensors="pt")
-    text = model.enc_to_dec_proj(model.text_encoder(**prompt).last_hidden_state)
-    logits: Tensor = model.decoder(input_ids=codes()[0], encoder_hidden_states=text).logits
-    return logits
-
-
 # The largest difference measured is 9e-8, at logits of up to 0.3.
 def test_logits_are_those_of_transformers(folder: Path) -> None:
     theirs = their_logits(MusicgenForConditionalGeneration.from_pretrained(folder).eval(), folder)
     torch.testing.assert_close(our_logits(checkpoint.load(str(folder), "cpu")), theirs, rtol=0, atol=1e-5)
 
 
-@torch.inference_mode()
 def test_the_engine_s_greedy_tokens_are_those_of_transformers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = MusicgenForConditionalGeneration.from_pretrained(folder).eval()
-    made: list[Tensor] = []
-    decode = model.audio_encoder.decode
-
-    def record(audio_codes: Tensor, **arguments: Any) -> Any:
-        made.append(audio_codes)
-        return decode(audio_codes, **arguments)
-
-    monkeypatch.setattr(model.audio_encoder, "decode", record)
-    prompt = AutoTokenizer.from_pretrained(folder)([PROMPT], return_tensors="pt")
-    model.generate(**prompt, do_sample=False, guidance_scale=3.0, max_new_tokens=60)
-    theirs = made[0][0]
-    engine = Model(checkpoint.load(str(folder), "cpu"), EngineSettings())
-    arguments: dict[str, Any] = {"use_sampling": False, "temp": 1.0, "top_k": 0, "top_p": 0.0, "cfg_coef": 3.0}
-    conditions = [ConditioningAttributes(text={"description": PROMPT})]
-    ours = window_tokens(engine, None, conditions, max_gen_len=theirs.shape[-1], **arguments)
+    theirs = their_tokens(MusicgenForConditionalGeneration.from_pretrained(folder).eval(), folder, monkeypatch)
     assert theirs.shape[-1] > 50
-    assert torch.equal(ours, theirs)
-    engine.close()
+    assert torch.equal(our_tokens(checkpoint.load(str(folder), "cpu"), theirs.shape[-1]), theirs)
 
 
 @torch.inference_mode()
@@ -118,11 +77,9 @@ def test_a_folder_without_its_weights_is_refused(folder: Path, tmp_path: Path) -
 def test_a_named_file_is_loaded_rather_than_its_neighbours(
     folder: Path, tmp_path: Path, package: dict[str, Any], beside: str
 ) -> None:
-    place = tmp_path / "clone"
-    if beside == "a model":
-        shutil.copytree(folder, place)
-    else:
-        write_adapter(place, folder, factors())
+    place = Path(shutil.copytree(folder, tmp_path / "clone"))
+    if beside == "an adapter":
+        (place / "config.json").rename(place / "adapter_config.json")
     tuned = place / "lm_final.pt"
     codec = {"compression_model_checkpoint": "//pretrained/facebook/encodec_32khz"}
     torch.save({**package, "xp.cfg": OmegaConf.to_yaml({**OmegaConf.create(package["xp.cfg"]), **codec})}, tuned)
@@ -131,136 +88,165 @@ def test_a_named_file_is_loaded_rather_than_its_neighbours(
         assert formats.root_of(part) == place
 
 
-def test_an_unknown_weight_is_named() -> None:
-    with pytest.raises(CheckpointError, match=r"decoder\.extra"):
-        huggingface.to_audiocraft({"decoder.extra": torch.zeros(1)})
+# ---------------------------------------------------------------------------------- which files, and what is in them
 
 
-# ---------------------------------------------------------------------------------------------------- LoRA adapters
+def model_of(folder: Path) -> Any:
+    return MusicgenForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
 
-RANK = 4
-ADAPTED = {
-    "decoder.model.decoder.layers.0.self_attn.q_proj": (DIM, DIM),
-    "decoder.model.decoder.layers.1.encoder_attn.out_proj": (DIM, DIM),
-    "decoder.model.decoder.layers.1.fc1": (4 * DIM, DIM),
-    "decoder.lm_heads.2": (CARD, DIM),
-    "enc_to_dec_proj": (DIM, 128),
+
+def logits_of(folder: Path) -> Tensor:
+    return our_logits(checkpoint.load(str(folder), "cpu"))
+
+
+@pytest.fixture
+def copy(folder: Path, tmp_path: Path) -> Path:
+    """The model of ``folder`` in one safetensors file, to be changed."""
+    return tiny_components.write_huggingface(tmp_path / "copy", model_of(folder))
+
+
+def write(folder: Path, state: dict[str, Tensor], name: str = "model.safetensors") -> None:
+    save_file({key: value.contiguous() for key, value in state.items()}, folder / name, {"format": "pt"})
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def edit_config(folder: Path, part: str, **changes: Any) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config[part] |= changes
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize("leftover", ["zzz.safetensors", "model-00001-of-00003.safetensors", "consolidated.safetensors"])
+def test_of_two_sets_of_weights_transformers_choice_is_loaded(folder: Path, copy: Path, leftover: str) -> None:
+    write(copy, {name: torch.zeros_like(value) for name, value in weights(copy).items()}, leftover)
+    torch.testing.assert_close(logits_of(copy), their_logits(model_of(copy), copy), rtol=0, atol=1e-5)
+    assert torch.equal(logits_of(copy), logits_of(folder))
+
+
+@pytest.mark.parametrize("n_files", [1, 2])
+def test_pytorch_s_own_files_are_read(folder: Path, copy: Path, n_files: int) -> None:
+    state = weights(copy)
+    (copy / "model.safetensors").unlink()
+    if n_files == 1:
+        torch.save(state, copy / "pytorch_model.bin")
+    else:
+        names = sorted(state)
+        shards = {f"pytorch_model-0000{i + 1}-of-00002.bin": names[i::2] for i in range(2)}
+        for file, keys in shards.items():
+            torch.save({key: state[key] for key in keys}, copy / file)
+        index = {key: file for file, keys in shards.items() for key in keys}
+        (copy / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+    assert torch.equal(logits_of(copy), logits_of(folder))
+
+
+def test_a_malicious_pickle_in_a_folder_runs_nothing(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(copy)
+    (copy / "model.safetensors").unlink()
+    torch.save({"weights": MaliciousPickle()}, copy / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="The Hugging Face MusicGen cannot be loaded"):
+        checkpoint.load(str(copy), "cpu")
+    assert not (copy / "executed").exists()
+
+
+WRAPPED: dict[str, dict[str, str]] = {
+    "compiled": {"^": "_orig_mod."},
+    "distributed": {"^": "module."},
+    "a compiled decoder": {r"^decoder\.model\.": "decoder.model._orig_mod."},
+    "sharded, checkpointed layers": {
+        "^": "_fsdp_wrapped_module.",
+        r"(decoder\.layers\.\d+)\.": r"\1._fsdp_wrapped_module._checkpoint_wrapped_module.",
+    },
+    "a compiled T5 and codec": {r"^(text_encoder|audio_encoder)\.": r"\1._orig_mod."},
 }
 
 
-def write_adapter(folder: Path, base: Path, weights: dict[str, Tensor], **settings: Any) -> Path:
-    folder.mkdir(exist_ok=True)
-    config = {"peft_type": "LORA", "base_model_name_or_path": str(base), "r": RANK, "lora_alpha": 8, **settings}
-    (folder / "adapter_config.json").write_text(json.dumps(config))
-    save_file(weights, folder / "adapter_model.safetensors")
-    return folder
+@pytest.mark.parametrize("changes", WRAPPED.values(), ids=WRAPPED)
+def test_names_of_wrappers_are_dropped_wherever_they_are(folder: Path, copy: Path, changes: dict[str, str]) -> None:
+    state = weights(copy)
+    for pattern, replacement in changes.items():
+        state = {re.sub(pattern, replacement, name): value for name, value in state.items()}
+    write(copy, state)
+    assert torch.equal(logits_of(copy), logits_of(folder))
 
 
-def factors(seed: int = 0) -> dict[str, Tensor]:
-    """LoRA factors as PEFT names them, for linear layers and one embedding."""
-    generator = torch.Generator().manual_seed(seed)
-    weights = {}
-    for name, (n_out, n_in) in ADAPTED.items():
-        weights[f"base_model.model.{name}.lora_A.weight"] = torch.randn(RANK, n_in, generator=generator)
-        weights[f"base_model.model.{name}.lora_B.weight"] = torch.randn(n_out, RANK, generator=generator)
-    embedding = "base_model.model.decoder.model.decoder.embed_tokens.1"
-    weights[f"{embedding}.lora_embedding_A"] = torch.randn(RANK, CARD + 1, generator=generator)
-    weights[f"{embedding}.lora_embedding_B"] = torch.randn(DIM, RANK, generator=generator)
-    return weights
+@pytest.mark.parametrize("kind", ["text", "melody"])
+def test_between_equal_widths_there_is_no_projection(tmp_path: Path, kind: tiny.Kind) -> None:
+    model = tiny_components.huggingface(kind, dim=tiny_components.T5_WIDTH, num_attention_heads=4).eval()
+    assert not hasattr(model, "enc_to_dec_proj")
+    tiny_components.write_huggingface(tmp_path, model)
+    if kind == "text":
+        torch.testing.assert_close(logits_of(tmp_path), their_logits(model, tmp_path), rtol=0, atol=1e-5)
+    state = checkpoint.load(str(tmp_path), "cpu").lm.condition_provider.conditioners["description"].output_proj
+    assert torch.equal(state.weight, torch.eye(tiny_components.T5_WIDTH))
+    assert not state.bias.any()
 
 
-@pytest.mark.parametrize(("settings", "scale"), [({}, 8 / RANK), ({"use_rslora": True}, 8 / RANK**0.5)])
-def test_an_adapter_is_merged_into_its_base(
-    folder: Path, tmp_path: Path, settings: dict[str, Any], scale: float
+@pytest.mark.parametrize("stored", ["shared", "encoder.embed_tokens", "both"])
+def test_either_name_of_t5_s_embedding_stands_for_both(folder: Path, copy: Path, stored: str) -> None:
+    state = {name: value for name, value in weights(copy).items() if name not in T5_EMBEDDINGS}
+    value = next(value for name, value in weights(copy).items() if name in T5_EMBEDDINGS)
+    names = [name for name in T5_EMBEDDINGS if stored in name or stored == "both"]
+    write(copy, {**state, **{name: value.clone() for name in names}})
+    assert torch.equal(logits_of(copy), logits_of(folder))
+
+
+T5_EMBEDDINGS = ("text_encoder.shared.weight", "text_encoder.encoder.embed_tokens.weight")
+
+
+def test_relu_is_served_and_other_activations_are_refused(copy: Path) -> None:
+    gelu = logits_of(copy)
+    edit_config(copy, "decoder", activation_function="relu")
+    assert (logits_of(copy) - gelu).abs().max() > 1e-3
+    torch.testing.assert_close(logits_of(copy), their_logits(model_of(copy), copy), rtol=0, atol=1e-5)
+    edit_config(copy, "decoder", activation_function="gelu_new")
+    with pytest.raises(CheckpointError, match="decoder's activation_function is 'gelu_new'; gelu and relu are supported"):
+        checkpoint.load(str(copy), "cpu")
+
+
+@pytest.mark.parametrize(("n_codebooks", "channels"), [(4, 2), (8, 1), (8, 2)])
+def test_channels_are_the_config_s_not_the_number_of_codebooks(
+    tmp_path: Path, n_codebooks: int, channels: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    weights = factors()
-    write_adapter(tmp_path / "adapter", folder, weights, **settings)
-    model = MusicgenForConditionalGeneration.from_pretrained(folder).eval()
-    state = model.state_dict()
-    for name in ADAPTED:
-        up, down = (weights[f"base_model.model.{name}.lora_{side}.weight"] for side in "BA")
-        state[f"{name}.weight"] += scale * up @ down
-    embedding = "decoder.model.decoder.embed_tokens.1"
-    up, down = (weights[f"base_model.model.{embedding}.lora_embedding_{side}"] for side in "BA")
-    state[f"{embedding}.weight"] += scale * (up @ down).T
-    merged = our_logits(checkpoint.load(str(tmp_path / "adapter"), "cpu"))
-    torch.testing.assert_close(merged, their_logits(model, folder), rtol=1e-4, atol=1e-3)
-    plain = our_logits(checkpoint.load(str(folder), "cpu"))
-    assert (merged - plain).abs().max() > 0.1
+    size = {"num_codebooks": n_codebooks, "audio_channels": channels}
+    bandwidth = 2.4 if (n_codebooks, channels) == (8, 1) else 1.2  # kbit/s, 0.3 a codebook
+    model = tiny_components.huggingface("text", 48, bandwidth=bandwidth, **size).eval()
+    folder = tiny_components.write_huggingface(tmp_path, model)
+    loaded = checkpoint.load(str(folder), "cpu")
+    theirs = their_tokens(model, folder, monkeypatch, 30)
+    assert torch.equal(our_tokens(loaded, theirs.shape[-1]), theirs)
+    assert loaded.lm.cfg.interleave_stereo_codebooks.use == (channels == 2)
 
 
-def test_a_module_s_own_alpha_and_whole_saved_modules_are_respected(folder: Path) -> None:
-    name = "decoder.model.decoder.layers.1.fc1"
-    weights = {key: value for key, value in factors().items() if name in key}
-    whole = torch.ones(DIM)
-    weights["base_model.model.decoder.model.decoder.layer_norm.weight"] = whole
-    base = huggingface.read_weights(folder)
-    merged = huggingface.merge_adapter(base, weights, {"lora_alpha": 8, "alpha_pattern": {"layers.1.fc1": 2}})
-    up, down = (weights[f"base_model.model.{name}.lora_{side}.weight"] for side in "BA")
-    torch.testing.assert_close(merged[f"{name}.weight"], base[f"{name}.weight"] + 2 / RANK * up @ down)
-    assert torch.equal(merged["decoder.model.decoder.layer_norm.weight"], whole)
+REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
+    "another text encoder": ("text_encoder", {"model_type": "umt5"}, "text_encoder's model_type is 'umt5'; t5 "),
+    "another codec": ("audio_encoder", {"model_type": "mimi"}, "audio_encoder's model_type is 'mimi'; encodec and dac"),
+    "three channels": ("decoder", {"audio_channels": 3}, "cannot be loaded: .*3 channels"),
+    "more layers than weights": ("decoder", {"num_hidden_layers": 3}, r"lacks weights: decoder\.model\.decoder\.layers\.2"),
+    "another width": ("decoder", {"hidden_size": 96}, "cannot be loaded: "),
+    "a wrong type": ("decoder", {"num_codebooks": "four"}, "cannot be loaded: "),
+}
 
 
-WRONG: list[tuple[dict[str, Tensor], str]] = [
-    ({}, "changes no weight"),
-    ({"base_model.model.lm_head.lora_A.weight": torch.zeros(4, 8)}, "lm_head"),
-    ({"something.else": torch.zeros(1)}, "something.else"),
-    ({key: value[:, 1:].clone() for key, value in factors().items() if "fc1" in key}, "for another base model"),
-    ({key: value[..., None] for key, value in factors().items() if "fc1" in key}, "for another base model"),
-]
-
-
-@pytest.mark.parametrize(
-    ("weights", "message"), WRONG, ids=["empty", "another model's", "no adapter's", "another size", "no matrices"]
-)
-def test_an_adapter_that_fits_nothing_is_refused(
-    folder: Path, tmp_path: Path, weights: dict[str, Tensor], message: str
-) -> None:
+@pytest.mark.parametrize(("part", "changes", "message"), REFUSED.values(), ids=REFUSED)
+def test_a_config_that_does_not_fit_is_refused(copy: Path, part: str, changes: dict[str, Any], message: str) -> None:
+    edit_config(copy, part, **changes)
     with pytest.raises(CheckpointError, match=message):
-        checkpoint.load(str(write_adapter(tmp_path, folder, weights)), "cpu")
+        checkpoint.load(str(copy), "cpu")
 
 
-def test_an_adapter_without_alpha_is_refused(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="lora_alpha"):
-        checkpoint.load(str(write_adapter(tmp_path, folder, factors(), lora_alpha=None)), "cpu")
+def test_an_unknown_weight_is_named(copy: Path) -> None:
+    write(copy, {**weights(copy), "decoder.extra": torch.zeros(1), "audio_enc_to_dec_proj.weight": torch.zeros(48, 12)})
+    with pytest.raises(CheckpointError, match=r"no place for: audio_enc_to_dec_proj\.weight, decoder\.extra"):
+        checkpoint.load(str(copy), "cpu")
 
 
-def test_an_adapter_may_be_a_torch_file_unless_damaged(folder: Path, tmp_path: Path) -> None:
-    (write_adapter(tmp_path, folder, factors()) / "adapter_model.safetensors").unlink()
-    torch.save(factors(), tmp_path / "adapter_model.bin")
-    assert formats.read(tmp_path).lm.state["emb.1.weight"].dtype == torch.float32
-    with (tmp_path / "adapter_model.bin").open("r+b") as file:
-        file.truncate(1000)
-    with pytest.raises(CheckpointError, match=r"adapter_model\.bin is damaged"):
-        formats.read(tmp_path)
-
-
-def test_an_adapter_s_base_is_found_by_its_name_in_weights(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(source, "WEIGHTS_FOLDER", tmp_path / "weights")
-    shutil.copytree(folder, tmp_path / "weights" / "facebook" / "musicgen-small")
-    write_adapter(tmp_path / "adapter", Path("facebook/musicgen-small"), factors())
-    assert checkpoint.load(str(tmp_path / "adapter"), "cpu").lm.num_codebooks == 4
-
-
-def test_an_adapter_without_its_base_is_refused(tmp_path: Path) -> None:
-    write_adapter(tmp_path, tmp_path / "nowhere", factors())
-    with pytest.raises(CheckpointError, match="adapter's base model cannot be located"):
-        checkpoint.load(str(tmp_path), "cpu")
-
-
-def test_an_adapter_of_another_kind_of_model_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "base").mkdir()
-    (tmp_path / "base" / "config.json").write_text('{"model_type": "llama"}')
-    write_adapter(tmp_path / "adapter", tmp_path / "base", factors())
-    with pytest.raises(CheckpointError, match="not a Hugging Face MusicGen"):
-        checkpoint.load(str(tmp_path / "adapter"), "cpu")
-
-
-def test_reading_maps_every_tensor_of_every_shard(folder: Path) -> None:
-    files = [load_file(path) for path in folder.glob("*.safetensors")]
-    assert set(huggingface.read_weights(folder)) == set().union(*files)
+def test_half_precision_is_loaded_as_stored(folder: Path, tmp_path: Path) -> None:
+    tiny_components.write_huggingface(tmp_path, model_of(folder).half())
+    assert formats.read(tmp_path).lm.state["emb.0.weight"].dtype == torch.float16
+    torch.testing.assert_close(logits_of(tmp_path), their_logits(model_of(tmp_path), tmp_path), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
