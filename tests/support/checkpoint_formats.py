@@ -1,6 +1,7 @@
 """One small model of each kind in every supported format, as exporters, trainers and transformers write it."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -182,6 +183,13 @@ def _lora(lm: LanguageModel, folder: Path) -> None:
     settings = {"peft_type": "LORA", "base_model_name_or_path": str(base), "r": 4, "lora_alpha": 8}
     settings["target_modules"] = ["layers.1.fc1"]
     (folder / "adapter_config.json").write_text(json.dumps(settings))
+
+
+class MaliciousPickle:
+    """The call that a malicious pickle makes."""
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.system, ("touch executed",)
 
 
 # By the names that weights/README.md gives them.

@@ -38,7 +38,9 @@ def their_logits(model: Any, folder: Path) -> Tensor:
     text = model.text_encoder(**prompt).last_hidden_state
     if hasattr(model, "enc_to_dec_proj"):
         text = model.enc_to_dec_proj(text)
-    logits: Tensor = model.decoder(input_ids=codes(n_codebooks=model.decoder.num_codebooks)[0], encoder_hidden_states=text).logits
+    logits: Tensor = model.decoder(
+        input_ids=codes(n_codebooks=model.decoder.num_codebooks)[0], encoder_hidden_states=text
+    ).logits
     return logits
 
 
@@ -55,7 +57,7 @@ def their_tokens(model: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, n_ne
     monkeypatch.setattr(model.audio_encoder, "decode", record)
     prompt = AutoTokenizer.from_pretrained(folder)([PROMPT], return_tensors="pt")
     model.generate(**prompt, do_sample=False, guidance_scale=3.0, max_new_tokens=n_new_tokens)
-    return made[0][0]
+    return torch.stack(made, dim=3).flatten(2, 3)[0]  # of stereo's codebooks, left and right take turns
 
 
 @torch.inference_mode()

@@ -22,6 +22,7 @@ from audiocraft_ext.upstream import EncodecConfig, EncodecModel, T5Config, T5Enc
 from tests.support import tiny
 
 TEXT_ENCODER = "t5-base"
+T5_WIDTH = 128
 CODEC = DIFFUSION_CODEC
 N_BANDS = 2
 
@@ -36,7 +37,8 @@ def write_text_encoder(folder: Path) -> Path:
     return place
 
 
-def codec_config() -> EncodecConfig:
+def codec_config(bandwidth: float = 1.2) -> EncodecConfig:
+    """At 0.3 kbit/s a codebook."""
     return EncodecConfig(
         num_filters=4,
         hidden_size=16,
@@ -44,7 +46,7 @@ def codec_config() -> EncodecConfig:
         codebook_dim=16,
         sampling_rate=tiny.SAMPLE_RATE,
         upsampling_ratios=[8, 5, 4, 4],
-        target_bandwidths=[1.2],
+        target_bandwidths=[bandwidth],
         normalize=False,
         use_causal_conv=False,
     )
@@ -63,10 +65,11 @@ def write_codec(folder: Path) -> Path:
     return place
 
 
-def huggingface(kind: tiny.Kind, dim: int = 48) -> PreTrainedModel:
+def huggingface(kind: tiny.Kind, dim: int = 48, bandwidth: float = 1.2, **settings: Any) -> PreTrainedModel:
     """transformers' own MusicGen or MusicGen Melody, with T5 and codec; ``dim`` is the decoder's width.
 
-    ``dim`` must differ from the text encoder's width, or transformers omits the projection between them.
+    If ``dim`` is the text encoder's width, transformers omits the projection between them. ``settings`` are
+    the decoder's.
     """
     import transformers
 
@@ -81,10 +84,11 @@ def huggingface(kind: tiny.Kind, dim: int = 48) -> PreTrainedModel:
         "audio_channels": 2 if kind == "stereo" else 1,
         "pad_token_id": tiny.CARD,
         "bos_token_id": tiny.CARD,
+        **settings,
     }
     config = getattr(transformers, f"Musicgen{melody}Config")(
         text_encoder=T5Config.from_pretrained(tiny.TEXT_ENCODER).to_dict(),
-        audio_encoder=codec_config().to_dict(),
+        audio_encoder=codec_config(bandwidth).to_dict(),
         decoder=decoder,
     )
     with torch.random.fork_rng():

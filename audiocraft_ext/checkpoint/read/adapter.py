@@ -59,8 +59,8 @@ def merge_state(state: State, folder: Path) -> State:
     names = (key for name in _FILES if (folder / name).is_file() for key in files.load(folder / name))
     if any(str(name).startswith("base_model.model.decoder.") for name in names):
         raise CheckpointError(
-            f"The adapter in {folder.name} is by transformers' names, and its base in audiocraft's form: name the base's "
-            "Hugging Face form, with its config.json and model.safetensors."
+            f"The adapter in {folder.name} is by transformers' names, and its base in audiocraft's form: name a base "
+            "in Hugging Face's form, with a config.json and a model.safetensors."
         )
     merged = dict(merge(_as_modules(state), folder).state_dict())
     join_thirds(merged)

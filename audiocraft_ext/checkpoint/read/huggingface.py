@@ -53,14 +53,12 @@ def load_musicgen(folder: Path, dtype: torch.dtype | str = "auto") -> PreTrained
     for part, key, default, supported in _SUPPORTED:
         value = (config.get(part) or {}).get(key, default)
         _check_supported(f"{part}'s {key}", value, supported)
-    model, unexpected = _from_pretrained(
-        upstream.MUSICGENS[str(model_type(folder))], "Hugging Face MusicGen", folder, dtype
-    )
+    model, names = _from_pretrained(upstream.MUSICGENS[config["model_type"]], "Hugging Face MusicGen", folder, dtype)
     # Sinusoidal position embeddings are computed; the encoders have weights that only training, or T5's decoder, uses.
-    encoders = ("text_encoder.", "audio_encoder.")
-    if unknown := [key for key in unexpected if not key.startswith(encoders) and ".embed_positions." not in key]:
+    extra = [name for name in sorted(names - model.state_dict().keys()) if not _is_encoder_or_computed(name)]
+    if extra:
         raise CheckpointError(
-            f"The Hugging Face checkpoint has weights that its config has no place for: {first_few(sorted(unknown))}."
+            f"The Hugging Face checkpoint has weights that its config has no place for: {first_few(extra)}."
         )
     return model
 
@@ -79,12 +77,8 @@ def load_text_encoder(folder: Path, what: str, dtype: torch.dtype | str = torch.
 
 def take_language_model(model: PreTrainedModel) -> State:
     """The LM's weights under audiocraft's names, moved out of a ``load_musicgen`` model, which keeps its encoders."""
-    state: State = {
-        name: value
-        for name, value in model.state_dict().items()
-        if not name.startswith(("text_encoder.", "audio_encoder.")) and ".embed_positions." not in name
-    }
-    for part in (module for name, module in model.named_children() if name not in ("text_encoder", "audio_encoder")):
+    state: State = {name: value for name, value in model.state_dict().items() if not _is_encoder_or_computed(name)}
+    for part in (part for name, part in model.named_children() if not _is_encoder_or_computed(f"{name}.")):
         part.to("meta")  # frees each weight as soon as the state dict drops it
     renamed: State = {}
     for key in list(state):
@@ -92,15 +86,11 @@ def take_language_model(model: PreTrainedModel) -> State:
         renamed[re.sub(theirs, ours, key, count=1)] = state.pop(key)
     join_thirds(renamed)
     # Between equal widths transformers has no projection, where audiocraft always has one.
-    dim, conditioners = (
-        renamed[states.LM_KEY].shape[1],
-        ["description"] + ["self_wav"] * hasattr(model.config, "num_chroma"),
-    )
-    for name in conditioners:
+    identity = torch.eye(model.config.decoder.hidden_size, dtype=renamed[states.LM_KEY].dtype)
+    for name in ["description"] + ["self_wav"] * hasattr(model.config, "num_chroma"):
         projection = f"condition_provider.conditioners.{name}.output_proj."
-        if projection + "weight" not in renamed:
-            identity = torch.eye(dim, dtype=renamed[states.LM_KEY].dtype)
-            renamed |= {projection + "weight": identity, projection + "bias": torch.zeros_like(identity[0])}
+        renamed.setdefault(projection + "weight", identity)
+        renamed.setdefault(projection + "bias", torch.zeros_like(identity[0]))
     return renamed
 
 
@@ -112,27 +102,34 @@ def join_thirds(state: State) -> None:
         state[f"{attention}in_proj_{kind}"] = torch.cat(thirds)
 
 
+def _is_encoder_or_computed(name: str) -> bool:
+    return name.startswith(("text_encoder.", "audio_encoder.")) or ".embed_positions." in name
+
+
 def _from_pretrained(kind: Any, what: str, folder: Path, dtype: torch.dtype | str) -> tuple[PreTrainedModel, set[str]]:
-    """A model with all of its weights, and the names of those that it has no place for."""
-    options: dict[str, Any] = {"dtype": dtype, "output_loading_info": True, "trust_remote_code": False}
-    upstream.transformers_logging.disable_progress_bar()
-    if (folder / "adapter_config.json").exists():
+    """A model with all of its weights, and the names of the weights in its files."""
+    if (folder / "adapter_config.json").exists():  # transformers would load the base that it names instead
         raise CheckpointError(
-            f"The {what} in {folder.name} has an adapter beside it: merge them first, or move it away."
+            f"The {what} in {folder.name} has an adapter in its folder: merge it first, or remove it."
         )
+    upstream.transformers_logging.disable_progress_bar()
+    options: dict[str, Any] = {"dtype": dtype, "output_loading_info": True, "trust_remote_code": False}
+    stored = _read_weights(folder)
     try:
         with upstream.skip_init():
-            model, report = kind.from_pretrained(folder, local_files_only=True, **options)
-            if any(map(states.is_wrapped, report["unexpected_keys"])):
-                state = states.unwrap(_read_weights(folder))
-                model, report = kind.from_pretrained(None, config=model.config, state_dict=state, **options)
-    except (MemoryError, torch.OutOfMemoryError, CheckpointError):
+            if any(map(states.is_wrapped, stored)):
+                stored = states.unwrap(stored)
+                config = kind.config_class.from_pretrained(folder, local_files_only=True)
+                model, report = kind.from_pretrained(None, config=config, state_dict=stored, **options)
+            else:
+                model, report = kind.from_pretrained(folder, local_files_only=True, **options)
+    except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # it validates little: a wrong value ends in an error of any kind
         raise CheckpointError(f"The {what} cannot be loaded: {' '.join(str(error).split()):.300}") from error
     if missing := report["missing_keys"]:
         raise CheckpointError(f"The {what} lacks weights: {first_few(sorted(missing))}. Download or copy it again.")
-    return model, set(report["unexpected_keys"])
+    return model, set(stored)
 
 
 def _read_weights(folder: Path) -> State:

@@ -25,7 +25,8 @@ _FIRST_LAYER = "transformer.layers.0."
 def infer_config(state: dict[str, Tensor], decoder: Any = None) -> DictConfig:
     """The config of the LM with these weights, under audiocraft's names.
 
-    ``decoder`` is transformers' config of it, which says what shapes do not; without one, assumptions are logged. Raises ``CheckpointError`` if a weight is missing that determines a size.
+    ``decoder``, transformers' config of it, says what shapes do not; without one, assumptions are logged. Raises
+    ``CheckpointError`` if a weight is missing that determines a size.
     """
     try:
         transformer = _transformer(state)
@@ -52,6 +53,7 @@ def infer_config(state: dict[str, Tensor], decoder: Any = None) -> DictConfig:
         {
             "lm_model": "transformer_lm",
             "compression_model_checkpoint": f"//pretrained/{_CODEC}",
+            "compression_model_n_q": n_q // 2 if is_stereo else n_q,
             "dataset": {"segment_duration": _WINDOW_S},
             "interleave_stereo_codebooks": {"use": is_stereo, "per_timestep": False},
             "codebooks_pattern": {"modeling": "delay", "delay": {"delays": delays, "flatten_first": 0}},

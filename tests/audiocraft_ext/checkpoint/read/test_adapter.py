@@ -144,9 +144,13 @@ def write_our_adapter(folder: Path, base: Path, **settings: Any) -> dict[str, Te
     generator = torch.Generator().manual_seed(0)
     state = formats.read(base).lm.state
     sizes = {name.removesuffix(".weight"): weight.shape for name, weight in state.items() if weight.dim() == 2}
-    sizes |= {name.replace("in_proj_weight", "v_proj"): (n // 3, m) for name, (n, m) in sizes.items() if "in_proj" in name}
+    sizes |= {
+        name.replace("in_proj_weight", "v_proj"): (n // 3, m) for name, (n, m) in sizes.items() if "in_proj" in name
+    }
     weights, products = {}, {}
-    for name in [name for name in sizes if name.endswith(("v_proj", "linear1", "linears.0", "description.output_proj"))]:
+    for name in [
+        name for name in sizes if name.endswith(("v_proj", "linear1", "linears.0", "description.output_proj"))
+    ]:
         up, down = (0.1 * torch.randn(size, generator=generator) for size in ((sizes[name][0], 4), (4, sizes[name][1])))
         weights |= {f"base_model.model.{name}.lora_A.weight": down, f"base_model.model.{name}.lora_B.weight": up}
         products[name] = up @ down
@@ -186,10 +190,15 @@ def test_every_module_of_audiocraft_s_can_be_adapted(tmp_path: Path, kind: tiny.
     adapted = {name for name, weight in state.items() if not torch.equal(weight, merged[name])}
     attentions = ("self_attn.", "cross_attention.") if kind == "text" else ("self_attn.",)
     expected = {f"transformer.layers.{i}.{name}" for i in (0, 1) for name in ("linear1.weight",)}
-    expected |= {f"transformer.layers.{i}.{name}{end}" for i in (0, 1) for name in attentions for end in ("in_proj_weight", "out_proj.weight")}
+    expected |= {
+        f"transformer.layers.{i}.{name}{end}"
+        for i in (0, 1)
+        for name in attentions
+        for end in ("in_proj_weight", "out_proj.weight")
+    }
     expected |= {"linears.0.weight", "emb.2.weight", "condition_provider.conditioners.description.output_proj.weight"}
     assert adapted == expected
-    thirds = [third for third in merged["transformer.layers.0.self_attn.in_proj_weight"].chunk(3)]
+    thirds = merged["transformer.layers.0.self_attn.in_proj_weight"].chunk(3)
     assert torch.equal(thirds[1], state["transformer.layers.0.self_attn.in_proj_weight"].chunk(3)[1])  # k
 
 
@@ -258,7 +267,9 @@ def test_an_adapter_that_does_not_fit_is_refused(folder: Path, change: Any, mess
 
 def test_a_weight_without_a_place_is_refused(folder: Path) -> None:
     weights = load_file(folder / "adapter_model.safetensors")
-    save_file({**weights, "base_model.model.extra.lora_A.weight": torch.ones(4, 4)}, folder / "adapter_model.safetensors")
+    save_file(
+        {**weights, "base_model.model.extra.lora_A.weight": torch.ones(4, 4)}, folder / "adapter_model.safetensors"
+    )
     assert "changes what its base does not have, base_model.model.extra.lora_A" in refusal(folder)
 
 

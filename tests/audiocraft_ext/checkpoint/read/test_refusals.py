@@ -1,6 +1,5 @@
 """Files that are no checkpoint, or half of one, or two: refused in a sentence that describes them, with a hint."""
 
-import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from audiocraft_ext.checkpoint.read import tensors
 from audiocraft_ext.errors import CheckpointError
 from audiocraft_ext.upstream import builders
 from tests.support import tiny
+from tests.support.checkpoint_formats import MaliciousPickle
 
 
 def refusal(path: Path) -> str:
@@ -149,18 +149,11 @@ def test_two_language_models_or_codecs_in_a_folder_are_named(export: Path, witho
     assert "has 2 codecs, codec.bin, other.bin: keep one" in refusal(without_lm)
 
 
-class _Payload:
-    """The call that a malicious pickle makes."""
-
-    def __reduce__(self) -> tuple[Any, tuple[str]]:
-        return os.system, ("touch executed",)
-
-
 def test_a_malicious_pickle_is_refused_and_runs_nothing(without_lm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(without_lm)
-    torch.save({"xp.cfg": _Payload(), "model": {}}, without_lm / "trained_model.tar")
+    torch.save({"xp.cfg": MaliciousPickle(), "model": {}}, without_lm / "trained_model.tar")
     assert "posix.system" in refusal(without_lm)
-    (without_lm / "trained_model.tar").write_bytes(pickle.dumps(_Payload()))
+    (without_lm / "trained_model.tar").write_bytes(pickle.dumps(MaliciousPickle()))
     assert "trained_model.tar" in refusal(without_lm)
     assert not (without_lm / "executed").exists()
 
