@@ -44,7 +44,7 @@ _RENAMES = [
 ]
 
 
-def load_musicgen(folder: Path, dtype: torch.dtype | str = "auto") -> PreTrainedModel:
+def load_musicgen(folder: Path, dtype: torch.dtype | str = "auto") -> Any:
     """transformers' MusicGen or MusicGen Melody on the CPU, by default in the dtype that the folder says.
 
     Raises ``CheckpointError`` for weights that are missing or not MusicGen's, and settings that audiocraft lacks.
