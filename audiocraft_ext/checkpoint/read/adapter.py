@@ -29,8 +29,8 @@ def merge(base: nn.Module, folder: Path) -> nn.Module:
     """
     import peft
 
-    if not any((folder / name).is_file() for name in _FILES):  # PEFT would ask the hub
-        raise CheckpointError(f"The adapter in {folder.name} lacks its weights, {' or '.join(_FILES)}.")
+    if not all(value.isfinite().all() for value in _read_weights(folder).values()):
+        raise CheckpointError(f"The adapter in {folder.name} has weights that are not finite: its training failed.")
     if read_json(folder / CONFIG).get("megatron_config"):  # PEFT would import a module that the config names
         raise CheckpointError("The adapter is for Megatron's layers (megatron_config), which MusicGen does not have.")
     try:
@@ -45,7 +45,7 @@ def merge(base: nn.Module, folder: Path) -> nn.Module:
         for problem, keys in problems.items():
             if keys:
                 raise CheckpointError(f"The adapter {problem} {first_few(sorted(keys))}: name its own base.")
-        merged: nn.Module = model.merge_and_unload(safe_merge=True)
+        merged: nn.Module = model.merge_and_unload()
     except (CheckpointError, MemoryError):
         raise
     except Exception as error:  # it validates little: a wrong value ends in an error of any kind
@@ -56,8 +56,7 @@ def merge(base: nn.Module, folder: Path) -> nn.Module:
 
 def merge_state(state: State, folder: Path) -> State:
     """A language model's weights under audiocraft's names, with the adapter in ``folder`` merged; in fp32."""
-    names = (key for name in _FILES if (folder / name).is_file() for key in files.load(folder / name))
-    if any(str(name).startswith("base_model.model.decoder.") for name in names):
+    if any(name.startswith("base_model.model.decoder.") for name in _read_weights(folder)):
         raise CheckpointError(
             f"The adapter in {folder.name} is by transformers' names, and its base in audiocraft's form: name a base "
             "in Hugging Face's form, with a config.json and a model.safetensors."
@@ -65,6 +64,14 @@ def merge_state(state: State, folder: Path) -> State:
     merged = dict(merge(_as_modules(state), folder).state_dict())
     join_thirds(merged)
     return merged
+
+
+def _read_weights(folder: Path) -> State:
+    """The adapter's own weights, from the first of PEFT's files that exists: without one, PEFT would ask the hub."""
+    file = next((folder / name for name in _FILES if (folder / name).is_file()), None)
+    if file is None:
+        raise CheckpointError(f"The adapter in {folder.name} lacks its weights, {' or '.join(_FILES)}.")
+    return files.load(file)
 
 
 def _as_modules(state: State) -> nn.Module:

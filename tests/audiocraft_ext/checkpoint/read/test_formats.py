@@ -155,3 +155,16 @@ def test_a_checkpoint_loads_from_every_source(
     error = 1e-5 if name == "PEFT LoRA" else 0  # 2e-6 measured: what was taken away is added again
     for key, value in loaded.items():
         torch.testing.assert_close(value, expected[key], rtol=0, atol=error)
+
+
+def test_an_adapter_s_base_is_fetched_in_the_form_that_it_names(
+    write_format: Callable[[str, tiny.Kind], Path], language_model: Callable[[tiny.Kind], LanguageModel], hub: Server
+) -> None:
+    """Meta's repositories have an export beside it, which is fetched of a checkpoint."""
+    adapter = write_format("PEFT LoRA", "text")
+    base = _on_hub(adapter.with_name(f"{adapter.name}-base"), hub)
+    for path in write_format("audiocraft export", "text").iterdir():
+        hub.files[f"{base}/{path.name}"] = File(path.read_bytes())
+    loaded = checkpoint.load(_on_hub(adapter, hub), "cpu").lm.state_dict()
+    for key, value in loaded.items():
+        torch.testing.assert_close(value, language_model("text").state[key], rtol=0, atol=1e-5)
