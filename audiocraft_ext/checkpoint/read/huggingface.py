@@ -20,7 +20,7 @@ from audiocraft_ext.errors import CheckpointError
 from audiocraft_ext.upstream import PreTrainedModel
 
 MODEL_TYPES = ("musicgen", "musicgen_melody")
-# What other values would silently change: the part of the config, the key, transformers' default, what is served.
+# Settings that change the music: the part of the config, the key, transformers' default, the supported values.
 _SUPPORTED = (
     ("audio_encoder", "model_type", "encodec", CODEC_TYPES),
     ("text_encoder", "model_type", "t5", ("t5",)),
@@ -114,8 +114,8 @@ def _from_pretrained(kind: Any, what: str, folder: Path, dtype: torch.dtype | st
         )
     upstream.transformers_logging.disable_progress_bar()
     options: dict[str, Any] = {"dtype": dtype, "output_loading_info": True, "trust_remote_code": False}
-    stored = _read_weights(folder)
     try:
+        stored = _read_weights(folder)
         with upstream.skip_init():
             if any(map(states.is_wrapped, stored)):
                 stored = states.unwrap(stored)

@@ -17,7 +17,7 @@ _CODEC_KEY = "quantizer.vq.layers.0._codebook.embed"
 # Where the best weights are, in this order: FSDP's and dora's, an export's, a trainer's.
 _PREFERRED = ("fsdp_best_state", "best_state", "model", "state_dict")
 _MAX_DEPTH = 3
-# What torch.compile, DDP, FSDP and activation checkpointing insert into the names of a module's weights.
+# Inserted into the names of a module's weights by torch.compile, DDP, FSDP and activation checkpointing.
 _WRAPPER = re.compile(r"(?<![^.])(?:_orig_mod|module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
 

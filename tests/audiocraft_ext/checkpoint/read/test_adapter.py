@@ -50,7 +50,7 @@ def write_adapter(folder: Path, base: Path, config: peft.PeftConfig) -> Path:
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and "audio_encoder" not in name:
             parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
-    model.save_pretrained(folder)
+    model.save_pretrained(str(folder))
     return folder
 
 
@@ -139,25 +139,24 @@ OURS = [f"{attention}.{name}" for attention in ("self_attn", "cross_attention") 
 OURS += ["out_proj", "linear1", "linears.0", "emb.2", "description.output_proj"]
 
 
-def write_our_adapter(folder: Path, base: Path, **settings: Any) -> dict[str, Tensor]:
+def write_our_adapter(folder: Path, base: Path) -> dict[str, Tensor]:
     """An adapter of audiocraft's weights, written without PEFT; returns the products B A by the module's name."""
+    width = formats.read(base).lm.state["out_norm.weight"].shape[0]
+    sizes = {"transformer.layers.0.self_attn.v_proj": (width, width), "emb.1": (513, width), "linears.0": (512, width)}
+    weights: dict[str, Tensor] = {}
+    products: dict[str, Tensor] = {}
     generator = torch.Generator().manual_seed(0)
-    state = formats.read(base).lm.state
-    sizes = {name.removesuffix(".weight"): weight.shape for name, weight in state.items() if weight.dim() == 2}
-    sizes |= {
-        name.replace("in_proj_weight", "v_proj"): (n // 3, m) for name, (n, m) in sizes.items() if "in_proj" in name
-    }
-    weights, products = {}, {}
-    for name in [
-        name for name in sizes if name.endswith(("v_proj", "linear1", "linears.0", "description.output_proj"))
-    ]:
-        up, down = (0.1 * torch.randn(size, generator=generator) for size in ((sizes[name][0], 4), (4, sizes[name][1])))
-        weights |= {f"base_model.model.{name}.lora_A.weight": down, f"base_model.model.{name}.lora_B.weight": up}
+    for name, (n_out, n_in) in sizes.items():
+        up, down = (0.1 * torch.randn(size, generator=generator) for size in ((n_out, 4), (4, n_in)))
         products[name] = up @ down
+        if name.startswith("emb"):  # an embedding is adapted as its transpose
+            pair = {"lora_embedding_A": up.T.contiguous(), "lora_embedding_B": down.T.contiguous()}
+        else:
+            pair = {"lora_A.weight": down, "lora_B.weight": up}
+        weights |= {f"base_model.model.{name}.{key}": value for key, value in pair.items()}
     folder.mkdir()
-    targets = ["v_proj", "linear1", "linears.0", "description.output_proj"]
-    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": targets, **settings}
-    (folder / adapter.CONFIG).write_text(json.dumps({"base_model_name_or_path": str(base), **config}))
+    settings = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": list(sizes)}
+    (folder / adapter.CONFIG).write_text(json.dumps({"base_model_name_or_path": str(base), **settings}))
     save_file(weights, folder / "adapter_model.safetensors")
     return products
 
@@ -166,12 +165,11 @@ def test_an_adapter_by_audiocraft_s_names_changes_the_embedded_model(tmp_path: P
     products = write_our_adapter(tmp_path / "adapter", source.EMBEDDED)
     before, after = (formats.read(path).lm.state for path in (source.EMBEDDED, tmp_path / "adapter"))
     for name, weight in before.items():
-        expected = weight.float()
-        if name.endswith("in_proj_weight"):
-            value = products[name.replace("in_proj_weight", "v_proj")]
-            expected = expected + 2 * torch.cat([torch.zeros(2 * value.shape[0], value.shape[1]), value])
-        elif name.removesuffix(".weight") in products:
-            expected = expected + 2 * products[name.removesuffix(".weight")]
+        change = products.get(name.removesuffix(".weight"))
+        if name == "transformer.layers.0.self_attn.in_proj_weight":
+            value = products["transformer.layers.0.self_attn.v_proj"]
+            change = torch.cat([torch.zeros(2 * value.shape[0], value.shape[1]), value])
+        expected = weight.float() if change is None else weight.float() + 2 * change
         torch.testing.assert_close(after[name], expected, rtol=0, atol=1e-5)
     assert before.keys() == after.keys()
     assert not torch.equal(greedy(tmp_path / "adapter"), greedy(source.EMBEDDED))
@@ -183,7 +181,7 @@ def test_every_module_of_audiocraft_s_can_be_adapted(tmp_path: Path, kind: tiny.
     state = formats.read(base).lm.state
     modules = adapter._as_modules(state)
     model = peft.get_peft_model(modules, peft.LoraConfig(target_modules=OURS, init_lora_weights=False))
-    model.save_pretrained(tmp_path / "adapter")
+    model.save_pretrained(str(tmp_path / "adapter"))
     settings = json.loads((tmp_path / "adapter" / adapter.CONFIG).read_text())
     (tmp_path / "adapter" / adapter.CONFIG).write_text(json.dumps({**settings, "base_model_name_or_path": str(base)}))
     merged = formats.read(tmp_path / "adapter").lm.state

@@ -88,7 +88,7 @@ def test_a_named_file_is_loaded_rather_than_its_neighbours(
         assert formats.root_of(part) == place
 
 
-# ---------------------------------------------------------------------------------- which files, and what is in them
+# ---------------------------------------------------------------------------------- which files, and which weights
 
 
 def model_of(folder: Path) -> Any:

@@ -19,7 +19,7 @@ EMBEDDINGS = [f"{T5}shared.weight", f"{T5}encoder.embed_tokens.weight"]
 
 
 @pytest.fixture(scope="module")
-def tuned(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
+def trained_t5(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
     """The weights of a T5 that was trained with the language model, under audiocraft's names."""
     encoder = torch.load(tiny_components.write_text_encoder(tmp_path_factory.mktemp("t5")) / "pytorch_model.bin")
     generator = torch.Generator().manual_seed(0)
@@ -38,24 +38,26 @@ def write(folder: Path, package: dict[str, Any], state: dict[str, Tensor], finet
 @pytest.mark.parametrize("finetune", [True, False])
 @pytest.mark.parametrize("missing", [None, *EMBEDDINGS], ids=["both", "embed_tokens", "shared"])
 def test_a_trained_t5_is_loaded_by_either_name(
-    without_lm: Path, package: dict[str, Any], tuned: dict[str, Tensor], finetune: bool, missing: str | None
+    without_lm: Path, package: dict[str, Any], trained_t5: dict[str, Tensor], finetune: bool, missing: str | None
 ) -> None:
-    state = {key: value for key, value in tuned.items() if key != missing}
+    state = {key: value for key, value in trained_t5.items() if key != missing}
     loaded = checkpoint.load(str(write(without_lm, package, state, finetune)), "cpu").lm
     encoder = loaded.condition_provider.conditioners["description"].t5
-    for key, value in tuned.items():
+    for key, value in trained_t5.items():
         assert torch.equal(encoder.state_dict()[key.removeprefix(T5)], value), key
 
 
-def test_a_trained_t5_changes_the_music(without_lm: Path, package: dict[str, Any], tuned: dict[str, Tensor]) -> None:
+def test_a_trained_t5_changes_the_music(
+    without_lm: Path, package: dict[str, Any], trained_t5: dict[str, Tensor]
+) -> None:
     plain = greedy(write(without_lm, package, {}, finetune=False))
-    assert not torch.equal(greedy(write(without_lm, package, tuned, finetune=False)), plain)
+    assert not torch.equal(greedy(write(without_lm, package, trained_t5, finetune=False)), plain)
 
 
 def test_a_trained_t5_without_its_embedding_is_refused(
-    without_lm: Path, package: dict[str, Any], tuned: dict[str, Tensor]
+    without_lm: Path, package: dict[str, Any], trained_t5: dict[str, Tensor]
 ) -> None:
-    state = {key: value for key, value in tuned.items() if key not in EMBEDDINGS}
+    state = {key: value for key, value in trained_t5.items() if key not in EMBEDDINGS}
     with pytest.raises(CheckpointError, match=r"t5\.shared\.weight.* missing"):
         checkpoint.load(str(write(without_lm, package, state, finetune=True)), "cpu")
 
