@@ -342,7 +342,7 @@ def test_a_data_url_in_any_form_gives_the_same_music(server: httpx.Client) -> No
     assert "InputError: input_audio: its data URL is cut or not base64." in answer["error"]
 
 
-def test_cog_drops_unknown_names_and_what_is_beside_input(server: httpx.Client) -> None:
+def test_cog_drops_unknown_names_and_all_inputs_outside_input(server: httpx.Client) -> None:
     """The README says so; the predictor never sees them."""
     assert predict(server, prompt="x", duration=1, sed=7)["status"] == "succeeded"
     answer = server.post("/predictions", json={"prompt": "x", "duration": 1}).json()
