@@ -76,7 +76,8 @@ class Request:
     ) -> "Request":
         """The request with these inputs; raises ``InputError`` for the first that cannot be served."""
         if prompt is None and input_audio is None:
-            raise InputError("prompt", "neither a prompt nor input_audio was given.", "Send at least one of them.")
+            hint = "Send at least one of them; over HTTP, inside input."
+            raise InputError("prompt", "neither a prompt nor input_audio was given.", hint)
         if input_audio is not None and not isinstance(input_audio, Path):
             raise InputError("input_audio", "it is not the URL of a file.", "Send an http, https or data URL.")
         if continuation and input_audio is None:
@@ -128,7 +129,7 @@ def _valid_prompt(prompt: str | None) -> str | None:
 def _valid_window(start: int, end: int | None) -> tuple[int, int | None]:
     """The window's start and end, as far as it can be checked without the clip."""
     start = _integer("continuation_start", start, 0, None, "It is in seconds.")
-    # The hosted models read 0 as "not given", and clients that fill in every field send it.
+    # A window that ends at 0 has nothing in it, and clients that fill in every field send 0.
     if end is None or end in (-1, 0):
         return start, None
     end = _integer("continuation_end", end, 0, None, "-1 is the end of the clip.")

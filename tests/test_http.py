@@ -330,6 +330,27 @@ def test_audio_is_fetched_from_a_url(server: httpx.Client, file_server: str) -> 
     assert samples_of(answer).shape[0] == 3 * SAMPLE_RATE
 
 
+def test_a_data_url_in_any_form_gives_the_same_music(server: httpx.Client) -> None:
+    inputs = {"duration": 3, "continuation": True, "seed": 3}
+    head, letters = tone(2).split(",")
+    assert {"+", "/", "="} < set(letters)
+    url_safe = letters.translate(str.maketrans("+/", "-_", "="))
+    urls = [f"{head},{letters}", f"{head},{url_safe}", f" {head.upper()},{letters}"]
+    standard, *others = (output_of(predict(server, input_audio=url, **inputs)) for url in urls)
+    assert all(other == standard for other in others)
+    answer = predict(server, input_audio=f"{head},{letters.replace('+', ' ')}", **inputs)
+    assert "InputError: input_audio: its data URL is cut or not base64." in answer["error"]
+
+
+def test_cog_drops_unknown_names_and_all_inputs_outside_input(server: httpx.Client) -> None:
+    """The README says so; the predictor never sees them."""
+    assert predict(server, prompt="x", duration=1, sed=7)["status"] == "succeeded"
+    answer = server.post("/predictions", json={"prompt": "x", "duration": 1}).json()
+    assert answer["error"].endswith(
+        "prompt: neither a prompt nor input_audio was given. Send at least one of them; over HTTP, inside input."
+    )
+
+
 def test_a_url_that_answers_404_fails_the_prediction_alone(server: httpx.Client, file_server: str) -> None:
     answer = predict(server, input_audio=f"{file_server}/none.wav")
     assert answer["status"] == "failed"

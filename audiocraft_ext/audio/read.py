@@ -24,13 +24,12 @@ import torch
 from torch import Tensor
 
 from audiocraft_ext.audio.ffmpeg import ffmpeg_path, stream_output
+from audiocraft_ext.audio.source import FIELD, MAX_FILE_BYTES, SUPPORTED, check_size
 from audiocraft_ext.errors import InputError
 from audiocraft_ext.progress import Progress
 
 log = logging.getLogger(__name__)
 
-FIELD = "input_audio"
-_SUPPORTED = "Send a wav, mp3, flac, ogg, opus, m4a, mp4, aac, aiff or webm file."
 _NOT_AUDIO = "the file is not audio that can be decoded (its content counts, not its name)."
 _CONTAINERS = "wav,w64,aiff,flac,ogg,mov,matroska,mp3,aac"
 _DECODERS = (
@@ -50,7 +49,7 @@ _EXTENSIBLE, _PCM = 0xFFFE, 1  # format tags of a wav
 class ReadLimits:
     """The cost limits of one file; over any of these it is refused with an `InputError` that names the limit."""
 
-    file_bytes: int = 200_000_000
+    file_bytes: int = MAX_FILE_BYTES
     clip_s: float = 30 * 60  # decoded from the start of the file; nothing past the end of the window is decoded
     window_bytes: int = 512 << 20  # of float32 samples: 23 minutes of stereo at 48 kHz
     wall_s: float = 60.0
@@ -90,14 +89,9 @@ def read(
         raise InputError(FIELD, "the file cannot be read.", "Send it again.")
     # Opened once: the bytes examined here are the bytes decoded, whatever happens to the name meanwhile.
     with path.open("rb", buffering=0) as file:
-        n_bytes = os.fstat(file.fileno()).st_size
-        if n_bytes == 0:
-            raise InputError(FIELD, "the file is empty.", _SUPPORTED)
-        if n_bytes > limits.file_bytes:
-            problem = f"the file has {n_bytes / 1e6:.1f} MB; the limit is {limits.file_bytes / 1e6:g} MB."
-            raise InputError(FIELD, problem, "Cut it, or send it as mp3.")
+        check_size(os.fstat(file.fileno()).st_size, limits.file_bytes)
         if os.pread(file.fileno(), len(_ZIP), 0) == _ZIP:
-            raise InputError(FIELD, _NOT_AUDIO, _SUPPORTED)
+            raise InputError(FIELD, _NOT_AUDIO, SUPPORTED)
         output = stream_output(
             _command(file, limits), file, progress, timeout_s=limits.wall_s, memory_bytes=limits.memory_bytes
         )
@@ -155,7 +149,7 @@ def _au_stream(chunks: Iterator[bytes]) -> tuple[Iterator[bytes], int, int]:
     while len(head) < 24 or len(head) <= struct.unpack_from(">I", head, 4)[0]:
         chunk = next(chunks, b"")
         if not chunk:
-            raise InputError(FIELD, _NOT_AUDIO, _SUPPORTED)
+            raise InputError(FIELD, _NOT_AUDIO, SUPPORTED)
         head += chunk
     data_offset, _, _, sample_rate, n_channels = struct.unpack_from(">5I", head, 4)
     if not 1_000 <= sample_rate <= 768_000:

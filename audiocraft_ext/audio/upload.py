@@ -11,7 +11,8 @@ from typing import Any
 import requests
 import urllib3
 
-from audiocraft_ext.audio.read import FIELD, ReadLimits
+from audiocraft_ext.audio.read import ReadLimits
+from audiocraft_ext.audio.source import FIELD
 from audiocraft_ext.errors import InputError
 from audiocraft_ext.progress import Progress
 
