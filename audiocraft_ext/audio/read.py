@@ -9,10 +9,12 @@ but mov, whose references are off. It returns floats, so a source above full sca
 import logging
 import math
 import os
+import re
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
@@ -36,15 +38,22 @@ _CONTAINERS = "wav,w64,aiff,flac,ogg,mov,matroska,mp3,aac"
 _DECODERS = (
     "pcm_alaw,pcm_mulaw,pcm_u8,pcm_s8,pcm_s16le,pcm_s16be,pcm_s24le,pcm_s24be,pcm_s32le,pcm_s32be,pcm_s64le,pcm_s64be,"
     "pcm_f32le,pcm_f32be,pcm_f64le,pcm_f64be,adpcm_ms,adpcm_ima_wav,adpcm_ima_qt,"
-    "mp3,mp3float,mp2,mp2float,flac,alac,vorbis,opus,speex,aac,ac3,eac3"
+    "mp3,mp3float,mp2,mp2float,mp1,mp1float,flac,alac,vorbis,opus,speex,aac,ac3,eac3"
 )
 _ZIP = b"PK"  # the mp3 demuxer would find an mp3 stored in one
 _MAX_TAGS = 16  # two are seen in use
-_MAX_PADDING_BYTES = 1 << 20
-_MIN_PADDING_BYTES = 16  # an mp4 begins with up to seven zeros of its own
-_WAV_HEAD_BYTES = 4096
-_EXTENSIBLE, _PCM = 0xFFFE, 1  # format tags of a wav
-
+_CONTAINER = re.compile(rb"RIF[FX]|RF64|BW64|riff|FORM|fLaC|OggS|\x1aE\xdf\xa3|.{4}[a-z]{4}", re.DOTALL)
+_FRAGMENT = re.compile(rb".{4}(styp|sidx|moof)|\x1fC\xb6u", re.DOTALL)  # of an mp4; of a webm
+_SYNC, _ADTS_SYNC = re.compile(rb"\xff[\xe0-\xff]"), re.compile(rb"\xff[\xf0\xf1\xf8\xf9]")  # of MPEG audio; of AAC
+_INFO_FRAME = re.compile(rb"....\0{9,32}(Info|Xing)", re.DOTALL)  # an mp3's first: its length, the encoder's delay
+_MAX_JUNK_BYTES, _MAX_ADTS_FRAME_BYTES = 1 << 20, 1 << 13
+_WAVS = {b"RIFF": "<4sI", b"RF64": "<4sI", b"BW64": "<4sI", b"RIFX": ">4sI", b"riff": "<16sQ"}  # the last is Wave64
+_MAX_CHUNKS = 64
+_EXTENSIBLE, _PCM, _FLOAT = 0xFFFE, 1, 3  # format tags of a wav
+_OGG_START = b"OggS\0\2"  # of a stream's first page
+_OGG_PAGE_HEAD_BYTES, _MAX_OGG_STREAMS = 27, 16
+_READ_BYTES = 1 << 20
+_AU_HEAD_BYTES = 24  # magic, data offset, size, encoding, rate, channels
 
 @dataclass(frozen=True)
 class ReadLimits:
@@ -98,11 +107,8 @@ def read(
             raise InputError(FIELD, problem, "Cut it, or send it as mp3.")
         if os.pread(file.fileno(), len(_ZIP), 0) == _ZIP:
             raise InputError(FIELD, _NOT_AUDIO, _SUPPORTED)
-        output = stream_output(
-            _command(file, limits), file, progress, timeout_s=limits.wall_s, memory_bytes=limits.memory_bytes
-        )
         try:
-            with closing(output) as chunks:
+            with closing(_decode(file, progress, limits)) as chunks:
                 return _window(*_au_stream(chunks), start_s, end_s, max_s, limits)
         except TimeoutError:
             problem = f"decoding took longer than {limits.wall_s:g} s."
@@ -111,48 +117,126 @@ def read(
         raise InputError(FIELD, problem, "Send a plain wav or mp3.")
 
 
-def _command(file: BinaryIO, limits: ReadLimits) -> list[str]:
-    """ffmpeg, from an open file on its standard input to an AU stream of big-endian float32 on its standard output."""
-    offset = _audio_offset(file.fileno())
+def _decode(file: BinaryIO, progress: Progress, limits: ReadLimits) -> Generator[bytes]:
+    """Yield an AU stream of big-endian float32, by ffmpeg from an open file.
+
+    The links of a chained Ogg are decoded one by one, all as the first: ffmpeg would read no further than to a change of
+    channels, rate or codec.
+    """
+    deadline = time.monotonic() + limits.wall_s
+    start, head, n_links = _audio_offset(file.fileno()), b"", 0
+    while start or not n_links:
+        end = _next_link(file.fileno(), start)
+        command = _command(file.fileno(), start, end, head, limits)
+        wall_s = max(0.0, deadline - time.monotonic())
+        output = stream_output(command, file, progress, timeout_s=wall_s, memory_bytes=limits.memory_bytes)
+        n_chunks = 0
+        with closing(output) as chunks:
+            for n_chunks, chunk in enumerate(chunks, 1):
+                head = (head + chunk)[:_AU_HEAD_BYTES]
+                yield chunk
+        if not n_chunks:
+            break
+        start, n_links = end, n_links + 1
+    if not n_links and _FRAGMENT.match(os.pread(file.fileno(), 8, start)):
+        problem = "the file is one part of a stream, and cannot be decoded without the first part (init, moov)."
+        raise InputError(FIELD, problem, "Send it with that part in front.")
+    if n_links and start:
+        log.warning("input_audio: cannot decode the Ogg file from byte %d on: using what is before.", start)
+
+
+def _command(file: int, start: int, end: int, au_head: bytes, limits: ReadLimits) -> list[str]:
+    """ffmpeg, from bytes [start, end) of its standard input to an AU stream, or to raw samples like those of `au_head`.
+
+    `end` 0 is the end of the file.
+    """
     command = [ffmpeg_path(), "-nostdin", "-v", "quiet", "-max_alloc", str(limits.memory_bytes // 4), "-threads", "1"]
-    command += ["-protocol_whitelist", "file", "-format_whitelist", _CONTAINERS, "-codec_whitelist", _DECODERS]
-    command += ["-skip_initial_bytes", str(offset), *_codec_of_wav(os.pread(file.fileno(), _WAV_HEAD_BYTES, offset))]
-    command += ["-i", "file:/dev/fd/0", "-map", "0:a:0", "-map_metadata", "-1", "-vn", "-sn", "-dn"]
-    command += ["-af", "aresample=rematrix_maxval=1,aformat=sample_fmts=flt:channel_layouts=mono|stereo|downmix|FL|FR"]
-    return [*command, "-c:a", "pcm_f32be", "-f", "au", "pipe:1"]
+    command += ["-protocol_whitelist", "file,subfile", "-format_whitelist", _CONTAINERS, "-codec_whitelist", _DECODERS]
+    command += [*_codec_of_wav(file, start), "-i", f"subfile,,start,{start},end,{end},,:file:/dev/fd/0"]
+    command += ["-map", "0:a:0", "-map_metadata", "-1", "-vn", "-sn", "-dn", "-c:a", "pcm_f32be", "-af"]
+    filters = "aresample=rematrix_maxval=1,aformat=sample_fmts=flt:channel_layouts="
+    if not au_head:
+        return [*command, f"{filters}mono|stereo|downmix|FL|FR", "-f", "au", "pipe:1"]
+    sample_rate, n_channels = struct.unpack_from(">2I", au_head, 16)
+    return [*command, f"{filters}{n_channels}c:sample_rates={sample_rate}", "-f", "f32be", "pipe:1"]
 
 
 def _audio_offset(file: int) -> int:
-    """Bytes before the container: ID3v2 tags, which ffmpeg expects before mp3 and aac only, and padding by zeros.
+    """Bytes before the container: ID3v2 and APE tags; before mp3 and AAC also padding, and what a tag's size leaves out.
 
-    ffmpeg reads an mp3 behind padding, but not its length without the encoder's delay.
+    A container's own offsets count from its first byte, and ffmpeg misses an mp3's Info frame behind anything but ID3v2.
     """
     offset = 0
     for _ in range(_MAX_TAGS):
-        head = os.pread(file, 10, offset)
-        if len(head) < 10 or head[:3] != b"ID3":
+        head = os.pread(file, 32, offset)
+        if head[:3] == b"ID3" and len(head) >= 10:
+            size = sum((byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
+            offset += 10 + size + (10 if head[3] >= 4 and head[5] & 0x10 else 0)
+        elif head[:8] == b"APETAGEX" and len(head) == 32:
+            offset += 32 + int.from_bytes(head[12:16], "little")
+        else:
             break
-        size = sum((byte & 0x7F) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
-        offset += 10 + size + (10 if head[5] & 0x10 else 0)
-    padded = os.pread(file, _MAX_PADDING_BYTES, offset)
-    n_zeros = len(padded) - len(padded.lstrip(b"\0"))
-    return offset + (n_zeros if n_zeros >= _MIN_PADDING_BYTES else 0)
+    head = os.pread(file, _MAX_JUNK_BYTES, offset)
+    return offset + (0 if _CONTAINER.match(head) else _first_frame(head))
 
 
-def _codec_of_wav(head: bytes) -> list[str]:
-    """Input options for an extensible wav with fewer valid bits than its container has, which ffmpeg takes for both."""
-    at = head.find(b"fmt ", 12)
-    if head[:4] not in (b"RIFF", b"RF64", b"BW64") or head[8:12] != b"WAVE" or not 0 < at <= len(head) - 34:
+def _first_frame(head: bytes) -> int:
+    """Offset of an mp3's Info frame or of AAC's first whole frame, 0 if neither is certain: then ffmpeg searches.
+
+    AAC's sync word also occurs within frames: the first that another frame follows is right.
+    """
+    for sync in _ADTS_SYNC.finditer(head, 0, 2 * _MAX_ADTS_FRAME_BYTES):
+        at = sync.start()
+        end = at + (int.from_bytes(head[at + 3 : at + 6]) >> 5 & _MAX_ADTS_FRAME_BYTES - 1)
+        if end > at and head[at : at + 3] == head[end : end + 3]:
+            return at
+    first = _SYNC.search(head)
+    return first.start() if first and _INFO_FRAME.match(head, first.start()) else 0
+
+
+def _codec_of_wav(file: int, start: int) -> list[str]:
+    """Input options for a wav whose samples ffmpeg takes for others: by their valid bits, or in the wrong byte order."""
+    magic = os.pread(file, 4, start)
+    if not (layout := _WAVS.get(magic)):
         return []
-    tag, container_bits, valid_bits, subformat = struct.unpack_from("<H12xH2xH4xH", head, at + 8)
-    is_padded = tag == _EXTENSIBLE and subformat == _PCM and 0 < valid_bits < container_bits
-    return ["-c:a", f"pcm_s{container_bits}le"] if is_padded and container_bits in (16, 24, 32) else []
+    n_bytes, is_wave64 = struct.calcsize(layout), magic == b"riff"
+    at = start + (40 if is_wave64 else 12)
+    for _ in range(_MAX_CHUNKS):
+        head = os.pread(file, n_bytes + 26, at).ljust(n_bytes + 26, b"\0")
+        name, size = struct.unpack_from(layout, head)
+        if name[:4] == b"fmt ":
+            break
+        at += size + -size % 8 if is_wave64 else n_bytes + size + size % 2
+    else:
+        return []
+    tag, bits, valid_bits, subformat = struct.unpack_from(f"{layout[0]}H12xH2xH4xH", head, n_bytes)
+    if tag != _EXTENSIBLE:
+        subformat, valid_bits = tag, bits
+    kind = {_PCM: "s", _FLOAT: "f"}.get(subformat)
+    if kind is None or bits <= 8 or (valid_bits in (0, bits) and layout[0] == "<"):
+        return []
+    return ["-c:a", f"pcm_{kind}{bits + -bits % 8}{'le' if layout[0] == '<' else 'be'}"]
+
+
+def _next_link(file: int, start: int) -> int:
+    """Offset of the link of a chained Ogg that follows the one at `start`, 0 if none does."""
+    at = start
+    for _ in range(_MAX_OGG_STREAMS):  # side by side in one link, their first pages together
+        page = os.pread(file, _OGG_PAGE_HEAD_BYTES + 255, at)
+        if page[:6] != _OGG_START or len(page) < _OGG_PAGE_HEAD_BYTES:
+            break
+        at += _OGG_PAGE_HEAD_BYTES + page[26] + sum(page[_OGG_PAGE_HEAD_BYTES:][: page[26]])
+    while at > start and len(block := os.pread(file, _READ_BYTES, at)) >= len(_OGG_START):
+        if (found := block.find(_OGG_START)) >= 0:
+            return at + found
+        at += len(block) - len(_OGG_START) + 1
+    return 0
 
 
 def _au_stream(chunks: Iterator[bytes]) -> tuple[Iterator[bytes], int, int]:
     """Data, sample rate and channels of an AU stream: magic, data offset, size, encoding, rate, channels, a comment."""
     head = b""
-    while len(head) < 24 or len(head) <= struct.unpack_from(">I", head, 4)[0]:
+    while len(head) < _AU_HEAD_BYTES or len(head) <= struct.unpack_from(">I", head, 4)[0]:
         chunk = next(chunks, b"")
         if not chunk:
             raise InputError(FIELD, _NOT_AUDIO, _SUPPORTED)
