@@ -9,7 +9,6 @@ but mov, whose references are off. It returns floats, so a source above full sca
 import logging
 import math
 import os
-import re
 import struct
 import subprocess
 import sys
@@ -25,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from audiocraft_ext.audio.container import audio_offset, codec_of_wav, is_fragment, next_link
 from audiocraft_ext.audio.ffmpeg import ffmpeg_path, stream_output
 from audiocraft_ext.errors import InputError
 from audiocraft_ext.progress import Progress
@@ -41,19 +41,8 @@ _DECODERS = (
     "mp3,mp3float,mp2,mp2float,mp1,mp1float,flac,alac,vorbis,opus,speex,aac,ac3,eac3"
 )
 _ZIP = b"PK"  # the mp3 demuxer would find an mp3 stored in one
-_MAX_TAGS = 16  # two are seen in use
-_CONTAINER = re.compile(rb"RIF[FX]|RF64|BW64|riff|FORM|fLaC|OggS|\x1aE\xdf\xa3|.{4}[a-z]{4}", re.DOTALL)
-_FRAGMENT = re.compile(rb".{4}(styp|sidx|moof)|\x1fC\xb6u", re.DOTALL)  # of an mp4; of a webm
-_SYNC, _ADTS_SYNC = re.compile(rb"\xff[\xe0-\xff]"), re.compile(rb"\xff[\xf0\xf1\xf8\xf9]")  # of MPEG audio; of AAC
-_INFO_FRAME = re.compile(rb"....\0{9,32}(Info|Xing)", re.DOTALL)  # an mp3's first: its length, the encoder's delay
-_MAX_JUNK_BYTES, _MAX_ADTS_FRAME_BYTES = 1 << 20, 1 << 13
-_WAVS = {b"RIFF": "<4sI", b"RF64": "<4sI", b"BW64": "<4sI", b"RIFX": ">4sI", b"riff": "<16sQ"}  # the last is Wave64
-_MAX_CHUNKS = 64
-_EXTENSIBLE, _PCM, _FLOAT = 0xFFFE, 1, 3  # format tags of a wav
-_OGG_START = b"OggS\0\2"  # of a stream's first page
-_OGG_PAGE_HEAD_BYTES, _MAX_OGG_STREAMS = 27, 16
-_READ_BYTES = 1 << 20
 _AU_HEAD_BYTES = 24  # magic, data offset, size, encoding, rate, channels
+
 
 @dataclass(frozen=True)
 class ReadLimits:
@@ -120,29 +109,31 @@ def read(
 def _decode(file: BinaryIO, progress: Progress, limits: ReadLimits) -> Generator[bytes]:
     """Yield an AU stream of big-endian float32, by ffmpeg from an open file.
 
-    The links of a chained Ogg are decoded one by one, all as the first: ffmpeg would read no further than to a change of
-    channels, rate or codec.
+    The links of a chained Ogg are decoded one by one, all as the first: ffmpeg itself stops where channels,
+    rate or codec change.
     """
     deadline = time.monotonic() + limits.wall_s
-    start, head, n_links = _audio_offset(file.fileno()), b"", 0
-    while start or not n_links:
-        end = _next_link(file.fileno(), start)
-        command = _command(file.fileno(), start, end, head, limits)
-        wall_s = max(0.0, deadline - time.monotonic())
+    start, au_head = audio_offset(file.fileno()), b""
+    while True:
+        end = next_link(file.fileno(), start)
+        command = _command(file.fileno(), start, end, au_head, limits)
+        wall_s, n_bytes = max(0.0, deadline - time.monotonic()), 0
         output = stream_output(command, file, progress, timeout_s=wall_s, memory_bytes=limits.memory_bytes)
-        n_chunks = 0
         with closing(output) as chunks:
-            for n_chunks, chunk in enumerate(chunks, 1):
-                head = (head + chunk)[:_AU_HEAD_BYTES]
+            for chunk in chunks:
+                n_bytes += len(chunk)
+                au_head += chunk[: _AU_HEAD_BYTES - len(au_head)]
                 yield chunk
-        if not n_chunks:
+        if not n_bytes:
             break
-        start, n_links = end, n_links + 1
-    if not n_links and _FRAGMENT.match(os.pread(file.fileno(), 8, start)):
+        if not end:
+            return
+        start = end
+    if au_head:
+        log.warning("input_audio: the rest of the Ogg file, from byte %d on, cannot be decoded: it is left out.", start)
+    elif is_fragment(file.fileno(), start):
         problem = "the file is one part of a stream, and cannot be decoded without the first part (init, moov)."
         raise InputError(FIELD, problem, "Send it with that part in front.")
-    if n_links and start:
-        log.warning("input_audio: cannot decode the Ogg file from byte %d on: using what is before.", start)
 
 
 def _command(file: int, start: int, end: int, au_head: bytes, limits: ReadLimits) -> list[str]:
@@ -152,85 +143,15 @@ def _command(file: int, start: int, end: int, au_head: bytes, limits: ReadLimits
     """
     command = [ffmpeg_path(), "-nostdin", "-v", "quiet", "-max_alloc", str(limits.memory_bytes // 4), "-threads", "1"]
     command += ["-protocol_whitelist", "file,subfile", "-format_whitelist", _CONTAINERS, "-codec_whitelist", _DECODERS]
-    command += [*_codec_of_wav(file, start), "-i", f"subfile,,start,{start},end,{end},,:file:/dev/fd/0"]
+    command += [*codec_of_wav(file, start), "-i", f"subfile,,start,{start},end,{end},,:file:/dev/fd/0"]
     command += ["-map", "0:a:0", "-map_metadata", "-1", "-vn", "-sn", "-dn", "-c:a", "pcm_f32be", "-af"]
     filters = "aresample=rematrix_maxval=1,aformat=sample_fmts=flt:channel_layouts="
     if not au_head:
         return [*command, f"{filters}mono|stereo|downmix|FL|FR", "-f", "au", "pipe:1"]
     sample_rate, n_channels = struct.unpack_from(">2I", au_head, 16)
-    return [*command, f"{filters}{n_channels}c:sample_rates={sample_rate}", "-f", "f32be", "pipe:1"]
-
-
-def _audio_offset(file: int) -> int:
-    """Bytes before the container: ID3v2 and APE tags; before mp3 and AAC also padding, and what a tag's size leaves out.
-
-    A container's own offsets count from its first byte, and ffmpeg misses an mp3's Info frame behind anything but ID3v2.
-    """
-    offset = 0
-    for _ in range(_MAX_TAGS):
-        head = os.pread(file, 32, offset)
-        if head[:3] == b"ID3" and len(head) >= 10:
-            size = sum((byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
-            offset += 10 + size + (10 if head[3] >= 4 and head[5] & 0x10 else 0)
-        elif head[:8] == b"APETAGEX" and len(head) == 32:
-            offset += 32 + int.from_bytes(head[12:16], "little")
-        else:
-            break
-    head = os.pread(file, _MAX_JUNK_BYTES, offset)
-    return offset + (0 if _CONTAINER.match(head) else _first_frame(head))
-
-
-def _first_frame(head: bytes) -> int:
-    """Offset of an mp3's Info frame or of AAC's first whole frame, 0 if neither is certain: then ffmpeg searches.
-
-    AAC's sync word also occurs within frames: the first that another frame follows is right.
-    """
-    for sync in _ADTS_SYNC.finditer(head, 0, 2 * _MAX_ADTS_FRAME_BYTES):
-        at = sync.start()
-        end = at + (int.from_bytes(head[at + 3 : at + 6]) >> 5 & _MAX_ADTS_FRAME_BYTES - 1)
-        if end > at and head[at : at + 3] == head[end : end + 3]:
-            return at
-    first = _SYNC.search(head)
-    return first.start() if first and _INFO_FRAME.match(head, first.start()) else 0
-
-
-def _codec_of_wav(file: int, start: int) -> list[str]:
-    """Input options for a wav whose samples ffmpeg takes for others: by their valid bits, or in the wrong byte order."""
-    magic = os.pread(file, 4, start)
-    if not (layout := _WAVS.get(magic)):
-        return []
-    n_bytes, is_wave64 = struct.calcsize(layout), magic == b"riff"
-    at = start + (40 if is_wave64 else 12)
-    for _ in range(_MAX_CHUNKS):
-        head = os.pread(file, n_bytes + 26, at).ljust(n_bytes + 26, b"\0")
-        name, size = struct.unpack_from(layout, head)
-        if name[:4] == b"fmt ":
-            break
-        at += size + -size % 8 if is_wave64 else n_bytes + size + size % 2
-    else:
-        return []
-    tag, bits, valid_bits, subformat = struct.unpack_from(f"{layout[0]}H12xH2xH4xH", head, n_bytes)
-    if tag != _EXTENSIBLE:
-        subformat, valid_bits = tag, bits
-    kind = {_PCM: "s", _FLOAT: "f"}.get(subformat)
-    if kind is None or bits <= 8 or (valid_bits in (0, bits) and layout[0] == "<"):
-        return []
-    return ["-c:a", f"pcm_{kind}{bits + -bits % 8}{'le' if layout[0] == '<' else 'be'}"]
-
-
-def _next_link(file: int, start: int) -> int:
-    """Offset of the link of a chained Ogg that follows the one at `start`, 0 if none does."""
-    at = start
-    for _ in range(_MAX_OGG_STREAMS):  # side by side in one link, their first pages together
-        page = os.pread(file, _OGG_PAGE_HEAD_BYTES + 255, at)
-        if page[:6] != _OGG_START or len(page) < _OGG_PAGE_HEAD_BYTES:
-            break
-        at += _OGG_PAGE_HEAD_BYTES + page[26] + sum(page[_OGG_PAGE_HEAD_BYTES:][: page[26]])
-    while at > start and len(block := os.pread(file, _READ_BYTES, at)) >= len(_OGG_START):
-        if (found := block.find(_OGG_START)) >= 0:
-            return at + found
-        at += len(block) - len(_OGG_START) + 1
-    return 0
+    # aresample would lower mono by 3 dB in stereo; val(1) of mono is val(0).
+    filters += "mono" if n_channels == 1 else "mono|stereo|downmix|FL|FR,aeval=val(0)|val(1):c=stereo"
+    return [*command, f"{filters},aformat=sample_fmts=flt:sample_rates={sample_rate}", "-f", "f32be", "pipe:1"]
 
 
 def _au_stream(chunks: Iterator[bytes]) -> tuple[Iterator[bytes], int, int]:
