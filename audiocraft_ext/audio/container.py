@@ -9,13 +9,12 @@ import struct
 
 _MAX_TAGS = 16  # two are seen in use
 _CONTAINER = re.compile(rb"RIF[FX]|RF64|BW64|riff|FORM|fLaC|OggS|\x1aE\xdf\xa3|.{4}[a-z]{4}", re.DOTALL)
-_FRAGMENT = re.compile(rb".{4}(styp|sidx|moof)|\x1fC\xb6u", re.DOTALL)  # of an mp4; of a webm
 _SYNC, _ADTS_SYNC = re.compile(rb"\xff[\xe0-\xff]"), re.compile(rb"\xff[\xf0\xf1\xf8\xf9]")  # of MPEG audio; of AAC
 _INFO_FRAME = re.compile(rb"....\0{9,32}(Info|Xing)", re.DOTALL)  # an mp3's first: its length, the encoder's delay
 _MAX_JUNK_BYTES, _MAX_ADTS_FRAME_BYTES = 1 << 20, 1 << 13
 _WAVS = {b"RIFF": "<4sI", b"RF64": "<4sI", b"BW64": "<4sI", b"RIFX": ">4sI", b"riff": "<16sI4x"}  # riff: Wave64
 _MAX_CHUNKS = 64
-_EXTENSIBLE, _PCM, _FLOAT = 0xFFFE, 1, 3  # format tags of a wav
+_EXTENSIBLE, _KINDS = 0xFFFE, {1: "s", 3: "f"}  # format tags of a wav: integers, floats
 _OGG_START = b"OggS\0\2"  # of a stream's first page
 _OGG_PAGE_HEAD_BYTES, _MAX_OGG_STREAMS = 27, 16
 _READ_BYTES = 1 << 20
@@ -60,25 +59,21 @@ def codec_of_wav(file: int, start: int) -> list[str]:
     Of an extensible one it takes the valid bits for the width; a big-endian one it reads as little-endian.
     """
     magic = os.pread(file, 4, start)
-    if not (layout := _WAVS.get(magic)):
-        return []
+    layout = _WAVS.get(magic, "")
     n_bytes, is_wave64 = struct.calcsize(layout), magic == b"riff"
     at = start + (40 if is_wave64 else 12)
-    for _ in range(_MAX_CHUNKS):
+    for _ in range(_MAX_CHUNKS if layout else 0):
         head = os.pread(file, n_bytes + 26, at).ljust(n_bytes + 26, b"\0")
         name, size = struct.unpack_from(layout, head)
         if name[:4] == b"fmt ":
-            break
+            tag, bits, valid_bits, subformat = struct.unpack_from(f"{layout[0]}H12xH2xH4xH", head, n_bytes)
+            if tag != _EXTENSIBLE:
+                subformat, valid_bits = tag, bits
+            if subformat not in _KINDS or bits <= 8 or (valid_bits in (0, bits) and layout[0] == "<"):
+                break
+            return ["-c:a", f"pcm_{_KINDS[subformat]}{bits + -bits % 8}{'le' if layout[0] == '<' else 'be'}"]
         at += size + -size % 8 if is_wave64 else n_bytes + size + size % 2
-    else:
-        return []
-    tag, bits, valid_bits, subformat = struct.unpack_from(f"{layout[0]}H12xH2xH4xH", head, n_bytes)
-    if tag != _EXTENSIBLE:
-        subformat, valid_bits = tag, bits
-    kind = {_PCM: "s", _FLOAT: "f"}.get(subformat)
-    if kind is None or bits <= 8 or (valid_bits in (0, bits) and layout[0] == "<"):
-        return []
-    return ["-c:a", f"pcm_{kind}{bits + -bits % 8}{'le' if layout[0] == '<' else 'be'}"]
+    return []
 
 
 def next_link(file: int, start: int) -> int:
@@ -94,8 +89,3 @@ def next_link(file: int, start: int) -> int:
             return at + found
         at += len(block) - len(_OGG_START) + 1
     return 0
-
-
-def is_fragment(file: int, start: int) -> bool:
-    """Whether a part of a streamed mp4 or webm is at `start`, without the header that describes its samples."""
-    return bool(_FRAGMENT.match(os.pread(file, 8, start)))

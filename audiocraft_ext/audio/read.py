@@ -9,6 +9,7 @@ but mov, whose references are off. It returns floats, so a source above full sca
 import logging
 import math
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -24,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from audiocraft_ext.audio.container import audio_offset, codec_of_wav, is_fragment, next_link
+from audiocraft_ext.audio.container import audio_offset, codec_of_wav, next_link
 from audiocraft_ext.audio.ffmpeg import ffmpeg_path, stream_output
 from audiocraft_ext.errors import InputError
 from audiocraft_ext.progress import Progress
@@ -41,6 +42,7 @@ _DECODERS = (
     "mp3,mp3float,mp2,mp2float,mp1,mp1float,flac,alac,vorbis,opus,speex,aac,ac3,eac3"
 )
 _ZIP = b"PK"  # the mp3 demuxer would find an mp3 stored in one
+_FRAGMENT = re.compile(rb".{4}(styp|sidx|moof)|\x1fC\xb6u", re.DOTALL)  # of an mp4; of a webm
 _AU_HEAD_BYTES = 24  # magic, data offset, size, encoding, rate, channels
 
 
@@ -131,7 +133,7 @@ def _decode(file: BinaryIO, progress: Progress, limits: ReadLimits) -> Generator
         start = end
     if au_head:
         log.warning("input_audio: the rest of the Ogg file, from byte %d on, cannot be decoded: it is left out.", start)
-    elif is_fragment(file.fileno(), start):
+    elif _FRAGMENT.match(os.pread(file.fileno(), 8, start)):
         problem = "the file is one part of a stream, and cannot be decoded without the first part (init, moov)."
         raise InputError(FIELD, problem, "Send it with that part in front.")
 

@@ -184,7 +184,7 @@ def test_a_false_size_of_a_picture_before_an_mp3_loses_nothing(tmp_path: Path, p
     assert correlation(samples, by_soundfile(plain("a.mp3"))) > 0.99
 
 
-def test_a_later_info_frame_does_not_hide_what_is_before_it(tmp_path: Path, plain: Callable[[str], Path]) -> None:
+def test_a_later_info_frame_does_not_hide_earlier_frames(tmp_path: Path, plain: Callable[[str], Path]) -> None:
     ffmpeg("-i", plain("a.flac"), "-write_xing", "0", "-id3v2_version", "0", tmp_path / "bare.mp3")
     bare = (tmp_path / "bare.mp3").read_bytes()
     (tmp_path / "a.mp3").write_bytes(bare[100:] + plain("a.mp3").read_bytes())
@@ -231,6 +231,17 @@ def test_aac_cut_within_a_frame_is_read_from_the_next_one(
         assert snr_db(samples[:, 2048:], whole[:, 2048 - samples.shape[-1] :]) > 25, cut  # its noise is random
     (tmp_path / "a.aac").write_bytes(tag + data[: starts[20] + 50])
     assert snr_db(read(tmp_path / "a.aac").samples[:, : 20 * 1024], whole[:, : 20 * 1024]) > 25
+
+
+@pytest.mark.parametrize("size", [500, 2000, 8000])
+def test_a_false_sync_word_in_a_cut_frame_of_aac_hides_nothing(
+    tmp_path: Path, plain: Callable[[str], Path], size: int
+) -> None:
+    data = plain("a.aac").read_bytes()
+    false = bytearray(data[:7])
+    false[3:6] = (int.from_bytes(data[3:6]) & ~(0x1FFF << 5) | size << 5).to_bytes(3)
+    (tmp_path / "a.aac").write_bytes(b"\x5a\x00" * 9 + false + b"and more" + data)
+    assert_is(tmp_path / "a.aac", by_ffmpeg(plain("a.aac")))
 
 
 # QuickTime, mp4, webm
@@ -285,7 +296,7 @@ def test_edit_lists_and_the_first_of_two_tracks_are_read(tmp_path: Path, plain: 
 
 # Chained Ogg
 
-LINKS = {
+LINKS: dict[str, list[object]] = {
     "vorbis": ["-c:a", "libvorbis", "-q:a", 8],
     "vorbis mono": ["-c:a", "libvorbis", "-q:a", 8, "-ac", 1],
     "vorbis 22050": ["-c:a", "libvorbis", "-q:a", 8, "-ar", 22_050],
@@ -307,8 +318,14 @@ def links(folder: Path, sound: Path, *kinds: str) -> list[Path]:
 @pytest.mark.parametrize(
     "kinds",
     [
-        *(("vorbis", "vorbis"), ("vorbis", "vorbis mono"), ("vorbis", "vorbis 22050"), ("opus", "opus")),
-        *(("opus", "opus mono"), ("flac", "flac mono 22050"), ("flac", "vorbis"), ("vorbis", "opus", "vorbis mono")),
+        ("vorbis", "vorbis"),
+        ("vorbis", "vorbis mono"),
+        ("vorbis", "vorbis 22050"),
+        ("opus", "opus"),
+        ("opus", "opus mono"),
+        ("flac", "flac mono 22050"),
+        ("flac", "vorbis"),
+        ("vorbis", "opus", "vorbis mono"),
     ],
     ids="+".join,
 )
