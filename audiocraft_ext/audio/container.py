@@ -8,7 +8,8 @@ import re
 import struct
 
 _MAX_TAGS = 16  # two are seen in use
-_CONTAINER = re.compile(rb"RIF[FX]|RF64|BW64|riff|FORM|fLaC|OggS|\x1aE\xdf\xa3|.{4}[a-z]{4}", re.DOTALL)
+_ATOMS = rb"ftyp|moov|mdat|wide|free|skip|styp|sidx|moof|pnot|udta|uuid|junk|pict|prfl"  # ffmpeg's, of mp4 and mov
+_CONTAINER = re.compile(rb"RIF[FX]|RF64|BW64|riff|FORM|fLaC|OggS|\x1aE\xdf\xa3|.{4}(%b)" % _ATOMS, re.DOTALL)
 _SYNC, _ADTS_SYNC = re.compile(rb"\xff[\xe0-\xff]"), re.compile(rb"\xff[\xf0\xf1\xf8\xf9]")  # of MPEG audio; of AAC
 _INFO_FRAME = re.compile(rb"....\0{9,32}(Info|Xing)", re.DOTALL)  # an mp3's first: its length, the encoder's delay
 _MAX_JUNK_BYTES, _MAX_ADTS_FRAME_BYTES = 1 << 20, 1 << 13
