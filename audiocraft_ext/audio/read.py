@@ -9,10 +9,12 @@ but mov, whose references are off. It returns floats, so a source above full sca
 import logging
 import math
 import os
+import re
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
@@ -23,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from audiocraft_ext.audio.container import audio_offset, codec_of_wav, next_link
 from audiocraft_ext.audio.ffmpeg import ffmpeg_path, stream_output
 from audiocraft_ext.audio.source import FIELD, MAX_FILE_BYTES, SUPPORTED, check_size
 from audiocraft_ext.errors import InputError
@@ -35,14 +38,11 @@ _CONTAINERS = "wav,w64,aiff,flac,ogg,mov,matroska,mp3,aac"
 _DECODERS = (
     "pcm_alaw,pcm_mulaw,pcm_u8,pcm_s8,pcm_s16le,pcm_s16be,pcm_s24le,pcm_s24be,pcm_s32le,pcm_s32be,pcm_s64le,pcm_s64be,"
     "pcm_f32le,pcm_f32be,pcm_f64le,pcm_f64be,adpcm_ms,adpcm_ima_wav,adpcm_ima_qt,"
-    "mp3,mp3float,mp2,mp2float,flac,alac,vorbis,opus,speex,aac,ac3,eac3"
+    "mp3,mp3float,mp2,mp2float,mp1,mp1float,flac,alac,vorbis,opus,speex,aac,ac3,eac3"
 )
 _ZIP = b"PK"  # the mp3 demuxer would find an mp3 stored in one
-_MAX_TAGS = 16  # two are seen in use
-_MAX_PADDING_BYTES = 1 << 20
-_MIN_PADDING_BYTES = 16  # an mp4 begins with up to seven zeros of its own
-_WAV_HEAD_BYTES = 4096
-_EXTENSIBLE, _PCM = 0xFFFE, 1  # format tags of a wav
+_FRAGMENT = re.compile(rb".{4}(styp|sidx|moof)|\x1fC\xb6u", re.DOTALL)  # of an mp4; of a webm
+_AU_HEAD_BYTES = 24  # magic, data offset, size, encoding, rate, channels
 
 
 @dataclass(frozen=True)
@@ -92,11 +92,8 @@ def read(
         check_size(os.fstat(file.fileno()).st_size, limits.file_bytes)
         if os.pread(file.fileno(), len(_ZIP), 0) == _ZIP:
             raise InputError(FIELD, _NOT_AUDIO, SUPPORTED)
-        output = stream_output(
-            _command(file, limits), file, progress, timeout_s=limits.wall_s, memory_bytes=limits.memory_bytes
-        )
         try:
-            with closing(output) as chunks:
+            with closing(_decode(file, progress, limits)) as chunks:
                 return _window(*_au_stream(chunks), start_s, end_s, max_s, limits)
         except TimeoutError:
             problem = f"decoding took longer than {limits.wall_s:g} s."
@@ -105,48 +102,58 @@ def read(
         raise InputError(FIELD, problem, "Send a plain wav or mp3.")
 
 
-def _command(file: BinaryIO, limits: ReadLimits) -> list[str]:
-    """ffmpeg, from an open file on its standard input to an AU stream of big-endian float32 on its standard output."""
-    offset = _audio_offset(file.fileno())
-    command = [ffmpeg_path(), "-nostdin", "-v", "quiet", "-max_alloc", str(limits.memory_bytes // 4), "-threads", "1"]
-    command += ["-protocol_whitelist", "file", "-format_whitelist", _CONTAINERS, "-codec_whitelist", _DECODERS]
-    command += ["-skip_initial_bytes", str(offset), *_codec_of_wav(os.pread(file.fileno(), _WAV_HEAD_BYTES, offset))]
-    command += ["-i", "file:/dev/fd/0", "-map", "0:a:0", "-map_metadata", "-1", "-vn", "-sn", "-dn"]
-    command += ["-af", "aresample=rematrix_maxval=1,aformat=sample_fmts=flt:channel_layouts=mono|stereo|downmix|FL|FR"]
-    return [*command, "-c:a", "pcm_f32be", "-f", "au", "pipe:1"]
+def _decode(file: BinaryIO, progress: Progress, limits: ReadLimits) -> Generator[bytes]:
+    """Yield an AU stream of big-endian float32, by ffmpeg from an open file.
 
-
-def _audio_offset(file: int) -> int:
-    """Bytes before the container: ID3v2 tags, which ffmpeg expects before mp3 and aac only, and padding by zeros.
-
-    ffmpeg reads an mp3 behind padding, but not its length without the encoder's delay.
+    The links of a chained Ogg are decoded one by one, all as the first: ffmpeg itself stops where channels,
+    rate or codec change.
     """
-    offset = 0
-    for _ in range(_MAX_TAGS):
-        head = os.pread(file, 10, offset)
-        if len(head) < 10 or head[:3] != b"ID3":
+    deadline = time.monotonic() + limits.wall_s
+    start, au_head = audio_offset(file.fileno()), b""
+    while True:
+        end = next_link(file.fileno(), start)
+        command = _command(file.fileno(), start, end, au_head, limits)
+        wall_s, n_bytes = max(0.0, deadline - time.monotonic()), 0
+        output = stream_output(command, file, progress, timeout_s=wall_s, memory_bytes=limits.memory_bytes)
+        with closing(output) as chunks:
+            for chunk in chunks:
+                n_bytes += len(chunk)
+                au_head += chunk[: _AU_HEAD_BYTES - len(au_head)]
+                yield chunk
+        if not n_bytes:
             break
-        size = sum((byte & 0x7F) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
-        offset += 10 + size + (10 if head[5] & 0x10 else 0)
-    padded = os.pread(file, _MAX_PADDING_BYTES, offset)
-    n_zeros = len(padded) - len(padded.lstrip(b"\0"))
-    return offset + (n_zeros if n_zeros >= _MIN_PADDING_BYTES else 0)
+        if not end:
+            return
+        start = end
+    if au_head:
+        log.warning("input_audio: the rest of the Ogg file, from byte %d on, cannot be decoded: it is left out.", start)
+    elif _FRAGMENT.match(os.pread(file.fileno(), 8, start)):
+        problem = "the file is one part of a stream, and cannot be decoded without the first part (init, moov)."
+        raise InputError(FIELD, problem, "Send it with that part in front.")
 
 
-def _codec_of_wav(head: bytes) -> list[str]:
-    """Input options for an extensible wav with fewer valid bits than its container has, which ffmpeg takes for both."""
-    at = head.find(b"fmt ", 12)
-    if head[:4] not in (b"RIFF", b"RF64", b"BW64") or head[8:12] != b"WAVE" or not 0 < at <= len(head) - 34:
-        return []
-    tag, container_bits, valid_bits, subformat = struct.unpack_from("<H12xH2xH4xH", head, at + 8)
-    is_padded = tag == _EXTENSIBLE and subformat == _PCM and 0 < valid_bits < container_bits
-    return ["-c:a", f"pcm_s{container_bits}le"] if is_padded and container_bits in (16, 24, 32) else []
+def _command(file: int, start: int, end: int, au_head: bytes, limits: ReadLimits) -> list[str]:
+    """ffmpeg, from bytes [start, end) of its standard input to an AU stream, or to raw samples like those of `au_head`.
+
+    `end` 0 is the end of the file.
+    """
+    command = [ffmpeg_path(), "-nostdin", "-v", "quiet", "-max_alloc", str(limits.memory_bytes // 4), "-threads", "1"]
+    command += ["-protocol_whitelist", "file,subfile", "-format_whitelist", _CONTAINERS, "-codec_whitelist", _DECODERS]
+    command += [*codec_of_wav(file, start), "-i", f"subfile,,start,{start},end,{end},,:file:/dev/fd/0"]
+    command += ["-map", "0:a:0", "-map_metadata", "-1", "-vn", "-sn", "-dn", "-c:a", "pcm_f32be", "-af"]
+    filters = "aresample=rematrix_maxval=1,aformat=sample_fmts=flt:channel_layouts="
+    if not au_head:
+        return [*command, f"{filters}mono|stereo|downmix|FL|FR", "-f", "au", "pipe:1"]
+    sample_rate, n_channels = struct.unpack_from(">2I", au_head, 16)
+    # aresample would lower mono by 3 dB in stereo; val(1) of mono is val(0).
+    filters += "mono" if n_channels == 1 else "mono|stereo|downmix|FL|FR,aeval=val(0)|val(1):c=stereo"
+    return [*command, f"{filters},aformat=sample_fmts=flt:sample_rates={sample_rate}", "-f", "f32be", "pipe:1"]
 
 
 def _au_stream(chunks: Iterator[bytes]) -> tuple[Iterator[bytes], int, int]:
     """Data, sample rate and channels of an AU stream: magic, data offset, size, encoding, rate, channels, a comment."""
     head = b""
-    while len(head) < 24 or len(head) <= struct.unpack_from(">I", head, 4)[0]:
+    while len(head) < _AU_HEAD_BYTES or len(head) <= struct.unpack_from(">I", head, 4)[0]:
         chunk = next(chunks, b"")
         if not chunk:
             raise InputError(FIELD, _NOT_AUDIO, SUPPORTED)
