@@ -153,7 +153,8 @@ def _load_tokenizer(kind: Any, folder: Path) -> upstream.PreTrainedTokenizerBase
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # a panic of the tokenizers library, which is in Rust, is not an Exception
-        raise CheckpointError(f"The tokenizer in {folder.name} cannot be loaded: {error!s:.300}") from error
+        problem = f"The tokenizer in {folder.name} cannot be loaded: {' '.join(str(error).split()):.200}"
+        raise CheckpointError(f"{problem} Copy its base's tokenizer.json and tokenizer_config.json there.") from error
 
 
 def _load_weights(

@@ -22,14 +22,15 @@ _FILES = ("adapter_model.safetensors", "adapter_model.bin")
 _EMBEDDING = re.compile(r"emb\.\d+|.*\.embed_tokens|.*\.shared|.*\.relative_attention_bias")
 
 
-def merge(base: nn.Module, folder: Path) -> nn.Module:
-    """``base``, in fp32 on the CPU, with the adapter in ``folder`` merged in place.
+def merge(base: nn.Module, folder: Path) -> None:
+    """Merge the adapter in ``folder`` into ``base``, in fp32 on the CPU; one of the decoder alone into its ``decoder``.
 
     Raises ``CheckpointError`` if a weight of the adapter has no place in the base, or one is missing.
     """
     import peft
 
-    if not all(value.isfinite().all() for value in _read_weights(folder).values()):
+    weights = _read_weights(folder)
+    if not all(value.isfinite().all() for value in weights.values()):
         raise CheckpointError(f"The adapter in {folder.name} has weights that are not finite: its training failed.")
     if read_json(folder / CONFIG).get("megatron_config"):  # PEFT would import a module that the config names
         raise CheckpointError("The adapter is for Megatron's layers (megatron_config), which MusicGen does not have.")
@@ -39,19 +40,19 @@ def merge(base: nn.Module, folder: Path) -> nn.Module:
             raise CheckpointError(f"The adapter is of the type {config.peft_type.value}, which no weights can hold.")
         config.task_type, config.inference_mode = None, True  # a task would add methods that generate text
         base.requires_grad_(False)
-        model = peft.PeftModel(base, config)
+        is_decoders = any(name.startswith("base_model.model.model.") for name in weights)
+        model = peft.PeftModel(base.get_submodule("decoder") if is_decoders else base, config)
         report = model.load_adapter(str(folder), "default", torch_device="cpu")
         problems = {"lacks": report.missing_keys, "changes what its base does not have,": report.unexpected_keys}
         for problem, keys in problems.items():
             if keys:
                 raise CheckpointError(f"The adapter {problem} {first_few(sorted(keys))}: name its own base.")
-        merged: nn.Module = model.merge_and_unload()
+        model.merge_and_unload()
     except (CheckpointError, MemoryError):
         raise
     except Exception as error:  # it validates little: a wrong value ends in an error of any kind
         problem = " ".join(str(error).split())
         raise CheckpointError(f"The adapter in {folder.name} cannot be merged into its base: {problem:.400}") from error
-    return merged
 
 
 def merge_state(state: State, folder: Path) -> State:
@@ -61,7 +62,9 @@ def merge_state(state: State, folder: Path) -> State:
             f"The adapter in {folder.name} is by transformers' names, and its base in audiocraft's form: name a base "
             "in Hugging Face's form, with a config.json and a model.safetensors."
         )
-    merged = dict(merge(_as_modules(state), folder).state_dict())
+    modules = _as_modules(state)
+    merge(modules, folder)
+    merged = dict(modules.state_dict())
     join_thirds(merged)
     return merged
 

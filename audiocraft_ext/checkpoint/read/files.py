@@ -39,7 +39,9 @@ def load_pickle(file: Path) -> dict[Any, Any]:
             payload = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zip)
     except UnpicklingError as error:
         wanted = ", ".join(torch.serialization.get_unsafe_globals_in_checkpoint(file)) or "more than data"
-        raise CheckpointError(f"{file.name} is refused: its pickle asks for {wanted:.200}.") from error
+        raise CheckpointError(
+            f"{file.name} is refused: its pickle asks for {wanted:.200}. Save a state dict."
+        ) from error
     except (RuntimeError, EOFError, ValueError, OSError) as error:
         problem = str(error).splitlines()[0]
         raise CheckpointError(

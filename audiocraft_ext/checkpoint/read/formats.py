@@ -105,7 +105,7 @@ def read(path: Path) -> CheckpointFiles:
         if root in adapters:
             raise CheckpointError(f"The adapter in {root.name} names itself as its base (base_model_name_or_path).")
         adapters.insert(0, root)
-        root = root_of(_base_path(str(read_json(root / adapter.CONFIG).get("base_model_name_or_path")), root))
+        root = root_of(_base_path(root))
     return (_read_huggingface if _is_huggingface(root) else _read_audiocraft)(root, adapters)
 
 
@@ -130,13 +130,17 @@ def _is_huggingface(folder: Path) -> bool:
     )
 
 
-def _base_path(base: str, beside: Path) -> Path:
-    """An adapter's base: like any model that a checkpoint names, or any weights string."""
+def _base_path(folder: Path) -> Path:
+    """The base of an adapter: like any model that a checkpoint names, or any weights string."""
+    base = str(read_json(folder / adapter.CONFIG).get("base_model_name_or_path") or "")
     try:
+        if not base:
+            raise CheckpointError("It is not named.")
         is_name = pretrained.NAME.fullmatch(base) is not None
-        return (pretrained.find_local_model(base, beside) if is_name else None) or source.locate(base, is_base=True)
+        return (pretrained.find_local_model(base, folder) if is_name else None) or source.locate(base, is_base=True)
     except CheckpointError as error:
-        raise CheckpointError(f"The adapter's base model cannot be located. {error}") from error
+        hint = f"Set base_model_name_or_path in {adapter.CONFIG}"
+        raise CheckpointError(f"The adapter's base model cannot be located. {error} {hint}.") from error
 
 
 def _read_huggingface(folder: Path, adapters: Sequence[Path]) -> CheckpointFiles:

@@ -10,6 +10,7 @@ from typing import Any
 import peft
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import MusicgenForConditionalGeneration
@@ -121,6 +122,32 @@ def test_greedy_tokens_are_those_of_peft_s_model(base: Path, tmp_path: Path, mon
     theirs = reference.their_tokens(model, base, monkeypatch)
     assert theirs.shape[-1] > 50
     assert torch.equal(reference.our_tokens(checkpoint.load(str(folder), "cpu"), theirs.shape[-1]), theirs)
+
+
+def test_an_adapter_of_the_decoder_alone_is_merged(base: Path, base_logits: Tensor, tmp_path: Path) -> None:
+    model = transformers_model(base)
+    config = lora(target_modules=["q_proj", "lm_heads.2", "embed_tokens.1"], init_lora_weights=False)
+    peft.get_peft_model(model.decoder, config).save_pretrained(str(tmp_path / "adapter"))
+    folder = name_base(tmp_path / "adapter", base)
+    model = transformers_model(base)
+    model.decoder = peft.PeftModel.from_pretrained(model.decoder, folder).merge_and_unload()
+    logits = our_logits(folder)
+    torch.testing.assert_close(logits, their_logits(model, base), rtol=0, atol=1e-5)
+    assert (logits - base_logits).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("kind", ["melody", "stereo"])
+def test_adapters_of_every_kind_of_model_are_merged(tmp_path: Path, kind: tiny.Kind) -> None:
+    base = tiny_components.write_huggingface(tmp_path / "base", tiny_components.huggingface(kind, DIM))
+    load = transformers.MusicgenMelodyForConditionalGeneration if kind == "melody" else MusicgenForConditionalGeneration
+    targets = ["v_proj", "fc2", "enc_to_dec_proj", "audio_enc_to_dec_proj", "lm_heads.3"]
+    model = peft.get_peft_model(load.from_pretrained(base), lora(target_modules=targets, init_lora_weights=False))
+    model.save_pretrained(str(tmp_path / "adapter"))
+    expected = huggingface.take_language_model(model.merge_and_unload())  # type: ignore[arg-type]
+    merged = formats.read(name_base(tmp_path / "adapter", base)).lm.state
+    assert merged.keys() == expected.keys()
+    for name, weight in merged.items():
+        torch.testing.assert_close(weight, expected[name], rtol=0, atol=1e-5)
 
 
 def test_peft_is_imported_for_an_adapter_alone(base: Path) -> None:
@@ -315,7 +342,11 @@ def test_an_adapter_s_base_is_found_by_its_name_in_weights(
 
 
 def test_an_adapter_without_its_base_is_refused(folder: Path, tmp_path: Path) -> None:
-    assert "adapter's base model cannot be located" in refusal(name_base(folder, tmp_path / "nowhere"))
+    nowhere = tmp_path / "nowhere"
+    for base, problem in ((nowhere, f"There is no checkpoint at '{nowhere}'"), ("", "It is not named.")):
+        message = refusal(name_base(folder, base))
+        assert message.startswith(f"The adapter's base model cannot be located. {problem}")
+        assert message.endswith("Set base_model_name_or_path in adapter_config.json.")
     assert refusal(name_base(folder, folder)) == (
         "The adapter in adapter names itself as its base (base_model_name_or_path)."
     )
