@@ -153,10 +153,7 @@ class use_generator(TorchFunctionMode):  # noqa: N801, a context manager
 
 
 class skip_init(TorchFunctionMode):  # noqa: N801
-    """Builds modules without initial weights, in this thread; their weights must be loaded next.
-
-    torch initialises even on the meta device, and there through its compiler, whose import alone takes 2.5 s.
-    """
+    """Builds modules without initial weights, in this thread; their weights must be loaded next."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -167,4 +164,22 @@ class skip_init(TorchFunctionMode):  # noqa: N801
         return func(*args, **kwargs)
 
 
+class skip_parameters(skip_init):  # noqa: N801
+    """Builds modules whose parameters stay on the meta device until they are assigned, in this thread.
+
+    Buffers are computed as always: ``torch.device("meta")`` would leave those empty, too, and computes their shapes, and
+    initialises, through torch's compiler, whose import takes 3 s.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.empty:  # all of torch's layers allocate their parameters by it
+            return func(*args, **{**(kwargs or {}), "device": "meta"})
+        if func in _META_NO_OPS and args[0].is_meta:
+            return args[0]
+        return super().__torch_function__(func, types, args, kwargs)
+
+
 _RANDOM_FILLS = (torch.Tensor.normal_, torch.Tensor.uniform_)
+_META_NO_OPS = (torch.Tensor.to, torch.Tensor.erfinv_, torch.Tensor.clamp_)  # the latter are init.trunc_normal_'s

@@ -5,6 +5,7 @@ audiocraft's builders do the work, except where they would download: conditioner
 
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from pathlib import Path
 from pickle import UnpicklingError
@@ -60,7 +61,7 @@ def build_lm(files: CheckpointFiles, device: str, dtype: torch.dtype | None = No
     """
     dtype = dtype or candidate_dtypes(device)[0]
     with upstream.skip_init(), config_errors("language model"):
-        lm = _assemble(files, device, dtype)
+        lm = _assemble(files, device, dtype, upstream.skip_parameters())
     # Chroma windows are computed; only some formats store them.
     windows = {key: value for key, value in lm.state_dict().items() if key.endswith(".chroma.spec.window")}
     _load_weights(lm, windows | files.lm.state, device, "language model", dtype)
@@ -73,8 +74,10 @@ def untrained_lm(config: DictConfig, folder: Path, device: str) -> upstream.LMMo
     return _assemble(CheckpointFiles(folder, LanguageModelFile(config, {}), no_codec), device, torch.float32).to(device)
 
 
-def _assemble(files: CheckpointFiles, device: str, dtype: torch.dtype) -> upstream.LMModel:
-    """The LM with its transformer on the CPU in fp32, and its conditioners on ``device``."""
+def _assemble(
+    files: CheckpointFiles, device: str, dtype: torch.dtype, init: AbstractContextManager[Any] = nullcontext()
+) -> upstream.LMModel:
+    """The LM with its transformer on the CPU in fp32, built within ``init``, and its conditioners on ``device``."""
     config = deepcopy(files.lm.config)
     OmegaConf.set_struct(config, False)
     config.device, config.dtype = device, str(dtype).removeprefix("torch.")
@@ -96,7 +99,8 @@ def _assemble(files: CheckpointFiles, device: str, dtype: torch.dtype) -> upstre
         # As MusicGen.get_pretrained does: without it the melody's prefix is another one.
         provider.conditioners["self_wav"].match_len_on_eval = True
         provider.conditioners["self_wav"]._use_masking = False
-    lm = upstream.builders.get_lm_model(OmegaConf.merge(config, {"device": "cpu", "dtype": "float32"}))
+    with init:
+        lm = upstream.builders.get_lm_model(OmegaConf.merge(config, {"device": "cpu", "dtype": "float32"}))
     lm.condition_provider = provider
     lm.cfg = config
     return lm
