@@ -153,33 +153,28 @@ class use_generator(TorchFunctionMode):  # noqa: N801, a context manager
 
 
 class skip_init(TorchFunctionMode):  # noqa: N801
-    """Builds modules without initial weights, in this thread; their weights must be loaded next."""
+    """Builds modules without initial weights, in this thread; their weights must be loaded next.
+
+    With ``on_meta``, parameters stay on the meta device until they are assigned. ``torch.device("meta")`` would leave
+    computed buffers empty, too, and run torch's compiler, whose import takes 3 s.
+    """
+
+    def __init__(self, on_meta: bool = False) -> None:
+        super().__init__()
+        self.on_meta = on_meta
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if getattr(func, "__module__", None) == "torch.nn.init" or func in _RANDOM_FILLS:
-            return args[0] if args else kwargs["tensor"]
+        tensor = args[0] if args else kwargs.get("tensor")
+        is_init = getattr(func, "__module__", None) == "torch.nn.init" or func in _RANDOM_FILLS
+        if is_init or (func in _NO_OPS_ON_META and tensor.is_meta):
+            return tensor
+        if self.on_meta and func is torch.empty:  # torch's layers allocate their parameters by it
+            kwargs = {**kwargs, "device": "meta"}
         return func(*args, **kwargs)
 
 
-class skip_parameters(skip_init):  # noqa: N801
-    """Builds modules whose parameters stay on the meta device until they are assigned, in this thread.
-
-    Buffers are computed as always: ``torch.device("meta")`` would leave those empty, too, and computes their shapes, and
-    initialises, through torch's compiler, whose import takes 3 s.
-    """
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func is torch.empty:  # all of torch's layers allocate their parameters by it
-            return func(*args, **{**(kwargs or {}), "device": "meta"})
-        if func in _META_NO_OPS and args[0].is_meta:
-            return args[0]
-        return super().__torch_function__(func, types, args, kwargs)
-
-
 _RANDOM_FILLS = (torch.Tensor.normal_, torch.Tensor.uniform_)
-_META_NO_OPS = (torch.Tensor.to, torch.Tensor.erfinv_, torch.Tensor.clamp_)  # the latter are init.trunc_normal_'s
+_NO_OPS_ON_META = (torch.Tensor.to, torch.Tensor.erfinv_, torch.Tensor.clamp_)  # the last two: init.trunc_normal_'s
