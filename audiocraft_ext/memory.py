@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import sys
+from contextlib import suppress
 from mmap import PAGESIZE
 from pathlib import Path
 
@@ -18,14 +19,14 @@ def trim() -> None:
 
 
 def clean_mappings() -> list[range]:
-    """The addresses of mapped files of which this process has changed no page; none except on Linux."""
+    """The addresses of mapped files of which this process has changed no page; none where Linux does not tell."""
     mappings, addresses = [], range(0)
-    for line in Path("/proc/self/smaps").read_text().splitlines() if sys.platform == "linux" else []:
-        match line.split():
-            case [span, _, _, _, inode, *_] if "-" in span:  # the first line of a mapping
-                start, stop = (int(address, 16) for address in span.split("-"))
-                addresses = range(start, stop) if inode != "0" else range(0)
-            case ["Anonymous:", "0", "kB"]:
+    with suppress(OSError), Path("/proc/self/smaps").open() as lines:
+        for fields in map(str.split, lines):
+            if "-" in fields[0]:  # the first line of a mapping: addresses, rights, offset, device, inode
+                start, stop = (int(address, 16) for address in fields[0].split("-"))
+                addresses = range(start, stop) if fields[4] != "0" else range(0)
+            elif fields[:2] == ["Anonymous:", "0"]:
                 mappings.append(addresses)
     return mappings
 

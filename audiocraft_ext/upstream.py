@@ -167,7 +167,7 @@ class skip_init(TorchFunctionMode):  # noqa: N801
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        tensor = args[0] if args else kwargs.get("tensor")
+        tensor: Any = args[0] if args else kwargs.get("tensor")
         is_init = getattr(func, "__module__", None) == "torch.nn.init" or func in _RANDOM_FILLS
         if is_init or (func in _NO_OPS_ON_META and tensor.is_meta):
             return tensor

@@ -19,7 +19,6 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from omegaconf import OmegaConf
 
 from audiocraft_ext import memory
 from audiocraft_ext.checkpoint.locate.source import EMBEDDED
@@ -74,8 +73,9 @@ def write_export(folder: Path, size: str) -> None:
     for norm in norms:
         shapes |= {f"{norm}.bias": (width,)} | ({} if "proj" in norm else {f"{norm}.weight": (width,)})
     state = {name: torch.randn(shape).mul_(0.02).half() for name, shape in shapes.items()}
-    sizes = {"card": N_TOKENS, "dim": width, "num_heads": n_heads, "num_layers": n_layers}
-    config = OmegaConf.merge(tiny.lm_config("text"), {"dataset": {"segment_duration": 30}, "transformer_lm": sizes})
+    config = tiny.lm_config("text")
+    config["dataset"]["segment_duration"] = 30
+    config["transformer_lm"] |= {"card": N_TOKENS, "dim": width, "num_heads": n_heads, "num_layers": n_layers}
     tiny.export(folder / "state_dict.bin", state, config)
 
 

@@ -63,9 +63,9 @@ def build_lm(files: CheckpointFiles, device: str, dtype: torch.dtype | None = No
     dtype = dtype or candidate_dtypes(device)[0]
     with upstream.skip_init(), config_errors("language model"):
         lm = _assemble(files, device, dtype, on_meta=True)
-    # Chroma windows are computed; only some formats store them.
-    windows = {key: value for key, value in lm.state_dict().items() if key.endswith(".chroma.spec.window")}
-    files.lm.state.update({key: window for key, window in windows.items() if key not in files.lm.state})
+    for key, value in lm.state_dict().items():
+        if key.endswith(".chroma.spec.window"):  # computed; only some formats store them
+            files.lm.state.setdefault(key, value)
     _load_weights(lm, files.lm.state, device, "language model", dtype)
     return lm.eval()
 

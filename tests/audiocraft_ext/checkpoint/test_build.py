@@ -172,6 +172,12 @@ def test_loading_leaves_the_global_generator_alone(tmp_path: Path) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_named_models_and_diffusion_leave_the_global_generator_alone(folder: Path) -> None:
+    before = torch.get_rng_state()
+    checkpoint.load(str(folder), "cpu").load_diffusion()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
