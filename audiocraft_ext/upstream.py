@@ -168,13 +168,14 @@ class skip_init(TorchFunctionMode):  # noqa: N801
     ) -> Any:
         kwargs = kwargs or {}
         tensor: Any = args[0] if args else kwargs.get("tensor")
-        is_init = getattr(func, "__module__", None) == "torch.nn.init" or func in _RANDOM_FILLS
-        if is_init or (func in _NO_OPS_ON_META and tensor.is_meta):
+        # Tensor's own, torch's in nn.init (trunc_normal_ reaches this as uniform_), and those by which transformers
+        # replaces them in from_pretrained.
+        is_random_fill = getattr(func, "__name__", "").endswith(("normal_", "uniform_"))
+        if is_random_fill or (func in _NO_OPS_ON_META and tensor.is_meta):
             return tensor
         if self.on_meta and func is torch.empty:  # torch's layers allocate their parameters by it
             kwargs = {**kwargs, "device": "meta"}
         return func(*args, **kwargs)
 
 
-_RANDOM_FILLS = (torch.Tensor.normal_, torch.Tensor.uniform_)
 _NO_OPS_ON_META = (torch.Tensor.to, torch.Tensor.erfinv_, torch.Tensor.clamp_)  # the last two: init.trunc_normal_'s
