@@ -253,7 +253,7 @@ def test_a_codec_is_the_same_without_its_initialisation(lstm: int) -> None:
     assert torch.equal(built.decode(codes(), None), original.decode(codes(), None))
 
 
-def test_a_width_beyond_any_memory_is_refused_by_the_weights_it_does_not_fit(tmp_path: Path) -> None:
+def test_a_width_beyond_any_memory_is_refused_as_unfit_for_the_weights(tmp_path: Path) -> None:
     folder = tiny.write(tmp_path, "text")
     rewrite_config(folder, {"transformer_lm": {"dim": 2**18}})
     with pytest.raises(CheckpointError, match=r"do not fit its config: size mismatch"):
