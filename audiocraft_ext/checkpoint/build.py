@@ -5,6 +5,7 @@ audiocraft's builders do the work, except where they would download: conditioner
 
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from audiocraft_ext import upstream
+from audiocraft_ext import memory, upstream
 from audiocraft_ext.checkpoint.demucs import load_demucs
 from audiocraft_ext.checkpoint.locate.pretrained import DEMUCS
 from audiocraft_ext.checkpoint.locate.source import model_type
@@ -48,25 +49,28 @@ def candidate_dtypes(device: str) -> list[torch.dtype]:
 def build_lm(files: CheckpointFiles, device: str, dtype: torch.dtype | None = None) -> upstream.LMModel:
     """The LM in eval mode, its transformer in ``dtype``, by default the first of ``candidate_dtypes``.
 
-    ``lm.cfg`` is the config, as audiocraft's loader sets it. Raises ``CheckpointError``.
+    ``lm.cfg`` is the config, as audiocraft's loader sets it. Takes the weights out of ``files``. Raises
+    ``CheckpointError``.
     """
     dtype = dtype or candidate_dtypes(device)[0]
     with upstream.skip_init(), config_errors("language model"):
-        lm = _assemble(files, device, dtype)
-    # Chroma windows are computed; only some formats store them.
-    windows = {key: value for key, value in lm.state_dict().items() if key.endswith(".chroma.spec.window")}
-    _load_weights(lm, windows | files.lm.state, device, "language model", dtype)
+        lm = _assemble(files, device, dtype, on_meta=True)
+    for key, value in lm.state_dict().items():
+        if key.endswith(".chroma.spec.window"):  # computed; only some formats store them
+            files.lm.state.setdefault(key, value)
+    _load_weights(lm, files.lm.state, device, "language model", dtype)
     return lm.eval()
 
 
 def untrained_lm(config: DictConfig, folder: Path, device: str) -> upstream.LMModel:
     """The LM that a solver config describes, initialised by audiocraft; ``folder`` has its pretrained models."""
     no_codec = CodecFile(config, state={})
-    return _assemble(CheckpointFiles(folder, LanguageModelFile(config, {}), no_codec), device, torch.float32).to(device)
+    files = CheckpointFiles(folder, LanguageModelFile(config, {}), no_codec)
+    return _assemble(files, device, torch.float32, on_meta=False).to(device)
 
 
-def _assemble(files: CheckpointFiles, device: str, dtype: torch.dtype) -> upstream.LMModel:
-    """The LM with its transformer on the CPU in fp32, and its conditioners on ``device``."""
+def _assemble(files: CheckpointFiles, device: str, dtype: torch.dtype, on_meta: bool) -> upstream.LMModel:
+    """The LM in fp32, its transformer without weights or initialised on the CPU, its conditioners on ``device``."""
     config = deepcopy(files.lm.config)
     OmegaConf.set_struct(config, False)
     config.device, config.dtype = device, str(dtype).removeprefix("torch.")
@@ -88,7 +92,8 @@ def _assemble(files: CheckpointFiles, device: str, dtype: torch.dtype) -> upstre
         # As MusicGen.get_pretrained does: without it the melody's prefix is another one.
         provider.conditioners["self_wav"].match_len_on_eval = True
         provider.conditioners["self_wav"]._use_masking = False
-    lm = upstream.builders.get_lm_model(OmegaConf.merge(config, {"device": "cpu", "dtype": "float32"}))
+    with upstream.skip_init(on_meta=True) if on_meta else nullcontext():
+        lm = upstream.builders.get_lm_model(OmegaConf.merge(config, {"device": "cpu", "dtype": "float32"}))
     lm.condition_provider = provider
     lm.cfg = config
     return lm
@@ -161,12 +166,15 @@ def _load_weights(
     module: nn.Module, state: State, device: str, what: str, transformer_dtype: torch.dtype = torch.float32
 ) -> None:
     """Replace all of the module's weights by ``state``, with neither missing nor extra ones: floats become fp32, the
-    transformer's ``transformer_dtype``. The module's own were never written, and so never took memory.
+    transformer's ``transformer_dtype``. Empties ``state`` on the way: of both, only one weight takes memory twice.
     """
-    converted = {}
-    for key, value in state.items():
+    converted, mappings = {}, memory.clean_mappings()
+    for key in list(state):
+        value = state.pop(key)
         dtype = transformer_dtype if key.startswith("transformer.") else torch.float32
         converted[key] = value.to(device, dtype if value.is_floating_point() else value.dtype)
+        if converted[key] is not value:
+            memory.drop_pages(value, mappings)
     try:
         missing, extra = module.load_state_dict(converted, strict=False, assign=True)
         problems = [

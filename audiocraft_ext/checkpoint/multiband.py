@@ -10,7 +10,7 @@ from audiocraft_ext.checkpoint.locate import pretrained, source
 from audiocraft_ext.checkpoint.read.files import load_pickle
 from audiocraft_ext.codec.multiband import Band, MultiBandDecoder
 from audiocraft_ext.errors import CheckpointError
-from audiocraft_ext.upstream import CompressionModel, NoiseSchedule, builders
+from audiocraft_ext.upstream import CompressionModel, NoiseSchedule, builders, skip_init
 
 # Our own key in the package: the crossover of the embedded checkpoint's models.
 _CROSSOVER_KEY = "codec_below_hz"
@@ -40,7 +40,8 @@ def load_diffusion(codec: CompressionModel, folder: Path) -> MultiBandDecoder:
 
 
 def _build_band(package: dict[str, Any], sample_rate: int, device: torch.device) -> Band:
-    unet = builders.get_diffusion_model(package["cfg"])
+    with skip_init():
+        unet = builders.get_diffusion_model(package["cfg"])
     unet.load_state_dict(package["model_state"])
     processor = builders.get_processor(cfg=package["cfg"].processor, sample_rate=sample_rate)
     processor.load_state_dict(package["processor_state"])

@@ -192,10 +192,10 @@ def write_parts(folder: Path) -> Path:
 def melody_config() -> dict[str, Any]:
     """A melody checkpoint's solver config like Meta's: T5 and Demucs by name, and paths on the trainer's machine."""
     config = {**tiny.lm_config("melody"), "compression_model_checkpoint": f"//pretrained/{CODEC}"}
-    chroma = {"sample_rate": tiny.SAMPLE_RATE, "n_chroma": 12, "radix2_exp": 12, "argmax": True}
+    description, chroma = config["conditioners"]["description"], config["conditioners"]["self_wav"]["chroma"]
     training_only = {"match_len_on_eval": False, "cache_path": "/trainer", "eval_wavs": "/trainer", "n_eval_wavs": 100}
     config["conditioners"] = {
-        "description": {"model": "t5", "t5": {"name": TEXT_ENCODER, "finetune": False}},
+        "description": {"model": "t5", "t5": {**description["t5"], "name": TEXT_ENCODER}},
         "self_wav": {"model": "chroma_stem", "chroma_stem": {**chroma, **training_only}},
     }
     return config

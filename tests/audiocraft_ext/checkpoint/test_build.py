@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +12,17 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from audiocraft_ext import checkpoint
+from audiocraft_ext import checkpoint, upstream
 from audiocraft_ext.checkpoint import build
 from audiocraft_ext.checkpoint.locate.pretrained import DEMUCS
+from audiocraft_ext.checkpoint.read.formats import CheckpointFiles, CodecFile, LanguageModelFile
 from audiocraft_ext.conditioning import StemConditioner
 from audiocraft_ext.errors import CheckpointError
 from audiocraft_ext.upstream import EncodecModel
 from tests.support import tiny, tiny_components
+from tests.support.memory import resident_bytes
 
 
 @pytest.fixture
@@ -167,6 +172,12 @@ def test_loading_leaves_the_global_generator_alone(tmp_path: Path) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_named_models_and_diffusion_leave_the_global_generator_alone(folder: Path) -> None:
+    before = torch.get_rng_state()
+    checkpoint.load(str(folder), "cpu").load_diffusion()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -186,3 +197,91 @@ def test_weights_that_do_not_fit_their_config_are_named(
     torch.save(package, folder / "state_dict.bin")
     with pytest.raises(CheckpointError, match=message):
         checkpoint.load(str(folder), "cpu")
+
+
+class Allocations(TorchDispatchMode):
+    """Records how many numbers the largest new tensor off the meta device has, whichever operation returns it."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and not result.is_meta:
+            self.largest = max(self.largest, result.numel())
+        return result
+
+
+# Meta's config, and each of its keys that initialise, as audiocraft's builder allows them.
+INITIALISATIONS: list[dict[str, Any]] = [
+    {"weight_init": "gaussian", "depthwise_init": "current", "zero_bias_init": True},
+    {"weight_init": "gaussian", "depthwise_init": "global", "zero_bias_init": True},
+    {"weight_init": "uniform", "depthwise_init": None, "zero_bias_init": False},
+    {"weight_init": None, "depthwise_init": None, "zero_bias_init": False},
+]
+
+
+@pytest.mark.parametrize("init", INITIALISATIONS, ids=lambda init: f"{init['weight_init']}, {init['depthwise_init']}")
+@pytest.mark.parametrize("kind", ["text", "stereo", "melody", "rotary"])
+def test_no_weight_is_drawn_or_allocated_before_it_is_loaded(
+    kind: tiny.Kind, init: dict[str, Any], tmp_path: Path
+) -> None:
+    bias = {f"bias_{part}": True for part in ("ff", "attn", "proj")}
+    transformer = {**tiny.lm_config(kind)["transformer_lm"], **init, **bias, "dim": 1024, "num_heads": 16}
+    config = OmegaConf.create({**tiny.lm_config(kind), "transformer_lm": transformer})
+    shutil.copytree(tiny.TEXT_ENCODER, tmp_path / "text_encoder")
+    files = CheckpointFiles(tmp_path, LanguageModelFile(config, {}), CodecFile(config, {}))
+    before = torch.get_rng_state()
+    with upstream.skip_init(), Allocations() as allocations:
+        lm = build._assemble(files, "cpu", torch.float32, on_meta=True)
+    assert torch.equal(torch.get_rng_state(), before)
+    conditioners = set(lm.condition_provider.parameters())
+    assert {weight.device.type for weight in lm.parameters() if weight not in conditioners} == {"meta"}
+    assert not any(buffer.is_meta for buffer in lm.buffers())
+    # No more than what turns a condition, 128 wide, into the transformer's width, or the window of a chroma.
+    assert allocations.largest <= max(128 * 1024, tiny.WINDOW_S * tiny.SAMPLE_RATE * 5)
+
+
+@pytest.mark.parametrize("lstm", [0, 2])
+def test_a_codec_is_the_same_without_its_initialisation(lstm: int) -> None:
+    config = OmegaConf.create({**tiny.CODEC_CONFIG, "seanet": {**tiny.CODEC_CONFIG["seanet"], "lstm": lstm}})
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        original = upstream.builders.get_compression_model(config).eval()
+    before = torch.get_rng_state()
+    built = build.build_codec(CodecFile(config, original.state_dict()), {}, "cpu")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(built.decode(codes(), None), original.decode(codes(), None))
+
+
+def test_a_width_beyond_any_memory_is_refused_as_unfit_for_the_weights(tmp_path: Path) -> None:
+    folder = tiny.write(tmp_path, "text")
+    rewrite_config(folder, {"transformer_lm": {"dim": 2**18}})
+    with pytest.raises(CheckpointError, match=r"do not fit its config: size mismatch"):
+        checkpoint.load(str(folder), "cpu")
+
+
+def test_building_does_not_import_torch_s_compiler(tmp_path: Path) -> None:
+    folder = tiny.write(tmp_path, "rotary")
+    probe = f"""
+import sys
+from audiocraft_ext import checkpoint
+checkpoint.load({str(folder)!r}, "cpu")
+assert not {{"torch._dynamo", "sympy"}} & sys.modules.keys()
+"""
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_half_precision_file_is_not_resident_once_it_is_converted(tmp_path: Path) -> None:
+    module = torch.nn.ModuleDict({f"{i}": torch.nn.Linear(1024, 1024, bias=False, device="meta") for i in range(32)})
+    halves = {name: torch.full(weight.shape, 0.5).half() for name, weight in module.state_dict().items()}
+    torch.save(halves, tmp_path / "state.bin")
+    state = torch.load(tmp_path / "state.bin", mmap=True)
+    kept = state["0.weight"]
+    before = resident_bytes()
+    build._load_weights(module, state, "cpu", "model")
+    assert not state, "the half-precision weights would be kept, too"
+    # 128 MiB in single precision; in half precision there would be 64 more.
+    assert resident_bytes() - before < 160 * 2**20
+    assert kept.eq(0.5).all(), "another access reads the file again"

@@ -39,7 +39,7 @@ def random_dac() -> DacModel:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A text checkpoint that names the codec as audiocraft does, with the codec in the same folder."""
-    place = tiny.write(tmp_path_factory.mktemp("dac"), "text")
+    place = tiny.write(tmp_path_factory.mktemp("dac"), "text", sample_rate=SAMPLE_RATE)
     torch.save({"pretrained": NAME}, place / "compression_state_dict.bin")
     random_dac().save_pretrained(place / NAME)
     return place

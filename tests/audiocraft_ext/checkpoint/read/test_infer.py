@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from audiocraft_ext.checkpoint.locate.source import EMBEDDED
 from audiocraft_ext.checkpoint.read import formats, infer
@@ -20,15 +20,19 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return checkpoint_formats.write_parts(tmp_path_factory.mktemp("parts"))
 
 
-def common_keys(ours: Any, theirs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Both configs with the keys that both have."""
-    return {key: ours[key] for key in ours if key in theirs}, {key: theirs[key] for key in theirs if key in ours}
+def common_keys(ours: Any, theirs: Any) -> tuple[Any, Any]:
+    """Both configs with the keys that both have, at any depth."""
+    if not isinstance(ours, DictConfig):
+        return ours, theirs
+    pairs = {key: common_keys(ours[key], theirs[key]) for key in ours if key in theirs}
+    return {key: pair[0] for key, pair in pairs.items()}, {key: pair[1] for key, pair in pairs.items()}
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_shapes_give_the_config_that_was_written(kind: tiny.Kind, parts: Path) -> None:
     lm = checkpoint_formats.language_model(kind, parts)
     inferred, written = infer.infer_config(lm.state), OmegaConf.create(checkpoint_formats.config_of(kind))
+    written.transformer_lm.cross_attention = bool(written.fuser.cross)  # as audiocraft's builder does
     for key in ("transformer_lm", "fuser", "codebooks_pattern", "interleave_stereo_codebooks", "dataset"):
         ours, theirs = common_keys(inferred[key], written[key])
         assert ours == theirs, key
