@@ -101,5 +101,5 @@ def test_other_transformers_models_are_refused_as_codecs(folder: Path, tmp_path:
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     config = tmp_path / NAME / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"model_type": "mimi"}))
-    with pytest.raises(CheckpointError, match="codec dac_44khz is of the type 'mimi'"):
+    with pytest.raises(CheckpointError, match="codec dac_44khz is 'mimi'"):
         checkpoint.load(str(tmp_path), "cpu")
