@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from audiocraft_ext import memory
 from audiocraft_ext.checkpoint.locate.source import read_json
 from audiocraft_ext.checkpoint.read import files
 from audiocraft_ext.checkpoint.read.diagnosis import first_few
@@ -39,7 +40,7 @@ def merge(base: nn.Module, folder: Path) -> None:
         if config.is_prompt_learning:
             raise CheckpointError(f"The adapter is of the type {config.peft_type.value}, which no weights can hold.")
         config.task_type, config.inference_mode = None, True  # a task would add methods that generate text
-        base.requires_grad_(False)
+        _detach_from_files(base)
         is_decoders = any(name.startswith("base_model.model.model.") for name in weights)
         model = peft.PeftModel(base.get_submodule("decoder") if is_decoders else base, config)
         report = model.load_adapter(str(folder), "default", torch_device="cpu")
@@ -67,6 +68,14 @@ def merge_state(state: State, folder: Path) -> State:
     merged = dict(modules.state_dict())
     join_thirds(merged)
     return merged
+
+
+def _detach_from_files(base: nn.Module) -> None:
+    """Copy each weight out of its file's mapping, which PEFT would write to, and which frees nothing until its end."""
+    mappings = memory.clean_mappings()
+    for parameter in base.requires_grad_(False).parameters():
+        mapped, parameter.data = parameter.data, parameter.data.clone()
+        memory.drop_pages(mapped, mappings)
 
 
 def _read_weights(folder: Path) -> State:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from audiocraft_ext import upstream
+from audiocraft_ext import memory, upstream
 from audiocraft_ext.checkpoint.locate import hub
 from audiocraft_ext.checkpoint.locate.source import CODEC_TYPES, model_type, read_json
 from audiocraft_ext.checkpoint.read import files, states
@@ -100,6 +100,8 @@ def join_thirds(state: State) -> None:
         attention, kind = key.split("q_proj.")
         thirds = [state.pop(f"{attention}{name}_proj.{kind}") for name in "qkv"]
         state[f"{attention}in_proj_{kind}"] = torch.cat(thirds)
+        del thirds
+        memory.trim()
 
 
 def _is_encoder_or_computed(name: str) -> bool:
