@@ -89,6 +89,8 @@ def _assemble(files: CheckpointFiles, device: str, dtype: torch.dtype) -> upstre
         provider.conditioners["self_wav"].match_len_on_eval = True
         provider.conditioners["self_wav"]._use_masking = False
     lm = upstream.builders.get_lm_model(OmegaConf.merge(config, {"device": "cpu", "dtype": "float32"}))
+    if lm.fuser.cond2fuse.keys() != provider.conditioners.keys():
+        raise ValueError(f"its fuser has {first_few(lm.fuser.cond2fuse)}; its conditioners are {first_few(settings)}")
     lm.condition_provider = provider
     lm.cfg = config
     return lm
@@ -149,6 +151,8 @@ def _build_conditioner(
 
 def _load_tokenizer(kind: Any, folder: Path) -> upstream.PreTrainedTokenizerBase:
     try:
+        if not any((folder / name).is_file() for name in ("tokenizer.json", "spiece.model")):
+            raise OSError("it has no vocabulary.")  # transformers would take every word for an unknown one
         return kind.from_pretrained(folder, trust_remote_code=False)
     except (KeyboardInterrupt, SystemExit):
         raise
@@ -166,7 +170,8 @@ def _load_weights(
     converted = {}
     for key, value in state.items():
         dtype = transformer_dtype if key.startswith("transformer.") else torch.float32
-        converted[key] = value.to(device, dtype if value.is_floating_point() else value.dtype)
+        value = value.to(device, dtype if value.is_floating_point() else value.dtype)
+        converted[key] = value.contiguous()  # as kernels read them
     try:
         missing, extra = module.load_state_dict(converted, strict=False, assign=True)
         problems = [

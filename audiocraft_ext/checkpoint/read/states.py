@@ -24,20 +24,34 @@ _WRAPPER = re.compile(r"(?<![^.])(?:_orig_mod|module|_fsdp_wrapped_module|_check
 def find_weights(payload: dict[Any, Any]) -> State | None:
     """The best weights in a training checkpoint, without the names of wrappers and of Lightning's attribute.
 
-    A language model's are found under any key. Raises ``CheckpointError`` if several unknown keys have one.
+    A language model's or codec's are found under any key. Raises ``CheckpointError`` if several unknown keys have one.
     """
     states = sorted(_state_dicts(payload), key=lambda found: _rank(found[0]))
-    models = [(path, state) for path, state in states if any(str(key).endswith(LM_KEY) for key in state)] or states[:1]
+    end = next((end for end in (LM_KEY, _CODEC_KEY) if any(_prefixes(state, end) for _, state in states)), "")
+    models = [(path, state) for path, state in states if _prefixes(state, end)] or states[:1]
     if not models:
         return None
     path, state = models[0]
-    if len(alike := [other for other, _ in models if _rank(other) == _rank(path)]) > 1:
-        names = ", ".join(".".join(other) for other in alike)
-        raise CheckpointError(f"The file has {len(alike)} language models, under {names}: save one of them alone.")
-    state = unwrap(state)
-    ends = (key.removesuffix(end) for end in (LM_KEY, _CODEC_KEY) for key in state if key.endswith(end))
-    prefix = next(ends, "")
-    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    _check_alone([".".join(other) for other, _ in models if _rank(other) == _rank(path)])
+    prefixes = _prefixes(state, end)
+    prefixes = [known for known in ("", "model.") if known in prefixes][:1] or prefixes or [""]
+    _check_alone(prefixes)
+    named = {
+        key.removeprefix(prefixes[0]): value for key, value in unwrap(state).items() if key.startswith(prefixes[0])
+    }
+    # Numbers and the like that were saved among the weights, and weights without values, are none.
+    return {key: value for key, value in named.items() if isinstance(value, Tensor) and not value.is_meta}
+
+
+def _prefixes(state: dict[Any, Any], end: str) -> list[str]:
+    """What precedes ``end`` in the names of a state dict: nothing, or the attributes that contain the model."""
+    names = [_WRAPPER.sub("", str(key)) for key in state]
+    return sorted({name.removesuffix(end) for name in names if f".{name}".endswith(f".{end}")})
+
+
+def _check_alone(names: list[str]) -> None:
+    if len(names) > 1:
+        raise CheckpointError(f"The file has {len(names)} models, under {', '.join(names)}: save one of them alone.")
 
 
 def unwrap(state: dict[Any, Any]) -> State:
