@@ -90,7 +90,9 @@ def _assemble(files: CheckpointFiles, device: str, dtype: torch.dtype) -> upstre
         provider.conditioners["self_wav"]._use_masking = False
     lm = upstream.builders.get_lm_model(OmegaConf.merge(config, {"device": "cpu", "dtype": "float32"}))
     if lm.fuser.cond2fuse.keys() != provider.conditioners.keys():
-        raise ValueError(f"its fuser has {first_few(lm.fuser.cond2fuse)}; its conditioners are {first_few(settings)}")
+        raise ValueError(
+            f"its fuser has {list(lm.fuser.cond2fuse)}; its conditioners are {list(provider.conditioners)}"
+        )
     lm.condition_provider = provider
     lm.cfg = config
     return lm

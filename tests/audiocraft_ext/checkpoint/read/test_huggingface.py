@@ -271,7 +271,7 @@ def test_another_length_of_the_melody_is_refused(tmp_path: Path) -> None:
 def test_an_index_without_files_is_damaged(copy: Path, index: dict[str, Any]) -> None:
     (copy / "model.safetensors").unlink()
     (copy / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(CheckpointError, match="index.json is damaged: it has no weight_map"):
+    with pytest.raises(CheckpointError, match=r"index\.json is damaged: it has no weight_map"):
         checkpoint.load(str(copy), "cpu")
 
 
@@ -280,9 +280,7 @@ def test_a_model_without_its_tokenizer_is_refused(copy: Path, missing: str) -> N
     # transformers makes an empty one, by which every word is unknown.
     for file in copy.glob(missing):
         file.unlink()
-    with pytest.raises(
-        CheckpointError, match="tokenizer in copy cannot be loaded: it has no vocabulary. Copy its base"
-    ):
+    with pytest.raises(CheckpointError, match=r"tokenizer in copy cannot be loaded: it has no vocabulary\. Copy"):
         checkpoint.load(str(copy), "cpu")
 
 

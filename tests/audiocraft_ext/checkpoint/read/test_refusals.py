@@ -165,6 +165,31 @@ def test_weights_of_a_wrong_rank_are_refused(
     )
 
 
+CONFIGS: dict[str, tuple[str, Any, str]] = {
+    "a fuser without the text": ("fuser.cross", [], "its fuser has ; its conditioners are description."),
+    "an unknown reference": ("lm_model", "${nowhere}", "Interpolation key 'nowhere' not found"),
+    "a text encoder without a name": ("conditioners.description.t5.name", None, "The checkpoint names the model None"),
+}
+
+
+@pytest.mark.parametrize(("key", "value", "message"), CONFIGS.values(), ids=CONFIGS)
+def test_a_config_that_makes_no_sense_is_refused(
+    without_lm: Path, package: dict[str, Any], key: str, value: Any, message: str
+) -> None:
+    config = OmegaConf.create(package["xp.cfg"])
+    OmegaConf.update(config, key, value)
+    torch.save({**package, "xp.cfg": OmegaConf.to_yaml(config)}, without_lm / "lm.bin")
+    assert message in refusal(without_lm)
+
+
+def test_a_codec_without_a_name_is_refused(without_lm: Path, package: dict[str, Any]) -> None:
+    (without_lm / "codec.bin").unlink()
+    for name in ("${nowhere}", "//pretrained/"):
+        config = {**OmegaConf.to_container(OmegaConf.create(package["xp.cfg"])), "compression_model_checkpoint": name}
+        torch.save({**package, "xp.cfg": OmegaConf.to_yaml(config)}, without_lm / "lm.bin")
+        assert refusal(without_lm)
+
+
 def test_a_truncated_config_is_damaged(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("[" * 100_000)
     assert refusal(tmp_path).startswith("config.json is damaged")
