@@ -93,6 +93,8 @@ def _assemble(files: CheckpointFiles, device: str, dtype: torch.dtype) -> upstre
         raise ValueError(
             f"its fuser has {list(lm.fuser.cond2fuse)}; its conditioners are {list(provider.conditioners)}"
         )
+    if not config.dataset.segment_duration > 0:
+        raise ValueError("dataset.segment_duration is not positive")
     lm.condition_provider = provider
     lm.cfg = config
     return lm

@@ -34,17 +34,16 @@ def find_weights(payload: dict[Any, Any]) -> State | None:
     path, state = models[0]
     _check_alone([".".join(other) for other, _ in models if _rank(other) == _rank(path)])
     prefixes = _prefixes(state, end)
-    prefixes = [known for known in ("", "model.") if known in prefixes][:1] or prefixes or [""]
-    _check_alone(prefixes)
-    named = {
-        key.removeprefix(prefixes[0]): value for key, value in unwrap(state).items() if key.startswith(prefixes[0])
-    }
-    # Numbers and the like that were saved among the weights, and weights without values, are none.
-    return {key: value for key, value in named.items() if isinstance(value, Tensor) and not value.is_meta}
+    known = [prefix for prefix in prefixes if prefix in ("", "model.")]
+    _check_alone([] if known else prefixes)
+    prefix = next(iter(known or prefixes), "")
+    named = {key.removeprefix(prefix): value for key, value in unwrap(state).items() if key.startswith(prefix)}
+    # Trainers save numbers among the weights; on the meta device there are no values.
+    return {key: w for key, w in named.items() if isinstance(w, Tensor) and not (w.is_meta or w.is_sparse)}
 
 
 def _prefixes(state: dict[Any, Any], end: str) -> list[str]:
-    """What precedes ``end`` in the names of a state dict: nothing, or the attributes that contain the model."""
+    """The parts before ``end`` in the names of a state dict: the attributes that contain the model, or nothing."""
     names = [_WRAPPER.sub("", str(key)) for key in state]
     return sorted({name.removesuffix(end) for name in names if f".{name}".endswith(f".{end}")})
 

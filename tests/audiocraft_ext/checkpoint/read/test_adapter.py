@@ -357,7 +357,12 @@ def test_an_adapter_s_base_has_the_revision_that_it_names(
     settings = json.loads((name_base(folder, "someone/musicgen") / adapter.CONFIG).read_text())
     (folder / adapter.CONFIG).write_text(json.dumps({**settings, "revision": "v2"}))
     asked: list[str] = []
-    monkeypatch.setattr(source, "locate", lambda weights, is_base: asked.append(weights) or base)
+
+    def locate(weights: str, is_base: bool) -> Path:
+        asked.append(weights)
+        return base
+
+    monkeypatch.setattr(source, "locate", locate)
     formats.read(folder)
     assert asked == ["someone/musicgen@v2"]
 

@@ -166,9 +166,14 @@ def test_weights_of_a_wrong_rank_are_refused(
 
 
 CONFIGS: dict[str, tuple[str, Any, str]] = {
-    "a fuser without the text": ("fuser.cross", [], "its fuser has ; its conditioners are description."),
+    "a fuser without the text": ("fuser.cross", [], "its fuser has []; its conditioners are ['description']."),
+    "a window without length": ("dataset.segment_duration", -5, "dataset.segment_duration is not positive"),
     "an unknown reference": ("lm_model", "${nowhere}", "Interpolation key 'nowhere' not found"),
-    "a text encoder without a name": ("conditioners.description.t5.name", None, "The checkpoint names the model None"),
+    "a text encoder without a name": (
+        "conditioners.description.t5.name",
+        None,
+        "The checkpoint names the model 'None'",
+    ),
 }
 
 
@@ -185,7 +190,7 @@ def test_a_config_that_makes_no_sense_is_refused(
 def test_a_codec_without_a_name_is_refused(without_lm: Path, package: dict[str, Any]) -> None:
     (without_lm / "codec.bin").unlink()
     for name in ("${nowhere}", "//pretrained/"):
-        config = {**OmegaConf.to_container(OmegaConf.create(package["xp.cfg"])), "compression_model_checkpoint": name}
+        config = OmegaConf.merge(OmegaConf.create(package["xp.cfg"]), {"compression_model_checkpoint": name})
         torch.save({**package, "xp.cfg": OmegaConf.to_yaml(config)}, without_lm / "lm.bin")
         assert refusal(without_lm)
 

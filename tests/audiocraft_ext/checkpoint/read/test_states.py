@@ -78,7 +78,7 @@ def test_of_two_codecs_under_unknown_keys_neither_is_chosen(without_lm: Path, pa
     assert loaded.state.keys() == state.keys()
 
 
-def test_what_is_no_weight_is_left_out(without_lm: Path, package: dict[str, Any]) -> None:
+def test_numbers_among_the_weights_are_left_out(without_lm: Path, package: dict[str, Any]) -> None:
     state = package["best_state"]
     assert load(without_lm, {**state, "epoch": 3, "name": "x", "xp.cfg": package["xp.cfg"]}).keys() == state.keys()
     meta = state["linears.0.weight"].to("meta")
@@ -97,7 +97,7 @@ def test_an_expanded_weight_is_the_same_weight(without_lm: Path, package: dict[s
 
 
 @pytest.mark.parametrize("pretrained", [True, "facebook/musicgen-small"])
-def test_a_language_model_with_a_key_pretrained_is_no_codec(
+def test_a_language_model_beside_the_key_pretrained_is_found(
     without_lm: Path, package: dict[str, Any], pretrained: bool | str
 ) -> None:
     assert load(without_lm, {**package, "pretrained": pretrained}).keys() == package["best_state"].keys()
