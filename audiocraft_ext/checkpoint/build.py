@@ -94,6 +94,12 @@ def _assemble(files: CheckpointFiles, device: str, dtype: torch.dtype, on_meta: 
         provider.conditioners["self_wav"]._use_masking = False
     with upstream.skip_init(on_meta=True) if on_meta else nullcontext():
         lm = upstream.builders.get_lm_model(OmegaConf.merge(config, {"device": "cpu", "dtype": "float32"}))
+    if lm.fuser.cond2fuse.keys() != provider.conditioners.keys():
+        raise ValueError(
+            f"its fuser has {list(lm.fuser.cond2fuse)}; its conditioners are {list(provider.conditioners)}"
+        )
+    if not config.dataset.segment_duration > 0:
+        raise ValueError("dataset.segment_duration is not positive")
     lm.condition_provider = provider
     lm.cfg = config
     return lm
@@ -154,6 +160,8 @@ def _build_conditioner(
 
 def _load_tokenizer(kind: Any, folder: Path) -> upstream.PreTrainedTokenizerBase:
     try:
+        if not any((folder / name).is_file() for name in ("tokenizer.json", "spiece.model")):
+            raise OSError("it has no vocabulary.")  # transformers would take every word for an unknown one
         return kind.from_pretrained(folder, trust_remote_code=False)
     except (KeyboardInterrupt, SystemExit):
         raise
@@ -172,7 +180,7 @@ def _load_weights(
     for key in list(state):
         value = state.pop(key)
         dtype = transformer_dtype if key.startswith("transformer.") else torch.float32
-        converted[key] = value.to(device, dtype if value.is_floating_point() else value.dtype)
+        converted[key] = value.to(device, dtype if value.is_floating_point() else value.dtype).contiguous()
         if converted[key] is not value:
             memory.drop_pages(value, mappings)
     try:

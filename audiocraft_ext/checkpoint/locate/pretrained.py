@@ -84,7 +84,7 @@ def _missing(folder: Path) -> list[str]:
         return ["the weights"]
     needed: list[str] = []
     if marker.endswith(".index.json"):
-        needed += sorted(set(source.read_json(folder / marker)["weight_map"].values()))
+        needed += source.shards(folder / marker)
     if marker == DEMUCS_BAG:
         needed += demucs_files(folder)
     if marker.startswith(("model.", "pytorch_model.")):

@@ -103,10 +103,18 @@ def model_type(folder: Path) -> str | None:
     return read_json(config).get("model_type") if config.is_file() else None
 
 
+def shards(index: Path) -> list[str]:
+    """The names of the files that an index of transformers' lists; raises ``CheckpointError``."""
+    files = read_json(index).get("weight_map")
+    if not isinstance(files, dict) or not all(isinstance(name, str) for name in files.values()):
+        raise CheckpointError(f"{index.name} is damaged: it has no weight_map. Download or copy it again.")
+    return sorted(set(files.values()))
+
+
 def read_json(file: Path) -> dict[str, Any]:
     """The object in a JSON file, {} for any other value; raises ``CheckpointError`` for text that is not JSON."""
     try:
         content = json.loads(file.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{file.name} is damaged: {error}. Download or copy it again.") from error
     return content if isinstance(content, dict) else {}

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from audiocraft_ext import memory
@@ -20,6 +21,7 @@ from audiocraft_ext.errors import CheckpointError
 
 CONFIG = "adapter_config.json"
 _FILES = ("adapter_model.safetensors", "adapter_model.bin")
+_DECODERS = ("base_model.model.model.", "base_model.model.lm_heads.")  # the names in an adapter of the decoder alone
 _EMBEDDING = re.compile(r"emb\.\d+|.*\.embed_tokens|.*\.shared|.*\.relative_attention_bias")
 
 
@@ -41,10 +43,15 @@ def merge(base: nn.Module, folder: Path) -> None:
             raise CheckpointError(f"The adapter is of the type {config.peft_type.value}, which no weights can hold.")
         config.task_type, config.inference_mode = None, True  # a task would add methods that generate text
         _detach_from_files(base)
-        is_decoders = any(name.startswith("base_model.model.model.") for name in weights)
-        model = peft.PeftModel(base.get_submodule("decoder") if is_decoders else base, config)
-        report = model.load_adapter(str(folder), "default", torch_device="cpu")
-        problems = {"lacks": report.missing_keys, "changes what its base does not have,": report.unexpected_keys}
+        is_decoders = any(name.startswith(_DECODERS) for name in weights)
+        with torch.random.fork_rng(devices=[]):  # PiSSA's fast decomposition is random
+            torch.manual_seed(0)
+            model = peft.PeftModel(base.get_submodule("decoder") if is_decoders else base, config)
+            report = model.load_adapter(str(folder), "default", torch_device="cpu")
+        everything = dict(model.named_parameters(remove_duplicate=False))
+        loaded = {id(value) for name, value in everything.items() if name not in report.missing_keys}
+        missing = [name for name in report.missing_keys if id(everything.get(name)) not in loaded]
+        problems = {"lacks": missing, "changes what its base does not have,": report.unexpected_keys}
         for problem, keys in problems.items():
             if keys:
                 raise CheckpointError(f"The adapter {problem} {first_few(sorted(keys))}: name its own base.")

@@ -12,8 +12,9 @@ _NEAREST = (
     (r"\.lora_(embedding_)?[AB]\b", "is a LoRA adapter: put its adapter_config.json beside it"),
     (
         r"^decoder\.model\.decoder\.",
-        "has the weights of a Hugging Face MusicGen, which needs its config.json beside its safetensors files",
+        "has the weights of a Hugging Face MusicGen: name it model.safetensors, and put its config.json beside it",
     ),
+    (r"^(model\.decoder|lm_heads)\.", "has the decoder of a Hugging Face MusicGen alone: save the whole model"),
     (r"^quantizer\.vq\.|^encoder\.(model|layers)\.\d", _CODEC),
     (r"^(transformer|linears|emb)\.", "has the weights of a MusicGen, but lacks emb.0.weight"),
 )

@@ -44,6 +44,8 @@ def load_pickle(file: Path) -> dict[Any, Any]:
         ) from error
     except (RuntimeError, EOFError, ValueError, OSError) as error:
         problem = str(error).splitlines()[0]
+        if "TorchScript" in problem:  # torch would advise to load it unsafely
+            raise CheckpointError(f"{file.name} is a TorchScript archive. Save a state dict.") from error
         raise CheckpointError(
             f"{file.name} is damaged or not a torch file: {problem}. Download or copy it again."
         ) from error

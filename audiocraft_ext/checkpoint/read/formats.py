@@ -89,11 +89,11 @@ class CheckpointFiles:
 
         Only an optional decoder is located later, at its first use: MultiBand Diffusion, which is over 1 GB.
         """
-        names = [self.codec_name] if self.codec_name else []
+        names = [] if self.codec_name is None else [self.codec_name]
         with config_errors("language model"):
             conditioners = [settings for name, settings in self.lm.config.conditioners.items() if name != "args"]
             if self.text_encoder is None:
-                names += [settings.t5.name for settings in conditioners if settings.model == "t5"]
+                names += [str(settings.t5.name) for settings in conditioners if settings.model == "t5"]
             names += [pretrained.DEMUCS for settings in conditioners if settings.model == "chroma_stem"]
         return {name: pretrained.locate_model(name, self.folder) for name in names}
 
@@ -132,12 +132,15 @@ def _is_huggingface(folder: Path) -> bool:
 
 def _base_path(folder: Path) -> Path:
     """The base of an adapter: like any model that a checkpoint names, or any weights string."""
-    base = str(read_json(folder / adapter.CONFIG).get("base_model_name_or_path") or "")
+    config = read_json(folder / adapter.CONFIG)
+    base, revision = str(config.get("base_model_name_or_path") or ""), config.get("revision")
     try:
         if not base:
             raise CheckpointError("It is not named.")
         is_name = pretrained.NAME.fullmatch(base) is not None
-        return (pretrained.find_local_model(base, folder) if is_name else None) or source.locate(base, is_base=True)
+        local = pretrained.find_local_model(base, folder) if is_name else None
+        is_hubs = is_name and revision and not Path(base).exists()
+        return local or source.locate(f"{base}@{revision}" if is_hubs else base, is_base=True)
     except CheckpointError as error:
         hint = f"Set base_model_name_or_path in {adapter.CONFIG}"
         raise CheckpointError(f"The adapter's base model cannot be located. {error} {hint}.") from error
@@ -185,11 +188,12 @@ def _read_audiocraft(path: Path, adapters: Sequence[Path] = ()) -> CheckpointFil
     return CheckpointFiles(path, lm, _codec_named_in(lm.config))
 
 
+@config_errors("language model")
 def recognise(payload: dict[Any, Any]) -> LanguageModelFile | CodecFile | str | None:
     """The model in a file's payload, or a public codec's name, if there is one."""
-    if "pretrained" in payload:
-        return str(payload["pretrained"])
     state = find_weights(payload)
+    if "pretrained" in payload and LM_KEY not in (state or ()):
+        return str(payload["pretrained"])
     if state is None:
         return None
     config = read_config(payload["xp.cfg"]) if "xp.cfg" in payload else None
@@ -205,6 +209,7 @@ def recognise(payload: dict[Any, Any]) -> LanguageModelFile | CodecFile | str | 
     return LanguageModelFile(config, state, payload.get("is_int8") is True)
 
 
+@config_errors("language model")
 def _codec_named_in(config: DictConfig) -> str:
     """``//pretrained/facebook/encodec_32khz`` in an LM's config is the public codec of that name."""
     name = str(config.get("compression_model_checkpoint", ""))

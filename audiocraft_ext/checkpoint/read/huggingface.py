@@ -12,7 +12,7 @@ import torch
 
 from audiocraft_ext import memory, upstream
 from audiocraft_ext.checkpoint.locate import hub
-from audiocraft_ext.checkpoint.locate.source import CODEC_TYPES, model_type, read_json
+from audiocraft_ext.checkpoint.locate.source import CODEC_TYPES, model_type, read_json, shards
 from audiocraft_ext.checkpoint.read import files, states
 from audiocraft_ext.checkpoint.read.diagnosis import first_few
 from audiocraft_ext.checkpoint.read.tensors import State
@@ -51,8 +51,10 @@ def load_musicgen(folder: Path, dtype: torch.dtype | str = "auto") -> Any:
     """
     config = read_json(folder / "config.json")
     for part, key, default, supported in _SUPPORTED:
-        value = (config.get(part) or {}).get(key, default)
+        settings = config.get(part)
+        value = settings.get(key, default) if isinstance(settings, dict) else default
         _check_supported(f"{part}'s {key}", value, supported)
+    _check_supported("melody's chroma_length", config.get("chroma_length", 235), (235,))  # frames in 30 s
     model, names = _from_pretrained(upstream.MUSICGENS[config["model_type"]], "Hugging Face MusicGen", folder, dtype)
     # Sinusoidal position embeddings are computed; the encoders have weights that only training, or T5's decoder, uses.
     extra = [name for name in sorted(names - model.state_dict().keys()) if not _is_encoder_or_computed(name)]
@@ -116,6 +118,7 @@ def _from_pretrained(kind: Any, what: str, folder: Path, dtype: torch.dtype | st
         )
     upstream.transformers_logging.disable_progress_bar()
     options: dict[str, Any] = {"dtype": dtype, "output_loading_info": True, "trust_remote_code": False}
+    options["ignore_mismatched_sizes"] = True  # reported below
     try:
         stored = _read_weights(folder)
         with upstream.skip_init():
@@ -131,16 +134,19 @@ def _from_pretrained(kind: Any, what: str, folder: Path, dtype: torch.dtype | st
         raise CheckpointError(f"The {what} cannot be loaded: {' '.join(str(error).split()):.300}") from error
     if missing := report["missing_keys"]:
         raise CheckpointError(f"The {what} lacks weights: {first_few(sorted(missing))}. Download or copy it again.")
+    if others := sorted(report["mismatched_keys"]):
+        sizes = (f"{name} is {list(stored_size)} instead of {list(size)}" for name, stored_size, size in others)
+        raise CheckpointError(f"The {what}'s weights do not fit its config: {first_few(sizes)}.")
     return model, set(stored)
 
 
 def _read_weights(folder: Path) -> State:
     """The weights in the files that transformers chooses, memory-mapped."""
     name = str(hub.detect_layout(folder, hub.TRANSFORMERS_LAYOUTS))
-    names = set(read_json(folder / name)["weight_map"].values()) if name.endswith(".json") else [name]
+    names = shards(folder / name) if name.endswith(".json") else [name]
     return {key: value for name in names for key, value in files.load(folder / name).items()}
 
 
-def _check_supported(what: str, value: str, supported: tuple[str, ...]) -> None:
+def _check_supported(what: str, value: Any, supported: tuple[Any, ...]) -> None:
     if value not in supported:
-        raise CheckpointError(f"The {what} is {value!r}; {' and '.join(supported)} are supported.")
+        raise CheckpointError(f"The {what} is {value!r}; {' and '.join(map(str, supported))} are supported.")

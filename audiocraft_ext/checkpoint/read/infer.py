@@ -26,15 +26,14 @@ def infer_config(state: dict[str, Tensor], decoder: Any = None) -> DictConfig:
     """The config of the LM with these weights, under audiocraft's names.
 
     ``decoder``, transformers' config of it, says what shapes do not; without one, assumptions are logged. Raises
-    ``CheckpointError`` if a weight is missing that determines a size.
+    ``CheckpointError`` if a weight that determines a size is missing, or has another number of dimensions.
     """
     try:
         transformer = _transformer(state)
         conditioners = _conditioners(state)
-    except KeyError as error:
-        raise CheckpointError(
-            f"The checkpoint has no config, and its sizes cannot be inferred: the weight {error} is missing."
-        ) from error
+    except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
+        problem = f"the weight {error} is missing" if isinstance(error, KeyError) else f"wrong shapes ({error})"
+        raise CheckpointError(f"The checkpoint has no config, and its sizes cannot be inferred: {problem}.") from error
     n_q, crosses, has_melody = transformer["n_q"], transformer["cross_attention"], "self_wav" in conditioners
     is_stereo = n_q == 8
     if decoder is not None:

@@ -24,20 +24,33 @@ _WRAPPER = re.compile(r"(?<![^.])(?:_orig_mod|module|_fsdp_wrapped_module|_check
 def find_weights(payload: dict[Any, Any]) -> State | None:
     """The best weights in a training checkpoint, without the names of wrappers and of Lightning's attribute.
 
-    A language model's are found under any key. Raises ``CheckpointError`` if several unknown keys have one.
+    A language model's or codec's are found under any key. Raises ``CheckpointError`` if several unknown keys have one.
     """
     states = sorted(_state_dicts(payload), key=lambda found: _rank(found[0]))
-    models = [(path, state) for path, state in states if any(str(key).endswith(LM_KEY) for key in state)] or states[:1]
+    end = next((end for end in (LM_KEY, _CODEC_KEY) if any(_prefixes(state, end) for _, state in states)), "")
+    models = [(path, state) for path, state in states if _prefixes(state, end)] or states[:1]
     if not models:
         return None
     path, state = models[0]
-    if len(alike := [other for other, _ in models if _rank(other) == _rank(path)]) > 1:
-        names = ", ".join(".".join(other) for other in alike)
-        raise CheckpointError(f"The file has {len(alike)} language models, under {names}: save one of them alone.")
-    state = unwrap(state)
-    ends = (key.removesuffix(end) for end in (LM_KEY, _CODEC_KEY) for key in state if key.endswith(end))
-    prefix = next(ends, "")
-    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    _check_alone([".".join(other) for other, _ in models if _rank(other) == _rank(path)])
+    prefixes = _prefixes(state, end)
+    known = [prefix for prefix in prefixes if prefix in ("", "model.")]
+    _check_alone([] if known else prefixes)
+    prefix = next(iter(known or prefixes), "")
+    named = {key.removeprefix(prefix): value for key, value in unwrap(state).items() if key.startswith(prefix)}
+    # Trainers save numbers among the weights; on the meta device there are no values.
+    return {key: w for key, w in named.items() if isinstance(w, Tensor) and not (w.is_meta or w.is_sparse)}
+
+
+def _prefixes(state: dict[Any, Any], end: str) -> list[str]:
+    """The parts before ``end`` in the names of a state dict: the attributes that contain the model, or nothing."""
+    names = [_WRAPPER.sub("", str(key)) for key in state]
+    return sorted({name.removesuffix(end) for name in names if f".{name}".endswith(f".{end}")})
+
+
+def _check_alone(names: list[str]) -> None:
+    if len(names) > 1:
+        raise CheckpointError(f"The file has {len(names)} models, under {', '.join(names)}: save one of them alone.")
 
 
 def unwrap(state: dict[Any, Any]) -> State:

@@ -49,9 +49,12 @@ def read(file: Path) -> dict[str, Any]:
 def write(file: Path, state: State, config: str, in_int8: Callable[[str, Tensor], bool] | None = None) -> None:
     """Write a model in our own form; ``in_int8(name, weight)`` selects the matrices to quantise."""
     stored: State = {}
+    addresses: set[int] = set()
     for name, tensor in state.items():
         if in_int8 is not None and in_int8(name, tensor):
             stored[name], stored[name + _SCALE] = quantize(tensor)
         else:
-            stored[name] = tensor.contiguous()
+            value = tensor.contiguous()  # safetensors refuses one tensor under two names
+            stored[name] = value.clone() if value.data_ptr() in addresses else value
+            addresses.add(value.data_ptr())
     save_file(stored, file, {CONFIG: config})

@@ -91,6 +91,7 @@ KINDS: dict[str, peft.PeftConfig] = {
     "OFT": peft.OFTConfig(oft_block_size=4, target_modules=["q_proj", "fc1"]),
     "AdaLoRA": peft.AdaLoraConfig(init_r=4, target_r=2, total_step=10, target_modules=["q_proj", "fc1"]),
     "VeRA": peft.VeraConfig(r=4, target_modules=["self_attn.q_proj", "self_attn.v_proj"]),
+    "VB-LoRA": peft.VBLoRAConfig(r=4, num_vectors=16, vector_length=16, target_modules=["q_proj", "fc1"]),
     "LayerNorm tuning": peft.LNTuningConfig(target_modules=["final_layer_norm"]),
 }
 
@@ -124,9 +125,12 @@ def test_greedy_tokens_are_those_of_peft_s_model(base: Path, tmp_path: Path, mon
     assert torch.equal(reference.our_tokens(checkpoint.load(str(folder), "cpu"), theirs.shape[-1]), theirs)
 
 
-def test_an_adapter_of_the_decoder_alone_is_merged(base: Path, base_logits: Tensor, tmp_path: Path) -> None:
+@pytest.mark.parametrize("targets", [["q_proj", "lm_heads.2", "embed_tokens.1"], ["lm_heads.2"]])
+def test_an_adapter_of_the_decoder_alone_is_merged(
+    base: Path, base_logits: Tensor, tmp_path: Path, targets: list[str]
+) -> None:
     model = transformers_model(base)
-    config = lora(target_modules=["q_proj", "lm_heads.2", "embed_tokens.1"], init_lora_weights=False)
+    config = lora(target_modules=targets, init_lora_weights=False)
     peft.get_peft_model(model.decoder, config).save_pretrained(str(tmp_path / "adapter"))
     folder = name_base(tmp_path / "adapter", base)
     model = transformers_model(base)
@@ -148,6 +152,12 @@ def test_adapters_of_every_kind_of_model_are_merged(tmp_path: Path, kind: tiny.K
     assert merged.keys() == expected.keys()
     for name, weight in merged.items():
         torch.testing.assert_close(weight, expected[name], rtol=0, atol=1e-5)
+
+
+def test_a_random_decomposition_is_the_same_at_every_start(base: Path, tmp_path: Path) -> None:
+    folder = write_adapter(tmp_path / "adapter", base, lora(init_lora_weights="pissa_niter_4"))
+    first, again = (formats.read(folder).lm.state for _ in range(2))
+    assert all(torch.equal(value, again[name]) for name, value in first.items())
 
 
 def test_peft_is_imported_for_an_adapter_alone(base: Path) -> None:
@@ -339,6 +349,22 @@ def test_an_adapter_s_base_is_found_by_its_name_in_weights(
     shutil.copytree(base, tmp_path / "weights" / "facebook" / "musicgen-small")
     name_base(folder, "facebook/musicgen-small")
     assert checkpoint.load(str(folder), "cpu").lm.num_codebooks == 4
+
+
+def test_an_adapter_s_base_has_the_revision_that_it_names(
+    base: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = json.loads((name_base(folder, "someone/musicgen") / adapter.CONFIG).read_text())
+    (folder / adapter.CONFIG).write_text(json.dumps({**settings, "revision": "v2"}))
+    asked: list[str] = []
+
+    def locate(weights: str, is_base: bool) -> Path:
+        asked.append(weights)
+        return base
+
+    monkeypatch.setattr(source, "locate", locate)
+    formats.read(folder)
+    assert asked == ["someone/musicgen@v2"]
 
 
 def test_an_adapter_without_its_base_is_refused(folder: Path, tmp_path: Path) -> None:

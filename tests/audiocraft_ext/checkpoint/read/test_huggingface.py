@@ -234,7 +234,11 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         {"num_hidden_layers": 3},
         r"lacks weights: decoder\.model\.decoder\.layers\.2",
     ),
-    "another width": ("decoder", {"hidden_size": 96}, "cannot be loaded: "),
+    "another width": (
+        "decoder",
+        {"hidden_size": 96},
+        r"weights do not fit its config: decoder\.lm_heads\.0\.weight is \[64, 48\] instead of \[64, 96\]",
+    ),
     "a wrong type": ("decoder", {"num_codebooks": "four"}, "cannot be loaded: "),
 }
 
@@ -243,6 +247,40 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
 def test_a_config_that_does_not_fit_is_refused(copy: Path, part: str, changes: dict[str, Any], message: str) -> None:
     edit_config(copy, part, **changes)
     with pytest.raises(CheckpointError, match=message):
+        checkpoint.load(str(copy), "cpu")
+
+
+@pytest.mark.parametrize("part", ["text_encoder", "audio_encoder", "decoder"])
+@pytest.mark.parametrize("value", ["x", 5, [1]])
+def test_a_config_of_wrong_types_is_refused(copy: Path, part: str, value: Any) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, part: value}))
+    with pytest.raises(CheckpointError, match=f"cannot be loaded: .*{part}"):
+        checkpoint.load(str(copy), "cpu")
+
+
+def test_another_length_of_the_melody_is_refused(tmp_path: Path) -> None:
+    model = tiny_components.huggingface("melody", DIM)
+    model.config.chroma_length = 100
+    tiny_components.write_huggingface(tmp_path, model)
+    with pytest.raises(CheckpointError, match="melody's chroma_length is 100; 235 are supported"):
+        formats.read(tmp_path)
+
+
+@pytest.mark.parametrize("index", [{}, {"weight_map": ["a"]}, {"weight_map": {"a": 5}}])
+def test_an_index_without_files_is_damaged(copy: Path, index: dict[str, Any]) -> None:
+    (copy / "model.safetensors").unlink()
+    (copy / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match=r"index\.json is damaged: it has no weight_map"):
+        checkpoint.load(str(copy), "cpu")
+
+
+@pytest.mark.parametrize("missing", ["tokenizer.json", "tokenizer*"])
+def test_a_model_without_its_tokenizer_is_refused(copy: Path, missing: str) -> None:
+    # transformers makes an empty one, by which every word is unknown.
+    for file in copy.glob(missing):
+        file.unlink()
+    with pytest.raises(CheckpointError, match=r"tokenizer in copy cannot be loaded: it has no vocabulary\. Copy"):
         checkpoint.load(str(copy), "cpu")
 
 

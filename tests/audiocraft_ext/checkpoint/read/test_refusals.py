@@ -56,6 +56,14 @@ def _huggingface_alone(folder: Path) -> None:
     save_file({"decoder.model.decoder.embed_tokens.0.weight": torch.zeros(3, 3)}, folder / "model.safetensors")
 
 
+def _decoder_alone(folder: Path) -> None:
+    save_file({"lm_heads.0.weight": torch.zeros(3, 3)}, folder / "model.safetensors")
+
+
+def _torchscript(folder: Path) -> None:
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), folder / "lm.pt")
+
+
 def _adapter_alone(folder: Path) -> None:
     weights = {"base_model.model.decoder.lm_heads.0.lora_A.weight": torch.zeros(4, 8)}
     save_file(weights, folder / "adapter_model.safetensors")
@@ -83,7 +91,11 @@ NOT_ONE: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "Hugging Face's without its config": (
         _huggingface_alone,
-        "of a Hugging Face MusicGen, which needs its config.json",
+        "of a Hugging Face MusicGen: name it model.safetensors, and put its config.json beside it",
+    ),
+    "Hugging Face's decoder": (
+        _decoder_alone,
+        "has the decoder of a Hugging Face MusicGen alone: save the whole model",
     ),
     "an adapter without its config": (_adapter_alone, "is a LoRA adapter: put its adapter_config.json beside"),
     "a codec": (_codec_alone, "compression_state_dict.bin is a codec: put its language model beside it"),
@@ -135,7 +147,57 @@ def test_a_truncated_safetensors_file_is_damaged(package: dict[str, Any], withou
     assert refusal(without_lm).startswith("lm.safetensors is damaged")
 
 
+def test_a_torchscript_archive_is_refused_as_one(tmp_path: Path) -> None:
+    _torchscript(tmp_path)
+    assert refusal(tmp_path) == "lm.pt is a TorchScript archive. Save a state dict."
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("emb.0", (5,)), ("emb.0", (5, 4, 3)), ("emb.0", (65, 0)), ("transformer.layers.0.linear1", ())],
+)
+def test_weights_of_a_wrong_rank_are_refused(
+    without_lm: Path, package: dict[str, Any], name: str, shape: tuple[int, ...]
+) -> None:
+    torch.save({**package["best_state"], f"{name}.weight": torch.zeros(shape)}, without_lm / "lm.bin")
+    assert refusal(without_lm).startswith(
+        "The checkpoint has no config, and its sizes cannot be inferred: wrong shapes"
+    )
+
+
+CONFIGS: dict[str, tuple[str, Any, str]] = {
+    "a fuser without the text": ("fuser.cross", [], "its fuser has []; its conditioners are ['description']."),
+    "a window without length": ("dataset.segment_duration", -5, "dataset.segment_duration is not positive"),
+    "an unknown reference": ("lm_model", "${nowhere}", "Interpolation key 'nowhere' not found"),
+    "a text encoder without a name": (
+        "conditioners.description.t5.name",
+        None,
+        "The checkpoint names the model 'None'",
+    ),
+}
+
+
+@pytest.mark.parametrize(("key", "value", "message"), CONFIGS.values(), ids=CONFIGS)
+def test_a_config_that_makes_no_sense_is_refused(
+    without_lm: Path, package: dict[str, Any], key: str, value: Any, message: str
+) -> None:
+    config = OmegaConf.create(package["xp.cfg"])
+    OmegaConf.update(config, key, value)
+    torch.save({**package, "xp.cfg": OmegaConf.to_yaml(config)}, without_lm / "lm.bin")
+    assert message in refusal(without_lm)
+
+
+def test_a_codec_without_a_name_is_refused(without_lm: Path, package: dict[str, Any]) -> None:
+    (without_lm / "codec.bin").unlink()
+    for name in ("${nowhere}", "//pretrained/"):
+        config = OmegaConf.merge(OmegaConf.create(package["xp.cfg"]), {"compression_model_checkpoint": name})
+        torch.save({**package, "xp.cfg": OmegaConf.to_yaml(config)}, without_lm / "lm.bin")
+        assert refusal(without_lm)
+
+
 def test_a_truncated_config_is_damaged(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    assert refusal(tmp_path).startswith("config.json is damaged")
     (tmp_path / "config.json").write_text('{"model_type": "music')
     assert refusal(tmp_path).startswith("config.json is damaged")
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from audiocraft_ext import checkpoint
 from audiocraft_ext.checkpoint.read import formats, states
 from audiocraft_ext.errors import CheckpointError
+from tests.support.music import greedy
 
 State = dict[str, Tensor]
 
@@ -45,8 +46,61 @@ def test_weights_are_found_under_any_key(without_lm: Path, package: dict[str, An
 
 
 def test_of_two_unknown_keys_neither_is_chosen(without_lm: Path, package: dict[str, Any]) -> None:
-    with pytest.raises(CheckpointError, match=r"^The file has 2 language models, under params, params_ema: save one"):
+    with pytest.raises(CheckpointError, match=r"^The file has 2 models, under params, params_ema: save one"):
         load(without_lm, {"params": package["best_state"], "params_ema": package["best_state"]})
+
+
+def under(prefix: str, state: State) -> State:
+    return {prefix + key: value for key, value in state.items()}
+
+
+def test_of_two_attributes_lightning_s_model_is_chosen(without_lm: Path, package: dict[str, Any]) -> None:
+    state = package["best_state"]
+    both = {**under("ema_model.", zeros(state)), **under("model.", state)}
+    loaded = load(without_lm, {"state_dict": both, "xp.cfg": package["xp.cfg"]})
+    assert all(torch.equal(loaded[key], value) for key, value in state.items())
+    with pytest.raises(
+        CheckpointError, match=r"^The file has 2 models, under ema\., student\.: save one of them alone"
+    ):
+        load(without_lm, {"state_dict": {**under("student.", state), **under("ema.", state)}})
+
+
+def test_of_two_codecs_under_unknown_keys_neither_is_chosen(without_lm: Path, package: dict[str, Any]) -> None:
+    codec = torch.load(without_lm / "codec.bin")
+    state = codec.pop("best_state")
+    (without_lm / "codec.bin").unlink()
+    torch.save({**codec, "average": zeros(state), "params": state}, without_lm / "codec.bin")
+    with pytest.raises(CheckpointError, match=r"^The file has 2 models, under average, params: save one of them"):
+        load(without_lm, package)
+    torch.save({**codec, "adversary": {"a.b": torch.ones(1)}, "params": state}, without_lm / "codec.bin")
+    loaded = formats.read(without_lm).codec
+    assert isinstance(loaded, formats.CodecFile)
+    assert loaded.state.keys() == state.keys()
+
+
+def test_numbers_among_the_weights_are_left_out(without_lm: Path, package: dict[str, Any]) -> None:
+    state = package["best_state"]
+    assert load(without_lm, {**state, "epoch": 3, "name": "x", "xp.cfg": package["xp.cfg"]}).keys() == state.keys()
+    meta = state["linears.0.weight"].to("meta")
+    torch.save({**package, "best_state": {**state, "linears.0.weight": meta}}, without_lm / "lm.bin")
+    with pytest.raises(CheckpointError, match=r"do not fit its config: linears\.0\.weight missing"):
+        checkpoint.load(str(without_lm), "cpu")
+
+
+def test_an_expanded_weight_is_the_same_weight(without_lm: Path, package: dict[str, Any]) -> None:
+    key, state = "transformer.layers.0.norm1.bias", package["best_state"]
+    width = len(state[key])
+    torch.save({**package, "best_state": {**state, key: torch.full((width,), 0.5)}}, without_lm / "lm.bin")
+    expected = greedy(without_lm)
+    torch.save({**package, "best_state": {**state, key: torch.full((1,), 0.5).expand(width)}}, without_lm / "lm.bin")
+    assert torch.equal(greedy(without_lm), expected)
+
+
+@pytest.mark.parametrize("pretrained", [True, "facebook/musicgen-small"])
+def test_a_language_model_beside_the_key_pretrained_is_found(
+    without_lm: Path, package: dict[str, Any], pretrained: bool | str
+) -> None:
+    assert load(without_lm, {**package, "pretrained": pretrained}).keys() == package["best_state"].keys()
 
 
 def test_weights_that_are_not_a_model_are_found_as_before() -> None:

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from audiocraft_ext import checkpoint
+from audiocraft_ext.checkpoint import convert
 from audiocraft_ext.checkpoint.locate import source
 from audiocraft_ext.errors import CheckpointError
 from tests.support import tiny_components
@@ -52,6 +53,15 @@ def test_a_trained_t5_changes_the_music(
 ) -> None:
     plain = greedy(write(without_lm, package, {}, finetune=False))
     assert not torch.equal(greedy(write(without_lm, package, trained_t5, finetune=False)), plain)
+
+
+@pytest.mark.parametrize("missing", [None, EMBEDDINGS[0]], ids=["both", "embed_tokens"])
+def test_a_trained_t5_converts_with_its_language_model(
+    without_lm: Path, package: dict[str, Any], trained_t5: dict[str, Tensor], missing: str | None, tmp_path: Path
+) -> None:
+    folder = write(without_lm, package, {key: value for key, value in trained_t5.items() if key != missing}, True)
+    convert.convert(str(folder), tmp_path / "converted")
+    assert torch.equal(greedy(tmp_path / "converted"), greedy(folder))
 
 
 def test_a_trained_t5_without_its_embedding_is_refused(
