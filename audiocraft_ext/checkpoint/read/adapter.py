@@ -59,7 +59,7 @@ def merge(base: nn.Module, folder: Path) -> None:
     except (CheckpointError, MemoryError):
         raise
     except Exception as error:  # it validates little: a wrong value ends in an error of any kind
-        problem = " ".join(str(error).split())
+        problem = " ".join(str(error).split()) or type(error).__name__
         raise CheckpointError(f"The adapter in {folder.name} cannot be merged into its base: {problem:.400}") from error
 
 

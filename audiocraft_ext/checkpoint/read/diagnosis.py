@@ -26,7 +26,7 @@ def describe_unrecognized(codecs: Iterable[str], others: dict[str, dict[Any, Any
     clauses += [_describe(name, payload) for name, payload in others.items() if payload]
     if weightless := [name for name, payload in others.items() if not payload]:
         clauses.append(f"neither torch nor safetensors files: {first_few(weightless, 3)}")
-    return "; ".join(clauses) or "it is an empty folder"
+    return "; ".join(clauses) or "it has no files"
 
 
 def first_few(names: Iterable[Any], n: int = 5) -> str:

@@ -79,7 +79,7 @@ def _half_an_lm(folder: Path) -> None:
 
 
 NOT_ONE: dict[str, tuple[Callable[[Path], None], str]] = {
-    "an empty folder": (lambda folder: None, "it is an empty folder"),
+    "an empty folder": (lambda folder: None, "it has no files"),
     "a text file": (_text, "neither torch nor safetensors files: state_dict.bin"),
     "json that begins like safetensors": (_json, "neither torch nor safetensors files: index.json"),
     "a bare pickle": (_bare_pickle, "neither torch nor safetensors files: model.tar"),
