@@ -21,19 +21,19 @@ _this_thread = threading.local()
 _engines: list[llvm.ExecutionEngine] = []
 
 
-def run(kernel: int, *args: Tensor | int) -> None:
-    """Call a kernel on all threads of the caller's team; `args` are its struct's fields, tensors contiguous."""
+def run(kernel: int, *args: Tensor | int, n_threads: int | None = None) -> None:
+    """Call a kernel on the caller's team, or this many of it; `args` are its struct's fields, tensors contiguous."""
     fields = [arg if isinstance(arg, int) else arg.data_ptr() for arg in args]
     array = (ctypes.c_int64 * len(fields))(*fields)
-    _team()(kernel, array, torch.get_num_threads(), 0)
+    _team()(kernel, array, n_threads or torch.get_num_threads(), 0)
     if (calls := getattr(_this_thread, "calls", None)) is not None:
         calls.append((kernel, array, args))
 
 
-def record(compute: Callable[[], object]) -> Callable[[], None]:
-    """Call a function, and return another that repeats all its kernels' calls by one, on the same tensors.
+def record(compute: Callable[[], object]) -> Callable[[int], None]:
+    """Call a function, and return another that repeats all its kernels' calls by one, on so many threads.
 
-    What else the function computes is not repeated.
+    The tensors are the same ones. What else the function computes is not repeated.
     """
     calls: list[tuple[int, ctypes.Array[ctypes.c_int64], tuple[Tensor | int, ...]]] = []
     _this_thread.calls = calls
@@ -44,9 +44,9 @@ def record(compute: Callable[[], object]) -> Callable[[], None]:
     addresses = [address for kernel, array, _ in calls for address in (kernel, ctypes.addressof(array))]
     table = (ctypes.c_int64 * len(addresses))(*addresses)
 
-    def replay() -> None:
+    def replay(n_threads: int) -> None:
         # `calls` keeps the arguments alive, and `table` itself has no other owner.
-        run(compile_kernel("replay"), ctypes.addressof(table), len(calls))
+        run(compile_kernel("replay"), ctypes.addressof(table), len(calls), n_threads=n_threads)
 
     return replay
 

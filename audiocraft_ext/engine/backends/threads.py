@@ -12,6 +12,11 @@ import torch
 
 _lock = threading.Lock()
 
+# Of AdaptiveThreads, in repetitions. A program that starts is noticed by its effect; one that ends is not.
+_TRIAL = 2
+_SHORTEST_INTERVAL = 4
+_LONGEST_INTERVAL_TO_FEWER, _LONGEST_INTERVAL_TO_MORE = 512, 64
+
 
 def set_own_num_threads(n: int) -> None:
     """``torch.set_num_threads`` for the calling thread alone, for good.
@@ -62,3 +67,44 @@ def _quota(group: Path) -> Iterator[float]:
             quota, period = (int(number) for name in names for number in (group / name).read_text().split())
             if quota > 0 and period > 0:
                 yield quota / period
+
+
+class AdaptiveThreads:
+    """How many threads repeated work takes: all, or fewer while other programs use the cores.
+
+    Threads that divide work wait for the slowest: where another program takes one of two cores, two threads are slower
+    than one. So twice or half as many are tried now and then, and kept if they are faster. Results must not depend on
+    the number.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.n = self._settled = self._most = most
+        self._usual_s = 0.0  # a moving average, on the settled number
+        self._tries_more = True
+        self._since_trial, self._n_faster, self._interval = 0, 0, _SHORTEST_INTERVAL
+
+    def record(self, duration_s: float) -> None:
+        """Choose ``n`` for the next repetition, after one that took so long."""
+        if self.n != self._settled:
+            self._judge(duration_s)
+            return
+        self._usual_s = self._usual_s or duration_s
+        if duration_s > 1.5 * self._usual_s:  # another program has started, perhaps
+            self._interval = max(_SHORTEST_INTERVAL, self._interval // 4)
+        self._usual_s += (min(duration_s, 2 * self._usual_s) - self._usual_s) / 4
+        self._since_trial += 1
+        if self._since_trial >= self._interval:
+            self._tries_more = self.n == 1 or (self.n < self._most and not self._tries_more)
+            self.n = min(2 * self.n, self._most) if self._tries_more else self.n // 2
+
+    def _judge(self, duration_s: float) -> None:
+        """End a trial at its first repetition that is not faster by a tenth; else keep its number."""
+        if duration_s > 0.9 * self._usual_s:
+            longest = _LONGEST_INTERVAL_TO_MORE if self._tries_more else _LONGEST_INTERVAL_TO_FEWER
+            self.n, self._interval = self._settled, min(2 * self._interval, longest)
+            self._since_trial = self._n_faster = 0
+            return
+        self._n_faster += 1
+        if self._n_faster == _TRIAL:
+            self._settled, self._usual_s, self._interval = self.n, duration_s, _SHORTEST_INTERVAL
+            self._since_trial = self._n_faster = 0

@@ -175,7 +175,7 @@ def test_replayed_steps_give_the_bits_of_single_calls_and_follow_the_cache(has_c
             assert torch.equal(a, b)
 
 
-def test_recorded_calls_are_replayed_on_the_same_tensors(on_threads: None) -> None:
+def test_recorded_calls_are_replayed_on_the_same_tensors() -> None:
     torch.manual_seed(0)
     x, weight, ones = torch.randn(2, 64), torch.randn(64, 64), torch.ones(64)
     outputs: list[Tensor] = []
@@ -188,8 +188,9 @@ def test_recorded_calls_are_replayed_on_the_same_tensors(on_threads: None) -> No
     compute()
     y, expected = outputs
     assert not torch.equal(y, expected)
-    for _ in range(3):
-        replay()
+    for n_threads in (3, 1, 2, 3):
+        y.zero_()
+        replay(n_threads)
         assert torch.equal(y, expected)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from audiocraft_ext.engine.backends import choose
-from audiocraft_ext.engine.backends.threads import available_cores, set_own_num_threads
+from audiocraft_ext.engine.backends.threads import AdaptiveThreads, available_cores, set_own_num_threads
 
 N_VISIBLE = 16
 V1_ONLY = "4:memory:/box\n2:cpu,cpuacct:/box/inner\n"
@@ -93,3 +93,47 @@ def test_an_engine_takes_no_more_threads_than_cores_allowed() -> None:
         assert free.submit(n_threads_of_an_engine).result() == min(8, available_cores())
         assert bound.submit(on_one_core).result() == 1
     torch.set_num_threads(before)
+
+
+def repeat(threads: AdaptiveThreads, n_repetitions: int, duration_s: dict[int, float]) -> list[int]:
+    """The number of threads of each repetition, which lasts as long as this number takes."""
+    used = []
+    for _ in range(n_repetitions):
+        used.append(threads.n)
+        threads.record(duration_s[threads.n])
+    return used
+
+
+ALONE, BESIDE_ANOTHER = {1: 0.105, 2: 0.057}, {1: 0.105, 2: 0.2}
+
+
+def test_threads_alone_stay_all() -> None:
+    threads = AdaptiveThreads(2)
+    assert repeat(threads, 1000, ALONE).count(1) < 15
+    assert threads.n == 2
+
+
+def test_threads_halve_while_another_program_runs() -> None:
+    threads = AdaptiveThreads(2)
+    repeat(threads, 900, ALONE)
+    beside = repeat(threads, 200, BESIDE_ANOTHER)
+    assert beside[:6].count(2) > 0
+    assert beside[6:].count(2) < 20
+    assert repeat(threads, 200, ALONE)[70:].count(1) < 10
+
+
+def test_one_slow_repetition_changes_nothing() -> None:
+    threads = AdaptiveThreads(2)
+    repeat(threads, 900, ALONE)
+    repeat(threads, 1, {2: 5.0})
+    assert repeat(threads, 200, ALONE).count(1) < 5
+
+
+def test_threads_come_down_from_sixteen_to_the_fastest_number() -> None:
+    threads = AdaptiveThreads(16)
+    cost = {1: 16.0, 2: 8.5, 4: 5.0, 8: 9.0, 16: 30.0}
+    assert repeat(threads, 400, cost)[50:].count(4) > 250
+
+
+def test_one_thread_is_never_more_or_fewer() -> None:
+    assert set(repeat(AdaptiveThreads(1), 100, {1: 0.1})) == {1}
