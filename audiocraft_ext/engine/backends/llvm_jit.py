@@ -20,6 +20,20 @@ _this_thread = threading.local()
 # An engine owns the code that it compiled.
 _engines: list[llvm.ExecutionEngine] = []
 
+import os
+_N_SPINS = int(os.environ.get("SPINS", "10000"))
+
+
+class _Barrier(ctypes.Structure):
+    """As in cpu_kernels.c."""
+
+    _fields_ = (
+        ("round", ctypes.c_int64),
+        ("n_arrived", ctypes.c_int64),
+        ("mutex", 8 * ctypes.c_int64),
+        ("condition", 8 * ctypes.c_int64),
+    )
+
 
 def run(kernel: int, *args: Tensor | int, n_threads: int | None = None) -> None:
     """Call a kernel on the caller's team, or this many of it; `args` are its struct's fields, tensors contiguous."""
@@ -44,9 +58,14 @@ def record(compute: Callable[[], object]) -> Callable[[int], None]:
     addresses = [address for kernel, array, _ in calls for address in (kernel, ctypes.addressof(array))]
     table = (ctypes.c_int64 * len(addresses))(*addresses)
 
+    barrier, libc = _Barrier(), ctypes.CDLL(None)
+    libc.pthread_mutex_init(barrier.mutex, None)
+    libc.pthread_cond_init(barrier.condition, None)
+
     def replay(n_threads: int) -> None:
-        # `calls` keeps the arguments alive, and `table` itself has no other owner.
-        run(compile_kernel("replay"), ctypes.addressof(table), len(calls), n_threads=n_threads)
+        # `calls` keeps the arguments alive; `table` and `barrier` have no other owner.
+        addresses = ctypes.addressof(table), len(calls), ctypes.addressof(barrier)
+        run(compile_kernel("replay", N_SPINS=_N_SPINS), *addresses, n_threads=n_threads)
 
     return replay
 
@@ -70,7 +89,7 @@ def _team() -> Callable[..., None]:
     openmp = ctypes.CDLL(str(library))
     team = openmp.GOMP_parallel
     team.argtypes, team.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint], None
-    for name in ("omp_get_thread_num", "omp_get_num_threads", "GOMP_barrier"):
+    for name in ("omp_get_thread_num", "omp_get_num_threads"):
         llvm.add_symbol(name, ctypes.cast(openmp[name], ctypes.c_void_p).value)
     return team
 
