@@ -19,9 +19,8 @@ _IR = Path(__file__).with_name("cpu_kernels.ll")
 _this_thread = threading.local()
 # An engine owns the code that it compiled.
 _engines: list[llvm.ExecutionEngine] = []
-
-import os
-_N_SPINS = int(os.environ.get("SPINS", "10000"))
+# Some 50 µs: longer than threads on cores of their own ever differ, shorter than a turn of another program.
+_N_SPINS = 100_000
 
 
 class _Barrier(ctypes.Structure):

@@ -98,8 +98,8 @@ class AdaptiveThreads:
             self.n = min(2 * self.n, self._most) if self._tries_more else self.n // 2
 
     def _judge(self, duration_s: float) -> None:
-        """End a trial at its first repetition that is not faster by a tenth; else keep its number."""
-        if duration_s > 0.9 * self._usual_s:
+        """End a trial at its first repetition that is not 5 % faster; else keep its number."""
+        if duration_s > 0.95 * self._usual_s:
             longest = _LONGEST_INTERVAL_TO_MORE if self._tries_more else _LONGEST_INTERVAL_TO_FEWER
             self.n, self._interval = self._settled, min(2 * self._interval, longest)
             self._since_trial = self._n_faster = 0
