@@ -23,17 +23,6 @@ _engines: list[llvm.ExecutionEngine] = []
 _N_SPINS = 100_000
 
 
-class _Barrier(ctypes.Structure):
-    """As in cpu_kernels.c."""
-
-    _fields_ = (
-        ("round", ctypes.c_int64),
-        ("n_arrived", ctypes.c_int64),
-        ("mutex", 8 * ctypes.c_int64),
-        ("condition", 8 * ctypes.c_int64),
-    )
-
-
 def run(kernel: int, *args: Tensor | int, n_threads: int | None = None) -> None:
     """Call a kernel on the caller's team, or this many of it; `args` are its struct's fields, tensors contiguous."""
     fields = [arg if isinstance(arg, int) else arg.data_ptr() for arg in args]
@@ -56,10 +45,9 @@ def record(compute: Callable[[], object]) -> Callable[[int], None]:
         _this_thread.calls = None
     addresses = [address for kernel, array, _ in calls for address in (kernel, ctypes.addressof(array))]
     table = (ctypes.c_int64 * len(addresses))(*addresses)
-
-    barrier, libc = _Barrier(), ctypes.CDLL(None)
-    libc.pthread_mutex_init(barrier.mutex, None)
-    libc.pthread_cond_init(barrier.condition, None)
+    barrier, libc = (ctypes.c_int64 * 18)(), ctypes.CDLL(None)  # its fields are in cpu_kernels.c
+    libc.pthread_mutex_init(ctypes.byref(barrier, 16), None)
+    libc.pthread_cond_init(ctypes.byref(barrier, 80), None)
 
     def replay(n_threads: int) -> None:
         # `calls` keeps the arguments alive; `table` and `barrier` have no other owner.

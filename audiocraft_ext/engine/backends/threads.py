@@ -63,7 +63,7 @@ def _quotas(root: Path) -> Iterator[float]:
 def _quota(group: Path) -> Iterator[float]:
     """A cgroup's quota in cores, if it has one: v2's ``cpu.max``, or v1's files."""
     for names in (["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]):
-        with suppress(OSError, ValueError):  # "max" is no number
+        with suppress(OSError, ValueError):  # v2's may be "max"
             quota, period = (int(number) for name in names for number in (group / name).read_text().split())
             if quota > 0 and period > 0:
                 yield quota / period
@@ -73,7 +73,7 @@ class AdaptiveThreads:
     """How many threads repeated work takes: all, or fewer while other programs use the cores.
 
     Threads that divide work wait for the slowest: where another program takes one of two cores, two threads are slower
-    than one. So twice or half as many are tried now and then, and kept if they are faster. Results must not depend on
+    than one. So twice or half as many are tried periodically, and kept if they are faster. Results must not depend on
     the number.
     """
 
