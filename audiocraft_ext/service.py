@@ -26,7 +26,7 @@ from audiocraft_ext.audio.loudness import normalize
 from audiocraft_ext.audio.read import Clip, read
 from audiocraft_ext.audio.upload import download_upload
 from audiocraft_ext.audio.write import write
-from audiocraft_ext.engine.backends.threads import set_own_num_threads
+from audiocraft_ext.engine.backends.threads import num_threads, set_own_num_threads
 from audiocraft_ext.errors import InputError
 from audiocraft_ext.progress import Progress, SilentProgress
 from audiocraft_ext.request import Request, check_window_shorter_than_duration
@@ -69,7 +69,7 @@ class Service:
         self.max_duration_s = settings.max_duration_s
         ffmpeg_path()  # mp3s and input audio need it: without it, fail here
         self._folder = tempfile.TemporaryDirectory(prefix="musicgen-")
-        n_cores = torch.get_num_threads()
+        n_cores = num_threads()
         # In a thread that ends, and its team of OpenMP threads with it (why: engine.backends.cpu).
         with ThreadPoolExecutor(1, "loader", set_own_num_threads, (n_cores,)) as loader:
             chosen = checkpoint.default_weights(weights)

@@ -7,6 +7,7 @@ thread that does, and puts them all to sleep between two operations once there a
 
 import math
 import mmap
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from torch.nn import functional
 
 from audiocraft_ext.engine.backends import cpu_kernels, llvm_jit
 from audiocraft_ext.engine.backends.cpu_kernels import LANES, MAX_ROWS
+from audiocraft_ext.engine.backends.threads import AdaptiveThreads
 from audiocraft_ext.engine.backends.torch import Linear, StepAttention, TorchBackend
 from audiocraft_ext.engine.kv_cache import ROWS_PER_SLOT, KVCache
 from audiocraft_ext.engine.quantize import is_int8_exact, quantize
@@ -101,12 +103,15 @@ class RecordedStep:
 
     def __init__(self, step: "Step") -> None:
         self._step = step
-        self._replay: Callable[[], None] | None = None
+        self._replay: Callable[[int], None] | None = None
+        self._threads = AdaptiveThreads(torch.get_num_threads())
 
     def __call__(self) -> None:
         self._step.prepare()
         if self._replay is None:  # also after one that failed half-way
             self._replay = llvm_jit.record(self._step.forward)
         else:
-            self._replay()
+            start = time.perf_counter()
+            self._replay(self._threads.n)
+            self._threads.record(time.perf_counter() - start)
         self._step.sample()

@@ -18,6 +18,7 @@ extern const int64_t N_OUTPUTS;    /* matmul: outputs summed at a time, 1 or 2 *
 extern const int64_t N_COLUMNS;    /* matmul: inputs per iteration */
 extern const int64_t X_IS_INT16;   /* matmul, pack_rows: x is int16 and weight int8; else x is fp32 */
 extern const int64_t IS_INT8;      /* matmul: weight is int8, else fp32; attention: the cache is, else fp32 */
+extern const int64_t N_SPINS;      /* replay: looks at a barrier before a thread sleeps */
 extern const int64_t HEAD_WIDTH;   /* apply_rotary, attention: a multiple of LANES */
 
 enum { LANES = 16, CACHE_LINE = 64, MAX_ROWS = 8, MAX_SUMS = 16 };
@@ -36,7 +37,10 @@ typedef VECTOR(int32_t, 32) i32x32;
 
 int omp_get_thread_num(void);
 int omp_get_num_threads(void);
-void GOMP_barrier(void);
+int pthread_mutex_lock(void *mutex);
+int pthread_mutex_unlock(void *mutex);
+int pthread_cond_wait(void *condition, void *mutex);
+int pthread_cond_broadcast(void *condition);
 
 /* This thread's part of n work items. */
 INLINE void thread_range(int64_t n, int64_t *first, int64_t *stop) {
@@ -479,15 +483,42 @@ struct kernel_call {
     const void *args;
 };
 
+/* `round` counts the times that all threads have met, `n_arrived` those that wait for the next. */
+struct barrier {
+    int64_t round, n_arrived;
+    char mutex[64], condition[64];
+};
+
 struct replay_args {
     const struct kernel_call *calls;
     int64_t n_calls;
+    struct barrier *barrier;
 };
+
+/* Waits for the team. OpenMP's barrier spins for milliseconds, which is time that the system, where other programs use the
+   cores, takes from this thread when it has work. This one spins as long as threads of undisturbed cores differ, then sleeps. */
+static void meet(struct barrier *barrier) {
+    int64_t round = __atomic_load_n(&barrier->round, __ATOMIC_ACQUIRE);
+    if (__atomic_add_fetch(&barrier->n_arrived, 1, __ATOMIC_ACQ_REL) == omp_get_num_threads()) {
+        __atomic_store_n(&barrier->n_arrived, 0, __ATOMIC_RELAXED);
+        pthread_mutex_lock(barrier->mutex);
+        __atomic_store_n(&barrier->round, round + 1, __ATOMIC_RELEASE);
+        pthread_mutex_unlock(barrier->mutex);
+        pthread_cond_broadcast(barrier->condition);
+        return;
+    }
+    for (int64_t i = 0; i < N_SPINS; i++)
+        if (__atomic_load_n(&barrier->round, __ATOMIC_ACQUIRE) != round) return;
+    pthread_mutex_lock(barrier->mutex);
+    while (__atomic_load_n(&barrier->round, __ATOMIC_ACQUIRE) == round)
+        pthread_cond_wait(barrier->condition, barrier->mutex);
+    pthread_mutex_unlock(barrier->mutex);
+}
 
 /* Calls captured kernels one after the other, all threads together. */
 void replay(const struct replay_args *args) {
     for (int64_t i = 0; i < args->n_calls; i++) {
         args->calls[i].kernel(args->calls[i].args);
-        GOMP_barrier();
+        meet(args->barrier);
     }
 }

@@ -1,5 +1,5 @@
 ; Made from cpu_kernels.c by script/compile-kernels.
-; SHA-256 of cpu_kernels.c: 2178d7b5943dce4e547db66945d068e87c493aab051ac57e3c59dd902b41ea91
+; SHA-256 of cpu_kernels.c: b0e4d08df3770e13ccd17d50653eda814af39d567390f7df194d9ffd79e1f386
 
 %struct.add_norm_args = type { ptr, ptr, ptr, ptr, ptr, i64, i64, double }
 %struct.anon.0 = type { <16 x float> }
@@ -12,8 +12,9 @@
 %struct.attention_args = type { ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, i64, i64, i64, i64, i64 }
 %struct.anon.5 = type { float }
 %struct.anon.6 = type { <16 x i8> }
-%struct.replay_args = type { ptr, i64 }
+%struct.replay_args = type { ptr, i64, ptr }
 %struct.kernel_call = type { ptr, ptr }
+%struct.barrier = type { i64, i64, [64 x i8], [64 x i8] }
 %struct.anon.2 = type { <32 x i16> }
 %struct.anon.3 = type { <32 x i8> }
 %struct.anon.4 = type { <16 x i8> }
@@ -25,6 +26,7 @@
 @N_OUTPUTS = external constant i64, align 8
 @IS_INT8 = external constant i64, align 8
 @N_COLUMNS = external constant i64, align 8
+@N_SPINS = external constant i64, align 8
 
 define dso_local void @add_norm(ptr noundef %0) #0 {
   %2 = alloca ptr, align 8
@@ -2219,13 +2221,13 @@ define dso_local void @replay(ptr noundef %0) #5 {
   store i64 0, ptr %3, align 8
   br label %4
 
-4:                                                ; preds = %25, %1
+4:                                                ; preds = %28, %1
   %5 = load i64, ptr %3, align 8
   %6 = load ptr, ptr %2, align 8
   %7 = getelementptr inbounds nuw %struct.replay_args, ptr %6, i32 0, i32 1
   %8 = load i64, ptr %7, align 8
   %9 = icmp slt i64 %5, %8
-  br i1 %9, label %10, label %28
+  br i1 %9, label %10, label %31
 
 10:                                               ; preds = %4
   %11 = load ptr, ptr %2, align 8
@@ -2243,20 +2245,149 @@ define dso_local void @replay(ptr noundef %0) #5 {
   %23 = getelementptr inbounds nuw %struct.kernel_call, ptr %22, i32 0, i32 1
   %24 = load ptr, ptr %23, align 8
   call void %17(ptr noundef %24)
-  call void @GOMP_barrier()
-  br label %25
+  %25 = load ptr, ptr %2, align 8
+  %26 = getelementptr inbounds nuw %struct.replay_args, ptr %25, i32 0, i32 2
+  %27 = load ptr, ptr %26, align 8
+  call void @meet(ptr noundef %27)
+  br label %28
 
-25:                                               ; preds = %10
-  %26 = load i64, ptr %3, align 8
-  %27 = add nsw i64 %26, 1
-  store i64 %27, ptr %3, align 8
+28:                                               ; preds = %10
+  %29 = load i64, ptr %3, align 8
+  %30 = add nsw i64 %29, 1
+  store i64 %30, ptr %3, align 8
   br label %4, !llvm.loop !40
 
-28:                                               ; preds = %4
+31:                                               ; preds = %4
   ret void
 }
 
-declare void @GOMP_barrier()
+define internal void @meet(ptr noundef %0) #5 {
+  %2 = alloca ptr, align 8
+  %3 = alloca i64, align 8
+  %4 = alloca i64, align 8
+  %5 = alloca i64, align 8
+  %6 = alloca i64, align 8
+  %7 = alloca i64, align 8
+  %8 = alloca i64, align 8
+  %9 = alloca i64, align 8
+  %10 = alloca i64, align 8
+  %11 = alloca i64, align 8
+  store ptr %0, ptr %2, align 8
+  %12 = load ptr, ptr %2, align 8
+  %13 = getelementptr inbounds nuw %struct.barrier, ptr %12, i32 0, i32 0
+  %14 = load atomic i64, ptr %13 acquire, align 8
+  store i64 %14, ptr %4, align 8
+  %15 = load i64, ptr %4, align 8
+  store i64 %15, ptr %3, align 8
+  %16 = load ptr, ptr %2, align 8
+  %17 = getelementptr inbounds nuw %struct.barrier, ptr %16, i32 0, i32 1
+  store i64 1, ptr %5, align 8
+  %18 = load i64, ptr %5, align 8
+  %19 = atomicrmw add ptr %17, i64 %18 acq_rel, align 8
+  %20 = add i64 %19, %18
+  store i64 %20, ptr %6, align 8
+  %21 = load i64, ptr %6, align 8
+  %22 = call i32 @omp_get_num_threads()
+  %23 = sext i32 %22 to i64
+  %24 = icmp eq i64 %21, %23
+  br i1 %24, label %25, label %46
+
+25:                                               ; preds = %1
+  %26 = load ptr, ptr %2, align 8
+  %27 = getelementptr inbounds nuw %struct.barrier, ptr %26, i32 0, i32 1
+  store i64 0, ptr %7, align 8
+  %28 = load i64, ptr %7, align 8
+  store atomic i64 %28, ptr %27 monotonic, align 8
+  %29 = load ptr, ptr %2, align 8
+  %30 = getelementptr inbounds nuw %struct.barrier, ptr %29, i32 0, i32 2
+  %31 = getelementptr inbounds [64 x i8], ptr %30, i64 0, i64 0
+  %32 = call i32 @pthread_mutex_lock(ptr noundef %31)
+  %33 = load ptr, ptr %2, align 8
+  %34 = getelementptr inbounds nuw %struct.barrier, ptr %33, i32 0, i32 0
+  %35 = load i64, ptr %3, align 8
+  %36 = add nsw i64 %35, 1
+  store i64 %36, ptr %8, align 8
+  %37 = load i64, ptr %8, align 8
+  store atomic i64 %37, ptr %34 release, align 8
+  %38 = load ptr, ptr %2, align 8
+  %39 = getelementptr inbounds nuw %struct.barrier, ptr %38, i32 0, i32 2
+  %40 = getelementptr inbounds [64 x i8], ptr %39, i64 0, i64 0
+  %41 = call i32 @pthread_mutex_unlock(ptr noundef %40)
+  %42 = load ptr, ptr %2, align 8
+  %43 = getelementptr inbounds nuw %struct.barrier, ptr %42, i32 0, i32 3
+  %44 = getelementptr inbounds [64 x i8], ptr %43, i64 0, i64 0
+  %45 = call i32 @pthread_cond_broadcast(ptr noundef %44)
+  br label %88
+
+46:                                               ; preds = %1
+  store i64 0, ptr %9, align 8
+  br label %47
+
+47:                                               ; preds = %60, %46
+  %48 = load i64, ptr %9, align 8
+  %49 = load i64, ptr @N_SPINS, align 8
+  %50 = icmp slt i64 %48, %49
+  br i1 %50, label %51, label %63
+
+51:                                               ; preds = %47
+  %52 = load ptr, ptr %2, align 8
+  %53 = getelementptr inbounds nuw %struct.barrier, ptr %52, i32 0, i32 0
+  %54 = load atomic i64, ptr %53 acquire, align 8
+  store i64 %54, ptr %10, align 8
+  %55 = load i64, ptr %10, align 8
+  %56 = load i64, ptr %3, align 8
+  %57 = icmp ne i64 %55, %56
+  br i1 %57, label %58, label %59
+
+58:                                               ; preds = %51
+  br label %88
+
+59:                                               ; preds = %51
+  br label %60
+
+60:                                               ; preds = %59
+  %61 = load i64, ptr %9, align 8
+  %62 = add nsw i64 %61, 1
+  store i64 %62, ptr %9, align 8
+  br label %47, !llvm.loop !41
+
+63:                                               ; preds = %47
+  %64 = load ptr, ptr %2, align 8
+  %65 = getelementptr inbounds nuw %struct.barrier, ptr %64, i32 0, i32 2
+  %66 = getelementptr inbounds [64 x i8], ptr %65, i64 0, i64 0
+  %67 = call i32 @pthread_mutex_lock(ptr noundef %66)
+  br label %68
+
+68:                                               ; preds = %75, %63
+  %69 = load ptr, ptr %2, align 8
+  %70 = getelementptr inbounds nuw %struct.barrier, ptr %69, i32 0, i32 0
+  %71 = load atomic i64, ptr %70 acquire, align 8
+  store i64 %71, ptr %11, align 8
+  %72 = load i64, ptr %11, align 8
+  %73 = load i64, ptr %3, align 8
+  %74 = icmp eq i64 %72, %73
+  br i1 %74, label %75, label %83
+
+75:                                               ; preds = %68
+  %76 = load ptr, ptr %2, align 8
+  %77 = getelementptr inbounds nuw %struct.barrier, ptr %76, i32 0, i32 3
+  %78 = getelementptr inbounds [64 x i8], ptr %77, i64 0, i64 0
+  %79 = load ptr, ptr %2, align 8
+  %80 = getelementptr inbounds nuw %struct.barrier, ptr %79, i32 0, i32 2
+  %81 = getelementptr inbounds [64 x i8], ptr %80, i64 0, i64 0
+  %82 = call i32 @pthread_cond_wait(ptr noundef %78, ptr noundef %81)
+  br label %68, !llvm.loop !42
+
+83:                                               ; preds = %68
+  %84 = load ptr, ptr %2, align 8
+  %85 = getelementptr inbounds nuw %struct.barrier, ptr %84, i32 0, i32 2
+  %86 = getelementptr inbounds [64 x i8], ptr %85, i64 0, i64 0
+  %87 = call i32 @pthread_mutex_unlock(ptr noundef %86)
+  br label %88
+
+88:                                               ; preds = %83, %58, %25
+  ret void
+}
 
 declare i32 @omp_get_thread_num()
 
@@ -2454,7 +2585,7 @@ define internal void @add_products_int16(ptr noundef %0, ptr noundef %1, ptr nou
   %56 = load i64, ptr %11, align 8
   %57 = add nsw i64 %56, 32
   store i64 %57, ptr %11, align 8
-  br label %24, !llvm.loop !41
+  br label %24, !llvm.loop !43
 
 58:                                               ; preds = %24
   %59 = load <16 x i32>, ptr %10, align 64
@@ -2469,7 +2600,7 @@ define internal void @add_products_int16(ptr noundef %0, ptr noundef %1, ptr nou
   %65 = load i64, ptr %9, align 8
   %66 = add nsw i64 %65, 1
   store i64 %66, ptr %9, align 8
-  br label %12, !llvm.loop !42
+  br label %12, !llvm.loop !44
 
 67:                                               ; preds = %12
   ret void
@@ -2545,7 +2676,7 @@ define internal void @add_products_f32(ptr noundef %0, ptr noundef %1, ptr nound
   %48 = load i64, ptr %11, align 8
   %49 = add nsw i64 %48, 1
   store i64 %49, ptr %11, align 8
-  br label %18, !llvm.loop !43
+  br label %18, !llvm.loop !45
 
 50:                                               ; preds = %18
   store i64 0, ptr %12, align 8
@@ -2591,7 +2722,7 @@ define internal void @add_products_f32(ptr noundef %0, ptr noundef %1, ptr nound
   %83 = load i64, ptr %12, align 8
   %84 = add nsw i64 %83, 1
   store i64 %84, ptr %12, align 8
-  br label %51, !llvm.loop !44
+  br label %51, !llvm.loop !46
 
 85:                                               ; preds = %51
   br label %86
@@ -2600,7 +2731,7 @@ define internal void @add_products_f32(ptr noundef %0, ptr noundef %1, ptr nound
   %87 = load i64, ptr %9, align 8
   %88 = add nsw i64 %87, 16
   store i64 %88, ptr %9, align 8
-  br label %13, !llvm.loop !45
+  br label %13, !llvm.loop !47
 
 89:                                               ; preds = %13
   ret void
@@ -2638,7 +2769,7 @@ define internal void @prefetch(ptr noundef %0, i64 noundef %1, i64 noundef %2) #
   %21 = load i64, ptr %7, align 8
   %22 = add nsw i64 %21, 64
   store i64 %22, ptr %7, align 8
-  br label %8, !llvm.loop !46
+  br label %8, !llvm.loop !48
 
 23:                                               ; preds = %8
   ret void
@@ -2732,7 +2863,7 @@ define internal <16 x float> @hsum_16(ptr noundef %0) #2 {
   %39 = load i64, ptr %3, align 8
   %40 = add nsw i64 %39, 1
   store i64 %40, ptr %3, align 8
-  br label %6, !llvm.loop !47
+  br label %6, !llvm.loop !49
 
 41:                                               ; preds = %6
   store i64 0, ptr %4, align 8
@@ -2779,7 +2910,7 @@ define internal <16 x float> @hsum_16(ptr noundef %0) #2 {
   %75 = load i64, ptr %4, align 8
   %76 = add nsw i64 %75, 1
   store i64 %76, ptr %4, align 8
-  br label %42, !llvm.loop !48
+  br label %42, !llvm.loop !50
 
 77:                                               ; preds = %42
   store i64 0, ptr %5, align 8
@@ -2826,7 +2957,7 @@ define internal <16 x float> @hsum_16(ptr noundef %0) #2 {
   %111 = load i64, ptr %5, align 8
   %112 = add nsw i64 %111, 1
   store i64 %112, ptr %5, align 8
-  br label %78, !llvm.loop !49
+  br label %78, !llvm.loop !51
 
 113:                                              ; preds = %78
   %114 = load ptr, ptr %2, align 8
@@ -2964,6 +3095,14 @@ define internal float @head_step(ptr noundef %0) #1 {
 
 declare void @llvm.stackrestore.p0(ptr) #9
 
+declare i32 @pthread_mutex_lock(ptr noundef)
+
+declare i32 @pthread_mutex_unlock(ptr noundef)
+
+declare i32 @pthread_cond_broadcast(ptr noundef)
+
+declare i32 @pthread_cond_wait(ptr noundef, ptr noundef)
+
 attributes #0 = { nounwind }
 attributes #1 = { alwaysinline nounwind }
 attributes #2 = { alwaysinline nounwind }
@@ -3011,8 +3150,8 @@ attributes #9 = { nocallback nofree nosync nounwind willreturn }
 !38 = distinct !{!38, !6}
 !39 = distinct !{!39, !6, !12}
 !40 = distinct !{!40, !6}
-!41 = distinct !{!41, !6, !12}
-!42 = distinct !{!42, !6, !12}
+!41 = distinct !{!41, !6}
+!42 = distinct !{!42, !6}
 !43 = distinct !{!43, !6, !12}
 !44 = distinct !{!44, !6, !12}
 !45 = distinct !{!45, !6, !12}
@@ -3020,3 +3159,5 @@ attributes #9 = { nocallback nofree nosync nounwind willreturn }
 !47 = distinct !{!47, !6, !12}
 !48 = distinct !{!48, !6, !12}
 !49 = distinct !{!49, !6, !12}
+!50 = distinct !{!50, !6, !12}
+!51 = distinct !{!51, !6, !12}

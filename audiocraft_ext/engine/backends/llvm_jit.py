@@ -19,21 +19,23 @@ _IR = Path(__file__).with_name("cpu_kernels.ll")
 _this_thread = threading.local()
 # An engine owns the code that it compiled.
 _engines: list[llvm.ExecutionEngine] = []
+# Some 50 µs: longer than threads on cores of their own ever differ, shorter than a turn of another program.
+_N_SPINS = 100_000
 
 
-def run(kernel: int, *args: Tensor | int) -> None:
-    """Call a kernel on all threads of the caller's team; `args` are its struct's fields, tensors contiguous."""
+def run(kernel: int, *args: Tensor | int, n_threads: int | None = None) -> None:
+    """Call a kernel on the caller's team, or this many of it; `args` are its struct's fields, tensors contiguous."""
     fields = [arg if isinstance(arg, int) else arg.data_ptr() for arg in args]
     array = (ctypes.c_int64 * len(fields))(*fields)
-    _team()(kernel, array, torch.get_num_threads(), 0)
+    _team()(kernel, array, n_threads or torch.get_num_threads(), 0)
     if (calls := getattr(_this_thread, "calls", None)) is not None:
         calls.append((kernel, array, args))
 
 
-def record(compute: Callable[[], object]) -> Callable[[], None]:
-    """Call a function, and return another that repeats all its kernels' calls by one, on the same tensors.
+def record(compute: Callable[[], object]) -> Callable[[int], None]:
+    """Call a function, and return another that repeats all its kernels' calls by one, on so many threads.
 
-    What else the function computes is not repeated.
+    The tensors are the same ones. What else the function computes is not repeated.
     """
     calls: list[tuple[int, ctypes.Array[ctypes.c_int64], tuple[Tensor | int, ...]]] = []
     _this_thread.calls = calls
@@ -43,10 +45,14 @@ def record(compute: Callable[[], object]) -> Callable[[], None]:
         _this_thread.calls = None
     addresses = [address for kernel, array, _ in calls for address in (kernel, ctypes.addressof(array))]
     table = (ctypes.c_int64 * len(addresses))(*addresses)
+    barrier, libc = (ctypes.c_int64 * 18)(), ctypes.CDLL(None)  # its fields are in cpu_kernels.c
+    libc.pthread_mutex_init(ctypes.byref(barrier, 16), None)
+    libc.pthread_cond_init(ctypes.byref(barrier, 80), None)
 
-    def replay() -> None:
-        # `calls` keeps the arguments alive, and `table` itself has no other owner.
-        run(compile_kernel("replay"), ctypes.addressof(table), len(calls))
+    def replay(n_threads: int) -> None:
+        # `calls` keeps the arguments alive; `table` and `barrier` have no other owner.
+        addresses = ctypes.addressof(table), len(calls), ctypes.addressof(barrier)
+        run(compile_kernel("replay", N_SPINS=_N_SPINS), *addresses, n_threads=n_threads)
 
     return replay
 
@@ -70,7 +76,7 @@ def _team() -> Callable[..., None]:
     openmp = ctypes.CDLL(str(library))
     team = openmp.GOMP_parallel
     team.argtypes, team.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint], None
-    for name in ("omp_get_thread_num", "omp_get_num_threads", "GOMP_barrier"):
+    for name in ("omp_get_thread_num", "omp_get_num_threads"):
         llvm.add_symbol(name, ctypes.cast(openmp[name], ctypes.c_void_p).value)
     return team
 

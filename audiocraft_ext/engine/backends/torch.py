@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.functional import scaled_dot_product_attention
 
-from audiocraft_ext.engine.backends.threads import set_own_num_threads
+from audiocraft_ext.engine.backends.threads import num_threads, set_own_num_threads
 from audiocraft_ext.engine.kv_cache import KVCache, dequantize_kv
 from audiocraft_ext.engine.quantize import dequantize, quantize
 
@@ -43,7 +43,7 @@ class TorchBackend:
     def __init__(self, device: torch.device, dtype: torch.dtype, dim: int, is_int8: bool, captures: bool) -> None:
         """`dtype` is that of weights and activations; residuals are fp32. `is_int8` asks for weights in int8."""
         self.device, self.dtype, self.is_int8, self.captures = device, dtype, is_int8, captures
-        self._n_threads = torch.get_num_threads() if dim >= _MIN_DIM_OF_ALL_CORES else 1
+        self._n_threads = num_threads() if dim >= _MIN_DIM_OF_ALL_CORES else 1
 
     def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
         """The product with a weight [out, in] and bias [out]; here, int8 rounds the weights and no more."""

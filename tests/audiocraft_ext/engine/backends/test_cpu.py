@@ -10,6 +10,7 @@ from torch.nn import functional
 
 pytest.importorskip("llvmlite")
 
+from audiocraft_ext.engine.backends import llvm_jit
 from audiocraft_ext.engine.backends.cpu import CPUAttention, CPUBackend, CPULinear
 from audiocraft_ext.engine.backends.cpu_kernels import matmul
 from audiocraft_ext.engine.backends.llvm_jit import record
@@ -175,7 +176,7 @@ def test_replayed_steps_give_the_bits_of_single_calls_and_follow_the_cache(has_c
             assert torch.equal(a, b)
 
 
-def test_recorded_calls_are_replayed_on_the_same_tensors(on_threads: None) -> None:
+def test_recorded_calls_are_replayed_on_the_same_tensors() -> None:
     torch.manual_seed(0)
     x, weight, ones = torch.randn(2, 64), torch.randn(64, 64), torch.ones(64)
     outputs: list[Tensor] = []
@@ -188,9 +189,28 @@ def test_recorded_calls_are_replayed_on_the_same_tensors(on_threads: None) -> No
     compute()
     y, expected = outputs
     assert not torch.equal(y, expected)
-    for _ in range(3):
-        replay()
+    for n_threads in (3, 1, 2, 3):
+        y.zero_()
+        replay(n_threads)
         assert torch.equal(y, expected)
+
+
+def test_threads_that_sleep_at_a_barrier_are_all_woken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(llvm_jit, "_N_SPINS", 0)
+    x, weight, ones = torch.randn(2, 64), torch.randn(64, 64), torch.ones(64)
+    outputs: list[Tensor] = []
+
+    def compute() -> None:
+        outputs.append(x)
+        for _ in range(10):
+            outputs.append(OURS.gelu(matmul(outputs[-1], weight, ones, ones)))
+
+    replay = record(compute)
+    expected = outputs[-1].clone()
+    for repetition in range(200):
+        outputs[-1].zero_()
+        replay(1 + repetition % 5)
+        assert torch.equal(outputs[-1], expected)
 
 
 def test_a_step_that_fails_while_it_is_captured_is_captured_again(monkeypatch: pytest.MonkeyPatch) -> None:
