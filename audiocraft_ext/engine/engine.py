@@ -154,6 +154,9 @@ class Engine:
         sequence.inputs = torch.cat([job.prefix.float(), given], dim=1)
         if job.cross is not None:
             self.transformer.cache_cross_kv(ROWS_PER_SLOT * slot, job.cross)
+        if sequence.inputs.shape[1] == 1:  # the special token alone: a step computes just that
+            sequence.inputs, sequence.status = None, Status.DECODING
+            self._table.activate(slot, 0)
 
     def _prefill(self, sequence: Sequence) -> None:
         """Feed the next piece of a prompt; the last one gives the first sampled step."""

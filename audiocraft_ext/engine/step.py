@@ -1,15 +1,19 @@
 """One decoding step of some rows: embed → transformer → logits → sample. Knows nothing of jobs or devices."""
 
+import logging
 from itertools import accumulate
 
 import torch
 
+from audiocraft_ext.engine.backends.torch import CaptureError
 from audiocraft_ext.engine.kv_cache import ROWS_PER_SLOT
 from audiocraft_ext.engine.slots import SlotTable
 from audiocraft_ext.engine.transformer import Transformer
 
 # (slot, number of rows) of each job in a step
 Selection = list[tuple[int, int]]
+
+_log = logging.getLogger(__name__)
 
 
 class Step:
@@ -29,6 +33,7 @@ class Step:
 
     def reset(self) -> None:
         """Drop what was captured: the cache has been reallocated."""
+        self._transformer.backend.synchronize_caller()  # steps in flight use what is freed here
         cache = self._transformer.cache
         self._cross_capacity = cache.cross_capacity
         self._attention = self._transformer.backend.attention(cache, self._rows)
@@ -40,7 +45,13 @@ class Step:
             self.reset()
         if selection != self._selection:
             self._select(selection)
-        self._run()
+        try:
+            self._run()
+        except CaptureError as error:  # no step is captured from here on
+            _log.warning("A step cannot be captured, and the engine is slower without. %s", error)
+            self._transformer.backend.captures = False
+            self._run = self.run_eagerly
+            self._run()
 
     def _select(self, selection: Selection) -> None:
         # Where whole steps are captured, all slots are stepped: there the selection never changes.

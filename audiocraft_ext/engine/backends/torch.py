@@ -31,6 +31,10 @@ _MIN_DIM_OF_ALL_CORES = 512
 Linear = Callable[[Tensor], Tensor]
 
 
+class CaptureError(RuntimeError):
+    """A step cannot be captured; nothing of it has run."""
+
+
 class TorchBackend:
     """One device, and how to compute there what a decoding step needs; subclasses replace what they do faster."""
 
@@ -39,10 +43,12 @@ class TorchBackend:
     # it is of the busy slots, each read up to its length.
     has_fixed_shapes = True
     is_host = True  # reading a value of a tensor waits for nothing
+    cross_positions = 0  # reserved from the start: where the cache grows later, steps are captured again
 
     def __init__(self, device: torch.device, dtype: torch.dtype, dim: int, is_int8: bool, captures: bool) -> None:
         """`dtype` is that of weights and activations; residuals are fp32. `is_int8` asks for weights in int8."""
-        self.device, self.dtype, self.is_int8, self.captures = device, dtype, is_int8, captures
+        self.device, self.dtype, self.is_int8 = device, dtype, is_int8
+        self.captures = captures and type(self).capture is not TorchBackend.capture
         self._n_threads = torch.get_num_threads() if dim >= _MIN_DIM_OF_ALL_CORES else 1
 
     def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
@@ -71,8 +77,17 @@ class TorchBackend:
         return StepAttention(cache, rows)
 
     def capture(self, step: "Step") -> Callable[[], None]:
-        """``step.run_eagerly``, perhaps captured when it is first called and replayed from then on."""
+        """``step.run_eagerly``, perhaps captured when it is first called and replayed from then on.
+
+        That first call may raise ``CaptureError``.
+        """
         return step.run_eagerly
+
+    @property
+    def description(self) -> str:
+        """Its name, and whether steps are captured."""
+        name = type(self).__name__.removesuffix("Backend").lower()
+        return f"{name}, {'captured' if self.captures else 'eager'}"
 
     @property
     def cache_dtype(self) -> torch.dtype:
