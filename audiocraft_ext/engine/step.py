@@ -1,6 +1,5 @@
 """One decoding step of some rows: embed → transformer → logits → sample. Knows nothing of jobs or devices."""
 
-import logging
 from itertools import accumulate
 
 import torch
@@ -12,8 +11,6 @@ from audiocraft_ext.engine.transformer import Transformer
 
 # (slot, number of rows) of each job in a step
 Selection = list[tuple[int, int]]
-
-_log = logging.getLogger(__name__)
 
 
 class Step:
@@ -39,17 +36,16 @@ class Step:
         self._attention = self._transformer.backend.attention(cache, self._rows)
         self._run = self._transformer.backend.capture(self)
 
-    def run(self, selection: Selection) -> None:
-        """Step the selected jobs, B rows in all."""
+    def run(self, selection: Selection, is_eager: bool = False) -> None:
+        """Step the selected jobs, B rows in all; captured where the backend can, unless `is_eager`."""
         if self._cross_capacity != self._transformer.cache.cross_capacity:
             self.reset()
         if selection != self._selection:
             self._select(selection)
         try:
-            self._run()
+            (self.run_eagerly if is_eager else self._run)()
         except CaptureError as error:  # no step is captured from here on
-            _log.warning("A step cannot be captured, and the engine is slower without. %s", error)
-            self._transformer.backend.captures = False
+            self._transformer.backend.stop_capturing(f"A step cannot be captured: {error}.")
             self._run = self.run_eagerly
             self._run()
 

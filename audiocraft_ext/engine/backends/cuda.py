@@ -19,8 +19,8 @@ _N_WARM_UPS = 3
 # Of the free memory, for the slots. The rest is for the codec, the text encoder and cross-attention, which for a window
 # of 30 s takes a third as much as the slots at most.
 _MEMORY_SHARE = 0.6
-# Of streams: a codec's long kernels, on the default stream, would delay each of a step's short ones. A graph's keep that
-# of the stream that they were captured on.
+# Of streams: a codec's long kernels, on the default stream, would delay each of a step's short ones. Kernels in a graph
+# keep that of the stream that they were captured on.
 _HIGH_PRIORITY = -1
 
 
@@ -29,6 +29,7 @@ class CUDABackend(TorchBackend):
 
     prefill_positions = 1024
     is_host = False
+    is_self_checked = True
     cross_positions = 128
 
     def __init__(self, *settings: Any) -> None:

@@ -5,6 +5,7 @@ tokens the same alone and in company. A backend that needs a fixed number of row
 of jobs.
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -27,6 +28,8 @@ NORM_EPS = 1e-5
 # work, most of all where another program uses a core (benchmarks/LOG.md).
 _MIN_DIM_OF_ALL_CORES = 512
 
+_log = logging.getLogger(__name__)
+
 # x [B, in] → x W^T + b [B, out]
 Linear = Callable[[Tensor], Tensor]
 
@@ -43,6 +46,7 @@ class TorchBackend:
     # it is of the busy slots, each read up to its length.
     has_fixed_shapes = True
     is_host = True  # reading a value of a tensor waits for nothing
+    is_self_checked = False  # at set-up
     cross_positions = 0  # reserved from the start: where the cache grows later, steps are captured again
 
     def __init__(self, device: torch.device, dtype: torch.dtype, dim: int, is_int8: bool, captures: bool) -> None:
@@ -82,6 +86,11 @@ class TorchBackend:
         That first call may raise ``CaptureError``.
         """
         return step.run_eagerly
+
+    def stop_capturing(self, reason: str) -> None:
+        """Capture no step any more, and log why."""
+        self.captures = False
+        _log.warning("%s The engine goes on as: %s.", reason, self.description)
 
     @property
     def description(self) -> str:

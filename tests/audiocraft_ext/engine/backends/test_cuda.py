@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from audiocraft_ext.engine.backends.cuda import CUDABackend, slots_that_fit
-from audiocraft_ext.engine.backends.torch import TorchBackend
+from audiocraft_ext.engine.backends.cuda import slots_that_fit
 from audiocraft_ext.engine.engine import Engine
 from audiocraft_ext.engine.transformer import Transformer
-from tests.support.engines import N_STEPS, PATTERN, WIDTH, closing, engine, long_job, results, weights
+from tests.support.engines import N_STEPS, PATTERN, WIDTH, HostBackend, closing, engine, long_job, results, weights
 
 N_SLOTS = 2
 
@@ -23,13 +22,6 @@ N_SLOTS = 2
 )
 def test_a_little_more_or_less_memory_leaves_the_number_of_slots(n_bytes: int, n_requested: int, n_slots: int) -> None:
     assert slots_that_fit(n_bytes, 100, n_requested) == n_slots
-
-
-class HostBackend(CUDABackend):
-    """CUDA's plain backend and its graph, where there is no CUDA."""
-
-    synchronize_caller = TorchBackend.synchronize_caller
-    engine_thread = TorchBackend.engine_thread
 
 
 class FailingCapture:
