@@ -71,7 +71,7 @@ class Model:
 
     @property
     def engine_name(self) -> str:
-        """What makes the tokens, and whether its steps are captured."""
+        """A short name of the engine in use, and whether its steps are captured."""
         return "audiocraft" if self.engine is None else self.engine.backend.description
 
     @property

@@ -198,11 +198,11 @@ class Engine:
         for step in range(sequence.first_step + 1, sequence.stop):
             self._table.sequence[sequence.slot, :, :step] = given[:, :step].to(self.backend.device)
             logits = self._decode([sequence], is_eager).logits[-ROWS_PER_SLOT:]
-            made.append((logits.clone().cpu(), self._table.sequence[sequence.slot, :, step].clone().cpu()))
+            made.append((logits.clone(), self._table.sequence[sequence.slot, :, step].clone()))
         self._table.release(sequence.slot)
         self.transformer.cache.clear(slice(ROWS_PER_SLOT * sequence.slot, None))
         logits_of_steps, tokens = zip(*made, strict=True)
-        return torch.stack(logits_of_steps), torch.stack(tokens)
+        return torch.stack(logits_of_steps).to(given.device), torch.stack(tokens).to(given.device)
 
     def stop_capturing(self, reason: str) -> None:
         """Run each step eagerly from now on; from the thread that runs them."""

@@ -19,7 +19,7 @@ from audiocraft_ext.engine.sampling import apply_guidance
 from audiocraft_ext.engine.scheduler import Job
 from audiocraft_ext.engine.transformer import Layer, Transformer, WeightBias, Weights
 
-# More than a part of what kernels split a row's positions into.
+# More positions than one part of an attention that is split.
 _N_PROMPT, _N_NEW, _N_CROSS = 280, 4, 9
 _GUIDANCE = 3.0
 # Of the logits' norm. Rounding in another order moves a deep model's by a quarter of it; a fault, by far more.
@@ -68,7 +68,7 @@ class SelfCheck:
             hidden = one.run_layers(residual, sines, rotary, attention)  # the residual goes on to the next layer
             yield layer
         last = hidden.view(ROWS_PER_SLOT, n, -1)[:, self._first - 1 :].transpose(0, 1)
-        logits = one.logits(last.flatten(0, 1)).cpu()
+        logits = one.logits(last.flatten(0, 1)).to(self._steps.device)
         self._expected = logits.view(-1, ROWS_PER_SLOT, *logits.shape[1:])
 
     def compare(self, engine: Engine) -> float:

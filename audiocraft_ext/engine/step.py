@@ -30,7 +30,7 @@ class Step:
 
     def reset(self) -> None:
         """Drop what was captured: the cache has been reallocated."""
-        self._transformer.backend.synchronize_caller()  # steps in flight use what is freed here
+        self._transformer.backend.synchronize_caller()  # steps in flight use the buffers freed here
         cache = self._transformer.cache
         self._cross_capacity = cache.cross_capacity
         self._attention = self._transformer.backend.attention(cache, self._rows)

@@ -1,4 +1,4 @@
-"""Set-up on a device that fails: what is faulty is not used, the log says so, and there is music anyway."""
+"""Set-up on a device that fails: the faulty part is not used, the log says so, and there is music anyway."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -90,7 +90,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.write(tmp_path_factory.mktemp("tiny"), "text")
 
 
-def loaded(monkeypatch: pytest.MonkeyPatch, folder: Path, backend: type[TorchBackend], **settings: Any) -> Any:
+def load(monkeypatch: pytest.MonkeyPatch, folder: Path, backend: type[TorchBackend], **settings: Any) -> Any:
     """The model on a backend that stands in for the fastest, its engine's name, and a second of greedy music."""
     monkeypatch.setattr(backends, "TritonBackend", backend)
     model = musicgen.load(str(folder), "cpu", EngineSettings(backend="triton", n_slots=2), **settings)
@@ -100,7 +100,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch, folder: Path, backend: type[TorchBac
 
 
 @pytest.fixture(scope="module")
-def expected(folder: Path) -> Tensor:
+def music(folder: Path) -> Tensor:
     model = musicgen.load(str(folder), "cpu", EngineSettings(engine="upstream"), smoke_test=False)
     return model.generate(REQUEST, None, SilentProgress())
 
@@ -120,32 +120,32 @@ def test_what_fails_is_replaced_by_the_next_simpler_and_logged_once(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     folder: Path,
-    expected: Tensor,
+    music: Tensor,
     backend: type[TorchBackend],
     engine: str,
     reason: str,
 ) -> None:
-    _, name, samples = loaded(monkeypatch, folder, backend)
+    _, name, samples = load(monkeypatch, folder, backend)
     assert name == engine
     (record,) = caplog.records
     assert reason in record.getMessage()
-    assert torch.equal(samples, expected)
+    assert torch.equal(samples, music)
 
 
 def test_where_plain_torch_fails_too_audiocraft_makes_the_tokens(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, folder: Path, expected: Tensor
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, folder: Path, music: Tensor
 ) -> None:
     monkeypatch.setattr(backends, "TorchBackend", Uncompilable)
-    _, name, samples = loaded(monkeypatch, folder, Inexact)
+    _, name, samples = load(monkeypatch, folder, Inexact)
     assert name == "audiocraft"
     assert len(caplog.records) == 2
-    assert torch.equal(samples, expected)
+    assert torch.equal(samples, music)
 
 
-def test_set_up_says_in_one_line_what_is_used_and_how_exact_it_is(
+def test_set_up_says_in_one_line_how_tokens_are_made_and_how_exactly(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str], folder: Path
 ) -> None:
-    model, name, _ = loaded(monkeypatch, folder, Recorded)
+    model, name, _ = load(monkeypatch, folder, Recorded)
     assert not caplog.records
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Engine: ")]
     assert line == f"Engine: {model.engine.description}"
@@ -167,7 +167,7 @@ def test_interpreted_kernels_pass_the_self_check(
 
 
 def test_without_the_smoke_test_there_is_no_self_check(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    model, name, _ = loaded(monkeypatch, folder, Inexact, smoke_test=False)
+    model, name, _ = load(monkeypatch, folder, Inexact, smoke_test=False)
     assert name == "inexact, captured"
     assert model.engine.description.endswith("self-check: off")
 
@@ -179,9 +179,9 @@ def test_weights_that_overflow_are_no_fault_of_the_backend(
     package = torch.load(path)
     tiny.overflow(package)
     torch.save(package, path)
-    model, name, _ = loaded(monkeypatch, tmp_path, Recorded, dtypes=[torch.float16, torch.bfloat16])
+    model, name, _ = load(monkeypatch, tmp_path, Recorded, dtypes=[torch.float16, torch.bfloat16])
     assert name == "recorded, captured"
     assert model.engine.backend.dtype == torch.bfloat16
     assert not caplog.records
     with pytest.raises(CheckpointError, match="every dtype that was tried"):
-        loaded(monkeypatch, tmp_path, Recorded, dtypes=[torch.float16])
+        load(monkeypatch, tmp_path, Recorded, dtypes=[torch.float16])
