@@ -5,6 +5,7 @@ Knows nothing of requests.
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,9 +13,11 @@ from torch import Tensor, nn
 
 from audiocraft_ext import memory
 from audiocraft_ext.engine import backends
-from audiocraft_ext.engine.engine import Engine
+from audiocraft_ext.engine.backends.torch import TorchBackend
+from audiocraft_ext.engine.engine import Engine, NotFiniteError
 from audiocraft_ext.engine.kv_cache import ROWS_PER_SLOT, kv_bytes_per_row
 from audiocraft_ext.engine.pattern import DelayPattern
+from audiocraft_ext.engine.self_check import SelfCheck
 from audiocraft_ext.engine.transformer import CrossAttention, Layer, Transformer, WeightBias, Weights
 from audiocraft_ext.errors import InputError
 from audiocraft_ext.settings import EngineSettings
@@ -27,10 +30,19 @@ _log = logging.getLogger(__name__)
 _TEXT_POSITIONS = 512
 
 
-def build_engine(lm: LMModel, n_frames: int, settings: EngineSettings) -> Engine | None:
+class EngineError(RuntimeError):
+    """The engine fails here: load the model again with the ``simpler`` settings."""
+
+    def __init__(self, message: str, simpler: EngineSettings) -> None:
+        super().__init__(message)
+        self.simpler = simpler
+
+
+def build_engine(lm: LMModel, n_frames: int, settings: EngineSettings, self_check: bool = False) -> Engine | None:
     """The engine for an LM whose window is ``n_frames`` long; None for audiocraft's own loop.
 
-    Moves the LM's weights into the engine, unless the settings keep them in both.
+    Moves the LM's weights into the engine, unless the settings keep them in both. With `self_check`, a backend that
+    asks for it is compared with plain torch. Raises ``EngineError``, and ``NotFiniteError`` of the self-check.
     """
     if settings.engine == "upstream":
         return None
@@ -38,9 +50,6 @@ def build_engine(lm: LMModel, n_frames: int, settings: EngineSettings) -> Engine
     if reason is not None:
         _log.warning("The engine does not support this language model: %s. audiocraft's own loop decodes it.", reason)
         return None
-    pattern = DelayPattern(tuple(lm.pattern_provider.delays), lm.special_token_id)
-    n_steps = pattern.n_steps(n_frames)
-    n_positions = n_steps + capacity(lm, "prepend") + 1
     layer = lm.transformer.layers[0]
     backend = backends.choose(
         layer.linear1.weight,
@@ -49,10 +58,32 @@ def build_engine(lm: LMModel, n_frames: int, settings: EngineSettings) -> Engine
         name=settings.backend,
         capture=settings.capture,
     )
+    try:
+        return _build(lm, n_frames, settings, backend, self_check and backend.is_self_checked)
+    except NotFiniteError:
+        raise
+    except Exception as error:  # of kernels, compilers and drivers: of whatever kind
+        name = backends.simpler(backend)
+        simpler = replace(settings, backend=name) if name else replace(settings, engine="upstream")
+        what = f"The engine ({backend.description}) fails here: {type(error).__name__}: {error}"
+        raise EngineError(f"{what}. In its place: {name or 'audiocraft'}", simpler) from error
+
+
+def _build(lm: LMModel, n_frames: int, settings: EngineSettings, backend: TorchBackend, self_check: bool) -> Engine:
+    pattern = DelayPattern(tuple(lm.pattern_provider.delays), lm.special_token_id)
+    n_steps = pattern.n_steps(n_frames)
+    n_positions = n_steps + capacity(lm, "prepend") + 1
     slot_bytes = ROWS_PER_SLOT * kv_bytes_per_row(len(lm.transformer.layers), lm.dim, n_positions, backend.dtype)
     n_slots = backend.fitting_slots(settings.n_slots, slot_bytes)
     weights = engine_weights(lm, settings.consume)
-    return Engine(Transformer(weights, ROWS_PER_SLOT * n_slots, n_positions, backend), pattern, n_slots, n_steps)
+    check = SelfCheck(weights, pattern, n_steps, backend) if self_check else None
+    if check:
+        weights = replace(weights, layers=check.layers())
+    transformer = Transformer(weights, ROWS_PER_SLOT * n_slots, n_positions, backend)
+    engine = Engine(transformer, pattern, n_slots, n_steps)
+    if check:
+        engine.self_check = check.compare(engine)
+    return engine
 
 
 def capacity(lm: LMModel, fuse_method: str) -> int:

@@ -5,6 +5,7 @@ clip go to the engine as jobs, and tokens are decoded in chunks or by MultiBand 
 or cog.
 """
 
+import logging
 import math
 import threading
 import time
@@ -24,7 +25,7 @@ from audiocraft_ext.codec.multiband import MultiBandDecoder
 from audiocraft_ext.engine.engine import NotFiniteError
 from audiocraft_ext.engine.scheduler import Job
 from audiocraft_ext.errors import CheckpointError, InputError
-from audiocraft_ext.lm_engine import build_engine, check_capacity
+from audiocraft_ext.lm_engine import EngineError, build_engine, check_capacity
 from audiocraft_ext.progress import Progress, SilentProgress
 from audiocraft_ext.request import Request
 from audiocraft_ext.settings import EngineSettings
@@ -41,6 +42,8 @@ _GREEDY_BELOW = 1e-4
 # The stride between windows as a share of the window: audiocraft's 18 of 30 s.
 _STRIDE_SHARE = 0.6
 
+_log = logging.getLogger(__name__)
+
 
 class Model:
     """A loaded checkpoint, and the engine that decodes its language model; shared by the requests' threads.
@@ -49,13 +52,13 @@ class Model:
     language model that the engine does not support.
     """
 
-    def __init__(self, checkpoint: Checkpoint, settings: EngineSettings) -> None:
+    def __init__(self, checkpoint: Checkpoint, settings: EngineSettings, self_check: bool = False) -> None:
         self.checkpoint = checkpoint
         if next(checkpoint.codec.parameters()).is_cuda:
             # Some of cuDNN's transposed convolutions sum in any order: the same tokens would give other samples.
             torch.backends.cudnn.deterministic = True
         n_frames = int(checkpoint.lm.cfg.dataset.segment_duration * checkpoint.codec.frame_rate)
-        self.engine = build_engine(checkpoint.lm, n_frames, settings)
+        self.engine = build_engine(checkpoint.lm, n_frames, settings, self_check)
         # audiocraft's conditioners share autocast contexts, and its lm.generate keeps a cache on the module.
         self.lm_lock = threading.Lock()
         self._diffusion: MultiBandDecoder | None = None
@@ -65,6 +68,11 @@ class Model:
         """End the engine's thread, without which the weights would stay in memory."""
         if self.engine is not None:
             self.engine.close()
+
+    @property
+    def engine_name(self) -> str:
+        """A short name of the engine in use, and whether its steps are captured."""
+        return "audiocraft" if self.engine is None else self.engine.backend.description
 
     @property
     def sample_rate(self) -> int:
@@ -281,22 +289,31 @@ def load(
     """The model that ``weights`` (a path, https URL or hub id) names, on ``device``, ready for its first request.
 
     With ``smoke_test`` it has generated one second, and a transformer whose logits are not finite is loaded again in
-    the next of ``dtypes``, by default ``checkpoint.candidate_dtypes(device)``. Raises ``CheckpointError``.
+    the next of ``dtypes``, by default ``checkpoint.candidate_dtypes(device)``. Where the engine fails, or its
+    self-check does, the model is loaded again with a simpler one. Raises ``CheckpointError``.
     """
     name = checkpoint.display_name(weights)  # health checks repeat set-up's output to any caller
-    for dtype in dtypes or checkpoint.candidate_dtypes(device):
+    untried = list(dtypes or checkpoint.candidate_dtypes(device))
+    while untried:
         start = time.perf_counter()
-        model = Model(checkpoint.load(weights, device, dtype), settings)
-        # Before the smoke test: cog may lose output from the last moments of set-up.
-        print(f"Loaded {name} on {device} in {time.perf_counter() - start:.1f} s", flush=True)
+        model: Model | None = None
         try:
+            model = Model(checkpoint.load(weights, device, untried[0]), settings, smoke_test)
+            # Before the smoke test: cog may lose output from the last moments of set-up.
+            print(f"Loaded {name} on {device} in {time.perf_counter() - start:.1f} s", flush=True)
+            print(f"Engine: {model.engine.description if model.engine else 'audiocraft'}", flush=True)
             if smoke_test:
                 model.smoke_test()
             return model
         except NotFiniteError:
-            print(f"{name}: logits are NaN or infinite in {str(dtype).removeprefix('torch.')}.", flush=True)
+            dtype = str(untried.pop(0)).removeprefix("torch.")
+            print(f"{name}: logits are NaN or infinite in {dtype}.", flush=True)
+        except EngineError as error:
+            _log.warning("%s", error)
+            settings = error.simpler
+        if model is not None:
             model.close()
-            del model  # before the next one is loaded
+        del model  # before the next one is loaded
         memory.collect()
     problem = "its logits are NaN or infinite in every dtype that was tried"
     raise CheckpointError(f"{name} was loaded, but it cannot generate music: {problem}.")

@@ -56,7 +56,7 @@ class Prediction:
     """A finished file, deleted after ``KEEP_OUTPUT_S``, and the prediction's metrics by name."""
 
     path: Path
-    metrics: dict[str, float]
+    metrics: dict[str, float | str]
 
 
 class Service:
@@ -128,7 +128,8 @@ class Service:
             self._n_running -= 1
             asyncio.get_running_loop().call_later(KEEP_OUTPUT_S, self._clean_up, path)
         realtime_factor = request.duration / (time.perf_counter() - start)
-        metrics: dict[str, float] = {"frames": progress.n_frames, "realtime_factor": round(realtime_factor, 3)}
+        metrics: dict[str, float | str] = {"frames": progress.n_frames, "engine": self.model.engine_name}
+        metrics["realtime_factor"] = round(realtime_factor, 3)
         if progress.queue_s > NOTABLE_QUEUE_S:
             metrics["queue_s"] = round(progress.queue_s, 3)
         if self._load_s is not None:

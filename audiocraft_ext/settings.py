@@ -39,9 +39,12 @@ class Settings:
     @staticmethod
     def from_environment(max_concurrency: int) -> "Settings":
         """The settings as the environment is now; raises ``ValueError`` naming the variable, its value and choices."""
+        device, has_kernels = _device(), _choice("MUSICGEN_KERNELS", ("on", "off")) == "on"
         return Settings(
-            device=_device(),
+            device=device,
             engine=EngineSettings(
+                backend=None if has_kernels else "cuda" if device == "cuda" else "torch",
+                capture=_choice("MUSICGEN_CAPTURE", ("on", "off")) == "on",
                 engine=_choice("MUSICGEN_ENGINE", get_args(EngineName)),
                 quantize=_choice("MUSICGEN_QUANTIZE", get_args(Quantize)),
                 n_slots=_number("COG_MAX_CONCURRENCY", max_concurrency, max_concurrency),

@@ -70,6 +70,7 @@ def test_a_prompt_alone_gives_a_wav_of_its_length_and_seed(server: httpx.Client)
     assert answer["metrics"]["seed"] == 0
     assert answer["metrics"]["frames"] == 150
     assert answer["metrics"]["realtime_factor"] > 0
+    assert answer["metrics"]["engine"] == "cpu, captured"
     assert "Using seed 0\n" in answer["logs"]
 
 

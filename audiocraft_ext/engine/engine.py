@@ -41,8 +41,20 @@ class Engine:
         self._steps: dict[int, Step] = {}  # by number of rows
         self._all_slots = [(slot, ROWS_PER_SLOT) for slot in range(n_slots)]
         self._scheduler = Scheduler(n_slots)
+        self.self_check: float | None = None  # its largest difference, if there was one
         self._thread: threading.Thread | None = None
         self._start_lock = threading.Lock()
+
+    @property
+    def description(self) -> str:
+        """How tokens are made, on what, and the cache that was allocated: for the log of set-up."""
+        backend, cache = self.backend, self.transformer.cache
+        parts = (cache.keys, cache.values, cache.cross_keys, cache.cross_values)
+        gigabytes = sum(tensor.nbytes for part in parts for tensor in part) / 1e9
+        dtype = f"{str(backend.dtype).removeprefix('torch.')}{' with int8 weights' if backend.is_int8 else ''}"
+        check = "off" if self.self_check is None else f"{self.self_check:.1e} from plain torch"
+        where = f"{backend.description}, on {backend.device} in {dtype}"
+        return f"{where}; {len(self._all_slots)} slots, {gigabytes:.2f} GB of keys and values; self-check: {check}"
 
     def submit(self, job: Job) -> Future[Tensor]:
         """A future of the job's frames [K, T] on the host, prompt included; the thread starts with the first job.
@@ -154,6 +166,9 @@ class Engine:
         sequence.inputs = torch.cat([job.prefix.float(), given], dim=1)
         if job.cross is not None:
             self.transformer.cache_cross_kv(ROWS_PER_SLOT * slot, job.cross)
+        if sequence.inputs.shape[1] == 1:  # the special token alone: a step computes just that
+            sequence.inputs, sequence.status = None, Status.DECODING
+            self._table.activate(slot, 0)
 
     def _prefill(self, sequence: Sequence) -> None:
         """Feed the next piece of a prompt; the last one gives the first sampled step."""
@@ -169,10 +184,36 @@ class Engine:
         logits = self.transformer.logits(hidden[:, -1])
         self._table.sample(torch.full((1,), slot, device=logits.device), logits[:1], logits[-1:])
 
-    def _decode(self, sequences: list[Sequence]) -> None:
+    @torch.inference_mode()
+    def forced_steps(self, job: Job, given: Tensor, is_eager: bool) -> tuple[Tensor, Tensor]:
+        """Logits [N, 2, K, V] and tokens [N, K] of the steps after a prompt, each following `given` [K, S].
+
+        For a self-check, in its thread, before the first job; in the last slot, whose rows have the largest offsets.
+        """
+        sequence = Sequence(job, Future(), Status.PREFILLING, self._all_slots[-1][0])
+        made: list[tuple[Tensor, Tensor]] = []
+        self._assign_slot(sequence)
+        while sequence.status is Status.PREFILLING:
+            self._prefill(sequence)
+        for step in range(sequence.first_step + 1, sequence.stop):
+            self._table.sequence[sequence.slot, :, :step] = given[:, :step].to(self.backend.device)
+            logits = self._decode([sequence], is_eager).logits[-ROWS_PER_SLOT:]
+            made.append((logits.clone(), self._table.sequence[sequence.slot, :, step].clone()))
+        self._table.release(sequence.slot)
+        self.transformer.cache.clear(slice(ROWS_PER_SLOT * sequence.slot, None))
+        logits_of_steps, tokens = zip(*made, strict=True)
+        return torch.stack(logits_of_steps).to(given.device), torch.stack(tokens).to(given.device)
+
+    def stop_capturing(self, reason: str) -> None:
+        """Run each step eagerly from now on; from the thread that runs them."""
+        self.backend.stop_capturing(reason)
+        self._steps.clear()
+
+    def _decode(self, sequences: list[Sequence], is_eager: bool = False) -> Step:
         """One step of all jobs whose prompts are in the cache."""
         busy = [(sequence.slot, sequence.job.n_rows) for sequence in sequences]
         selection = self._all_slots if self.backend.has_fixed_shapes else busy
         n_rows = sum(n for _, n in selection)
         step = self._steps.get(n_rows) or self._steps.setdefault(n_rows, Step(self.transformer, self._table, n_rows))
-        step.run(selection)
+        step.run(selection, is_eager)
+        return step

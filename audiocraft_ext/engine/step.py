@@ -4,6 +4,7 @@ from itertools import accumulate
 
 import torch
 
+from audiocraft_ext.engine.backends.torch import CaptureError
 from audiocraft_ext.engine.kv_cache import ROWS_PER_SLOT
 from audiocraft_ext.engine.slots import SlotTable
 from audiocraft_ext.engine.transformer import Transformer
@@ -29,18 +30,24 @@ class Step:
 
     def reset(self) -> None:
         """Drop what was captured: the cache has been reallocated."""
+        self._transformer.backend.synchronize_caller()  # steps in flight use the buffers freed here
         cache = self._transformer.cache
         self._cross_capacity = cache.cross_capacity
         self._attention = self._transformer.backend.attention(cache, self._rows)
         self._run = self._transformer.backend.capture(self)
 
-    def run(self, selection: Selection) -> None:
-        """Step the selected jobs, B rows in all."""
+    def run(self, selection: Selection, is_eager: bool = False) -> None:
+        """Step the selected jobs, B rows in all; captured where the backend can, unless `is_eager`."""
         if self._cross_capacity != self._transformer.cache.cross_capacity:
             self.reset()
         if selection != self._selection:
             self._select(selection)
-        self._run()
+        try:
+            (self.run_eagerly if is_eager else self._run)()
+        except CaptureError as error:  # no step is captured from here on
+            self._transformer.backend.stop_capturing(f"A step cannot be captured: {error}.")
+            self._run = self.run_eagerly
+            self._run()
 
     def _select(self, selection: Selection) -> None:
         # Where whole steps are captured, all slots are stepped: there the selection never changes.

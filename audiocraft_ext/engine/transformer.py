@@ -99,6 +99,8 @@ class Transformer:
         self._rotary = rotary.to(backend.device) if weights.has_rotary else None
         shape = (len(self.layers), n_rows, self.n_heads, n_positions, head_dim)
         self.cache = KVCache(shape, backend.cache_dtype, backend.zeros)
+        if self.layers[0].cross is not None:
+            self.cache.reserve_cross(backend.cross_positions)
 
     def _linear(self, matrix: WeightBias) -> Linear:
         return self.backend.linear(matrix.weight, matrix.bias)

@@ -9,6 +9,8 @@ VARIABLES = (
     "MUSICGEN_DEVICE",
     "MUSICGEN_ENGINE",
     "MUSICGEN_QUANTIZE",
+    "MUSICGEN_KERNELS",
+    "MUSICGEN_CAPTURE",
     "MUSICGEN_SMOKE_TEST",
     "MUSICGEN_MAX_DURATION",
     "COG_MAX_CONCURRENCY",
@@ -32,11 +34,17 @@ def test_an_unset_or_empty_variable_has_its_default(monkeypatch: pytest.MonkeyPa
 
 
 def test_every_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable, value in zip(VARIABLES, ("cpu", "upstream", "int8", "off", "20", "2"), strict=True):
+    for variable, value in zip(VARIABLES, ("cpu", "upstream", "int8", "off", "off", "off", "20", "2"), strict=True):
         monkeypatch.setenv(variable, value)
     assert Settings.from_environment(16) == Settings(
-        "cpu", EngineSettings("upstream", n_slots=2, quantize="int8"), False, 20
+        "cpu", EngineSettings("upstream", n_slots=2, quantize="int8", backend="torch", capture=False), False, 20
     )
+
+
+def test_without_kernels_a_gpu_runs_its_own_backend_of_plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("MUSICGEN_KERNELS", "off")
+    assert Settings.from_environment(16) == Settings("cuda", EngineSettings(backend="cuda"))
 
 
 @pytest.mark.parametrize(
@@ -46,6 +54,8 @@ def test_every_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         ("MUSICGEN_DEVICE", "cuda", "Set it to cpu"),
         ("MUSICGEN_ENGINE", "warp", "use one of fast, upstream"),
         ("MUSICGEN_QUANTIZE", "int3", "use one of none, int8"),
+        ("MUSICGEN_KERNELS", "triton", "use one of on, off"),
+        ("MUSICGEN_CAPTURE", "graph", "use one of on, off"),
         ("MUSICGEN_SMOKE_TEST", "yes", "use one of on, off"),
         ("MUSICGEN_MAX_DURATION", "5m", "at least 1"),
         ("MUSICGEN_MAX_DURATION", "0", "at least 1"),

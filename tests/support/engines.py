@@ -11,7 +11,7 @@ from torch import Tensor
 
 from audiocraft_ext.engine import backends
 from audiocraft_ext.engine.backends import BackendName
-from audiocraft_ext.engine.backends.cuda import TritonBackend
+from audiocraft_ext.engine.backends.cuda import CUDABackend, TritonBackend
 from audiocraft_ext.engine.backends.torch import TorchBackend
 from audiocraft_ext.engine.engine import Engine
 from audiocraft_ext.engine.kv_cache import KVCache, quantize_kv
@@ -28,12 +28,21 @@ N_STEPS, N_PREFIX = 160, 24
 PATIENCE_S = 60
 
 
+class HostBackend(CUDABackend):
+    """CUDA's graph of plain torch, with what it needs where there is no CUDA; its captures fail there."""
+
+    synchronize_caller = TorchBackend.synchronize_caller
+    engine_thread = TorchBackend.engine_thread
+    fitting_slots = TorchBackend.fitting_slots
+
+
 class InterpretedBackend(TritonBackend):
     """Triton's kernels in its interpreter, which needs no CUDA: there are no streams and no graph to look after."""
 
     capture = TorchBackend.capture
     synchronize_caller = TorchBackend.synchronize_caller
     engine_thread = TorchBackend.engine_thread
+    fitting_slots = TorchBackend.fitting_slots
 
 
 def filled_cache(

@@ -39,6 +39,12 @@ def choose(
     return kinds[name](up.device, up.dtype, up.shape[1], quantize == "int8", capture)
 
 
+def simpler(backend: TorchBackend) -> BackendName | None:
+    """The backend of plain torch on the same device, in place of another; None for that one itself."""
+    plain: BackendName = "cuda" if backend.device.type == "cuda" else "torch"
+    return None if type(backend) is (CUDABackend if plain == "cuda" else TorchBackend) else plain
+
+
 def _fastest(up: Tensor, n_heads: int) -> BackendName:
     ffn_dim, head_dim = up.shape[0], up.shape[1] // n_heads
     with suppress(ImportError):  # llvmlite and Triton are not everywhere

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from audiocraft_ext.engine.backends.torch import NORM_EPS, Linear, StepAttention, TorchBackend
+from audiocraft_ext.engine.backends.torch import NORM_EPS, CaptureError, Linear, StepAttention, TorchBackend
 from audiocraft_ext.engine.kv_cache import KVCache
 from audiocraft_ext.engine.quantize import dequantize, quantize
 
@@ -19,6 +19,9 @@ _N_WARM_UPS = 3
 # Of the free memory, for the slots. The rest is for the codec, the text encoder and cross-attention, which for a window
 # of 30 s takes a third as much as the slots at most.
 _MEMORY_SHARE = 0.6
+# Of streams: a codec's long kernels, on the default stream, would delay each of a step's short ones. Kernels in a graph
+# keep that of the stream that they were captured on.
+_HIGH_PRIORITY = -1
 
 
 class CUDABackend(TorchBackend):
@@ -26,6 +29,14 @@ class CUDABackend(TorchBackend):
 
     prefill_positions = 1024
     is_host = False
+    is_self_checked = True
+    cross_positions = 128
+
+    def __init__(self, *settings: Any) -> None:
+        super().__init__(*settings)
+        # Sums in half precision, by which cuBLAS may join the parts of a product, would differ from plain ones.
+        torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
 
     def capture(self, step: "Step") -> Callable[[], None]:
         return CUDAGraphStep(step) if self.captures else step.run_eagerly
@@ -44,7 +55,8 @@ class CUDABackend(TorchBackend):
         # cuDNN's attention plans each new shape, and prompts are of any length.
         torch.backends.cuda.enable_cudnn_sdp(False)
         # On the default stream, codecs decode and conditions are computed meanwhile.
-        with super().engine_thread(), torch.cuda.stream(torch.cuda.Stream(self.device)):
+        stream = torch.cuda.Stream(self.device, priority=_HIGH_PRIORITY)
+        with super().engine_thread(), torch.cuda.stream(stream):
             yield
             with suppress(RuntimeError):
                 torch.cuda.current_stream().synchronize()  # before what it reads is freed
@@ -130,10 +142,23 @@ class CUDAGraphStep:
         self._last_replay.record()
 
     def _capture(self) -> torch.cuda.CUDAGraph:
-        # Meanwhile no slot advances; where this fails, so do all jobs that were active.
-        is_active = self._step.table.is_active.clone()
-        self._step.table.is_active.zero_()
-        stream = torch.cuda.Stream()
+        is_active, stream = self._step.table.is_active, torch.cuda.current_stream()
+        was_active, pool = is_active.clone(), torch.cuda.graph_pool_handle()
+        is_active.zero_()  # meanwhile no slot advances
+        try:
+            return self._record(pool)
+        except Exception as error:
+            # torch leaves neither the stream nor the pool of a capture that cannot be ended.
+            torch.cuda.set_stream(stream)
+            for release in (torch._C._cuda_endAllocateToPool, torch._C._cuda_releasePool):
+                with suppress(RuntimeError):  # it was released, or never begun
+                    release(torch.cuda.current_device(), pool)
+            raise CaptureError(f"{type(error).__name__}: {error}") from error
+        finally:
+            is_active.copy_(was_active)
+
+    def _record(self, pool: Any) -> torch.cuda.CUDAGraph:
+        stream = torch.cuda.Stream(priority=_HIGH_PRIORITY)
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(_N_WARM_UPS):
@@ -141,7 +166,6 @@ class CUDAGraphStep:
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         # Other threads decode audio and compute conditions meanwhile: only this thread's calls are checked.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
             self._step.run_eagerly()
-        self._step.table.is_active.copy_(is_active)
         return graph

@@ -5,6 +5,7 @@ tokens the same alone and in company. A backend that needs a fixed number of row
 of jobs.
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -27,8 +28,14 @@ NORM_EPS = 1e-5
 # work, most of all where another program uses a core (benchmarks/LOG.md).
 _MIN_DIM_OF_ALL_CORES = 512
 
+_log = logging.getLogger(__name__)
+
 # x [B, in] → x W^T + b [B, out]
 Linear = Callable[[Tensor], Tensor]
+
+
+class CaptureError(RuntimeError):
+    """A step cannot be captured; nothing of it has run."""
 
 
 class TorchBackend:
@@ -39,10 +46,13 @@ class TorchBackend:
     # it is of the busy slots, each read up to its length.
     has_fixed_shapes = True
     is_host = True  # reading a value of a tensor waits for nothing
+    is_self_checked = False  # at set-up
+    cross_positions = 0  # reserved from the start: where the cache grows later, steps are captured again
 
     def __init__(self, device: torch.device, dtype: torch.dtype, dim: int, is_int8: bool, captures: bool) -> None:
         """`dtype` is that of weights and activations; residuals are fp32. `is_int8` asks for weights in int8."""
-        self.device, self.dtype, self.is_int8, self.captures = device, dtype, is_int8, captures
+        self.device, self.dtype, self.is_int8 = device, dtype, is_int8
+        self.captures = captures and type(self).capture is not TorchBackend.capture
         self._n_threads = num_threads() if dim >= _MIN_DIM_OF_ALL_CORES else 1
 
     def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
@@ -71,8 +81,22 @@ class TorchBackend:
         return StepAttention(cache, rows)
 
     def capture(self, step: "Step") -> Callable[[], None]:
-        """``step.run_eagerly``, perhaps captured when it is first called and replayed from then on."""
+        """``step.run_eagerly``, perhaps captured when it is first called and replayed from then on.
+
+        That first call may raise ``CaptureError``.
+        """
         return step.run_eagerly
+
+    def stop_capturing(self, reason: str) -> None:
+        """Capture no step any more, and log why."""
+        self.captures = False
+        _log.warning("%s The engine goes on as: %s.", reason, self.description)
+
+    @property
+    def description(self) -> str:
+        """Its name, and whether steps are captured."""
+        name = type(self).__name__.removesuffix("Backend").lower()
+        return f"{name}, {'captured' if self.captures else 'eager'}"
 
     @property
     def cache_dtype(self) -> torch.dtype:
