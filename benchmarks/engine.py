@@ -34,15 +34,15 @@ from audiocraft_ext.musicgen import Model, RequestMusicGen
 from audiocraft_ext.progress import Progress
 from audiocraft_ext.request import Request
 from audiocraft_ext.settings import EngineSettings
+from benchmarks import step_model
+from benchmarks.step_model import N_CODEBOOKS, SIZES, VOCABULARY
 
 T = TypeVar("T")
 
 RESULTS = Path(os.environ.get("OUT") or Path(__file__).parent / "results") / "engine.jsonl"
-FRAME_RATE = 50
 N_SKIPPED = 10
 N_THREADS = torch.get_num_threads()
 PROMPT = "a dark electro track with a deep bass and a drum machine, 120 bpm"
-SIZES = {"tiny": (256, 2, 4), "small": (1024, 24, 16), "medium": (1536, 48, 24), "large": (2048, 48, 32)}
 SAMPLING: dict[str, Any] = {"use_sampling": True, "temp": 1.0, "top_k": 250, "top_p": 0.0, "cfg_coef": 3.0}
 
 
@@ -58,15 +58,15 @@ class Row:
     @property
     def realtime(self) -> float:
         """Seconds of music a second, all clips together."""
-        return self.n_clips * 1000 / FRAME_RATE / self.ms
+        return step_model.realtime(self.ms, self.n_clips)
 
 
 def write_checkpoint(folder: Path, size: str) -> None:
     """A text MusicGen of a size with random weights, as transformers saves it; our own text encoder's tokenizer."""
     width, n_layers, n_heads = SIZES[size]
     decoder = MusicgenDecoderConfig(
-        vocab_size=2048, hidden_size=width, num_hidden_layers=n_layers, ffn_dim=4 * width,
-        num_attention_heads=n_heads, num_codebooks=4, pad_token_id=2048, bos_token_id=2048,
+        vocab_size=VOCABULARY, hidden_size=width, num_hidden_layers=n_layers, ffn_dim=4 * width,
+        num_attention_heads=n_heads, num_codebooks=N_CODEBOOKS, pad_token_id=2048, bos_token_id=2048,
     )  # fmt: skip
     text = T5Config(vocab_size=1500, d_model=128, d_kv=32, d_ff=256, num_layers=1, num_heads=4)
     codec = EncodecConfig(
@@ -171,14 +171,6 @@ def bandwidth(device: str) -> float:
     return data.numel() * data.itemsize / best
 
 
-def ceiling_ms(size: str, weight_bytes: float, cache_bytes: float, n_clips: int, n_frames: int, rate: float) -> float:
-    """Milliseconds to read weights once and, at half the clip's length, two rows of keys and values a clip."""
-    width, n_layers, _ = SIZES[size]
-    n_weights = n_layers * 14 * width**2 + 4 * 2048 * width
-    n_cached = n_clips * 2 * n_layers * 2 * width * n_frames / 2
-    return 1000 * (n_weights * weight_bytes + n_cached * cache_bytes) / rate
-
-
 def run(size: str, device: str, n_frames: int, clips: list[int]) -> tuple[list[Row], dict[str, Any]]:
     """All rows of the table, and a description of the machine."""
     rows: list[Row] = []
@@ -206,7 +198,8 @@ def run(size: str, device: str, n_frames: int, clips: list[int]) -> tuple[list[R
             time_engine(model, 2 * N_SKIPPED, 1)
             for n_clips in clips:
                 ms = time_engine(model, n_frames, n_clips)
-                add(Row(way, ms, n_clips, ceiling_ms(size, weight_bytes, cache_bytes, n_clips, n_frames, rate)))
+                read = step_model.n_bytes(size, n_clips, n_frames / 2, weight_bytes, cache_bytes)
+                add(Row(way, ms, n_clips, 1000 * read / rate))
             model.close()
             del model
             memory.collect()
