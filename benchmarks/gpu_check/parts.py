@@ -24,7 +24,7 @@ class Part:
 def parts(size: str | None) -> list[Part]:
     """All parts in order: what matters most comes first, the peers last. One size replaces all three."""
     of_medium, small, large = (size or each for each in ("medium", "small", "large"))
-    others = [Part("speed", each, 90) for each in dict.fromkeys([small, large]) if each != of_medium]
+    others = [Part("speed", each, 110) for each in dict.fromkeys([small, large]) if each != of_medium]
     return [
         Part("environment", of_medium, 60),
         Part("speed", of_medium, 120),

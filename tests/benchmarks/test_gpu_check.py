@@ -52,7 +52,7 @@ def test_every_part_runs_on_the_cpu(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_each_part_is_skipped_and_nothing_fails(tmp_path: Path) -> None:
-    done = check(tmp_path, "--only", "speed", "requests")
+    done = check(tmp_path, "--only", "speed")
     assert done.returncode == 0, done.stdout + done.stderr
     assert {(line["size"], line["skipped"]) for line in results(tmp_path)} == {
         (size, "no CUDA device") for size in ("small", "medium", "large")
