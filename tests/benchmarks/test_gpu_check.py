@@ -40,9 +40,7 @@ def test_every_part_runs_on_the_cpu(tmp_path: Path) -> None:
     assert {line["part"] for line in found} == {part.name for part in parts.parts("tiny")}
     assert not [line for line in found if "error" in line]
     speeds = [line for line in found if "ms a step" in line and line["part"] == "speed"]
-    assert {(line["weights"], line["clips"]) for line in speeds} == {
-        (w, n) for w in ("float32", "int8") for n in (1, 4)
-    }
+    assert {(line["weights"], line["clips"]) for line in speeds} == {("float32", 1), ("float32", 4), ("int8", 1)}
     assert all(line["equal"] == "4 of 4" for line in found if line["part"] == "company")
     tables = [line["top kernels"] for line in found if line["part"] == "kernels"]
     assert [len(table) for table in tables] == [20] * 4
