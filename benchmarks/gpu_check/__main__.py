@@ -23,6 +23,7 @@ from typing import Any
 
 from benchmarks import measure
 from benchmarks.gpu_check import parts
+from benchmarks.gpu_check.report import Report
 
 ROOT = Path(__file__).resolve().parents[2]
 MIN_LEFT_S = 5
@@ -41,17 +42,21 @@ def install(wheels: Path, site: Path) -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
 
 
-def print_tools() -> None:
+def check_tools(report: Report) -> None:
     """The driver, and the compiler and header without which Triton builds no launcher, so that no kernel runs."""
+    found: dict[str, str] = {}
     for name, *arguments in (("nvidia-smi",), ("gcc", "--version"), ("cc", "--version"), ("clang", "--version")):
-        path = shutil.which(name)
-        if path is None:
-            print(f"{name}: missing", flush=True)
-            continue
-        output = subprocess.run([path, *arguments], capture_output=True, text=True).stdout
-        print(output if name == "nvidia-smi" else f"{path}: {output.splitlines()[:1]}", flush=True)
+        if path := shutil.which(name):
+            output = subprocess.run([path, *arguments], capture_output=True, text=True).stdout
+            if name == "nvidia-smi":
+                print(output, flush=True)
+                output = "\n".join(line for line in output.splitlines() if "Driver" in line)
+            found[name] = output.strip(" |\n").split("\n")[0]
+        else:
+            found[name] = "missing"
     header = Path(sysconfig.get_paths()["include"]) / "Python.h"
-    print(f"{header}: {'found' if header.exists() else 'missing'}", flush=True)
+    found["Python.h"] = str(header) if header.exists() else "missing"
+    report.add("tools", **found)
 
 
 def run_part(part: parts.Part, device: str, work: Path, left_s: float) -> str:
@@ -101,7 +106,7 @@ def main() -> int:
     if args.part is not None:
         return min(parts.run(args.part, args.size, args.device, args.work), 99)
     start, outcomes, n_earlier = time.monotonic(), {}, len(lines())
-    print_tools()
+    check_tools(Report("environment", args.size or "medium", args.device))
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         install(args.wheels.resolve(), work / "site")
@@ -109,7 +114,9 @@ def main() -> int:
             if args.only is None or part.name in args.only:
                 begun = time.monotonic()
                 outcome = run_part(part, args.device, work, args.limit - (begun - start))
-                outcomes[f"{part.name} {part.size}"] = outcome, time.monotonic() - begun
+                took_s = round(time.monotonic() - begun, 1)
+                outcomes[f"{part.name} {part.size}"] = outcome, took_s
+                Report(part.name, part.size, args.device).add("outcome", outcome=outcome, seconds=took_s)
     show_speed(lines()[n_earlier:])
     print(f"\n{time.monotonic() - start:.0f} s in all")
     for what, (outcome, seconds) in outcomes.items():

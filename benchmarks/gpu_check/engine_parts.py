@@ -63,10 +63,10 @@ def speed(report: Report, seconds: Sequence[int]) -> None:
     weights = random_weights(size, device, engines.default_dtype(device))
     n_frames = [each * step_model.FRAME_RATE for each in sorted(seconds, reverse=True)]
     for quantize in QUANTIZE:
-        for n_slots, clips in ((16, (1, 16, 4)), (1, (1,))):
+        for n_slots, all_clips in ((16, [1, 16, 4]), (1, [1])):
             # Four clips and the shorter ones tell less: in full precision alone, for time.
             is_full = (quantize, n_slots) == ("none", 16)
-            lengths, clips = (n_frames, clips) if is_full else (n_frames[:1], clips[:2])
+            lengths, clips = (n_frames, all_clips) if is_full else (n_frames[:1], all_clips[:2])
             what = f"{n_slots} slots {quantize}"
             with report.attempt(what):
                 start = time.perf_counter()

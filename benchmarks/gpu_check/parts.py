@@ -44,17 +44,18 @@ def parts(size: str | None) -> list[Part]:
 def run(name: str, size: str, device: str, work: Path) -> int:
     """Run one part; how many of its attempts failed."""
     report = Report(name, size, device)
-    if name == "environment":
-        environment(report)
-        return 0
-    import torch
+    with report.attempt(name):
+        if name == "environment":
+            _environment(report)
+            return report.n_failed
+        import torch
 
-    if (device == "cuda" or name == "tests") and not torch.cuda.is_available():
-        report.add(name, skipped=NO_CUDA)
-    elif name == "tests":
-        _tests(report)
-    else:
-        _measure(report, work)
+        if (device == "cuda" or name == "tests") and not torch.cuda.is_available():
+            report.add(name, skipped=NO_CUDA)
+        elif name == "tests":
+            _tests(report)
+        else:
+            _measure(report, work)
     return report.n_failed
 
 
@@ -91,7 +92,7 @@ def _measure(report: Report, work: Path) -> None:
             checkpoint_parts.transformers(report, work, n_frames, cache_implementation="static")
 
 
-def environment(report: Report) -> None:
+def _environment(report: Report) -> None:
     """Versions of packages, and the device as torch sees it."""
     found = {}
     for package in PACKAGES:

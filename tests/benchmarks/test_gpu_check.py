@@ -39,6 +39,7 @@ def test_every_part_runs_on_the_cpu(tmp_path: Path) -> None:
     found = results(tmp_path)
     assert {line["part"] for line in found} == {part.name for part in parts.parts("tiny")}
     assert not [line for line in found if "error" in line]
+    assert {line["outcome"] for line in found if line["what"] == "outcome"} == {"ok"}
     speeds = [line for line in found if "ms a step" in line and line["part"] == "speed"]
     assert {(line["weights"], line["clips"]) for line in speeds} == {("float32", 1), ("float32", 4), ("int8", 1)}
     assert all(line["equal"] == "4 of 4" for line in found if line["part"] == "company")
@@ -52,9 +53,8 @@ def test_every_part_runs_on_the_cpu(tmp_path: Path) -> None:
 def test_without_a_gpu_each_part_is_skipped_and_nothing_fails(tmp_path: Path) -> None:
     done = check(tmp_path, "--only", "speed")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert {(line["size"], line["skipped"]) for line in results(tmp_path)} == {
-        (size, "no CUDA device") for size in ("small", "medium", "large")
-    }
+    skipped = {(line["size"], line["skipped"]) for line in results(tmp_path) if "skipped" in line}
+    assert skipped == {(size, "no CUDA device") for size in ("small", "medium", "large")}
 
 
 def test_medium_comes_first_and_the_peers_last() -> None:
@@ -89,6 +89,13 @@ def test_a_failed_attempt_is_a_result_and_the_next_one_runs(tmp_path: Path, monk
     first, second = results(tmp_path)
     assert first["error"] == "ValueError: no kernel"
     assert second["ms a step"] == 1.5
+
+
+def test_a_machine_without_torch_gets_results_that_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "RESULTS", tmp_path)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert [parts.run(name, "tiny", "cpu", tmp_path) for name in ("environment", "speed")] == [1, 1]
+    assert [line["error"].split(":")[0] for line in results(tmp_path)[1:]] == ["ModuleNotFoundError"] * 2
 
 
 def test_wheels_and_stubs_come_before_the_machine_s_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
