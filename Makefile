@@ -61,9 +61,6 @@ gallery: .venv/ready
 requirements: .venv/ready
 	script/requirements
 
-# On a CUDA machine with its own torch, without the set-up above. First correctness, then speed even after a failure, so
-# that the tables come last.
+# On a CUDA machine with its own torch and Triton, without the set-up above; installs the wheels in .whl, if there are any.
 gpu-check:
-	-$(PYTHON) -m pytest -q tests/test_gpu.py tests/audiocraft_ext/engine/backends/test_triton_kernels.py
-	$(PYTHON) -m benchmarks.engine --size small --clips 1 4 16
-	$(PYTHON) -m benchmarks.engine --size medium --clips 1 4 16
+	$(PYTHON) -m benchmarks.gpu_check

@@ -22,7 +22,7 @@ import torch
 
 from audiocraft_ext import memory
 from audiocraft_ext.checkpoint.locate.source import EMBEDDED
-from benchmarks.engine import SIZES
+from benchmarks.step_model import SIZES
 from tests.support import tiny
 
 ROOT = Path(__file__).parents[1]

@@ -8,17 +8,12 @@ benchmarks/results/engine.jsonl (or to the folder $OUT) and prints a table.
 """
 
 import argparse
-import json
-import os
 import platform
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import mean
 from typing import Any, TypeVar
@@ -34,15 +29,14 @@ from audiocraft_ext.musicgen import Model, RequestMusicGen
 from audiocraft_ext.progress import Progress
 from audiocraft_ext.request import Request
 from audiocraft_ext.settings import EngineSettings
+from benchmarks import measure, step_model
+from benchmarks.measure import N_SKIPPED, step_ms
+from benchmarks.step_model import N_CODEBOOKS, SIZES, VOCABULARY
 
 T = TypeVar("T")
 
-RESULTS = Path(os.environ.get("OUT") or Path(__file__).parent / "results") / "engine.jsonl"
-FRAME_RATE = 50
-N_SKIPPED = 10
 N_THREADS = torch.get_num_threads()
 PROMPT = "a dark electro track with a deep bass and a drum machine, 120 bpm"
-SIZES = {"tiny": (256, 2, 4), "small": (1024, 24, 16), "medium": (1536, 48, 24), "large": (2048, 48, 32)}
 SAMPLING: dict[str, Any] = {"use_sampling": True, "temp": 1.0, "top_k": 250, "top_p": 0.0, "cfg_coef": 3.0}
 
 
@@ -58,30 +52,34 @@ class Row:
     @property
     def realtime(self) -> float:
         """Seconds of music a second, all clips together."""
-        return self.n_clips * 1000 / FRAME_RATE / self.ms
+        return step_model.realtime(self.ms, self.n_clips)
 
 
-def write_checkpoint(folder: Path, size: str) -> None:
-    """A text MusicGen of a size with random weights, as transformers saves it; our own text encoder's tokenizer."""
+def write_checkpoint(
+    folder: Path, size: str, device: str = "cpu", dtype: torch.dtype = torch.float32, **codec_settings: Any
+) -> None:
+    """A text MusicGen of a size with random weights, as transformers saves it; our own text encoder's tokenizer.
+
+    `device` draws the weights; `codec_settings` enlarge the codec.
+    """
     width, n_layers, n_heads = SIZES[size]
     decoder = MusicgenDecoderConfig(
-        vocab_size=2048, hidden_size=width, num_hidden_layers=n_layers, ffn_dim=4 * width,
-        num_attention_heads=n_heads, num_codebooks=4, pad_token_id=2048, bos_token_id=2048,
+        vocab_size=VOCABULARY, hidden_size=width, num_hidden_layers=n_layers, ffn_dim=4 * width,
+        num_attention_heads=n_heads, num_codebooks=N_CODEBOOKS, pad_token_id=2048, bos_token_id=2048,
     )  # fmt: skip
     text = T5Config(vocab_size=1500, d_model=128, d_kv=32, d_ff=256, num_layers=1, num_heads=4)
+    codec_settings = {"num_filters": 4, "hidden_size": 16, "codebook_dim": 16} | codec_settings
     codec = EncodecConfig(
-        num_filters=4, hidden_size=16, codebook_size=2048, codebook_dim=16, sampling_rate=32000,
-        upsampling_ratios=[8, 5, 4, 4], target_bandwidths=[2.2], normalize=False, use_causal_conv=False,
+        **codec_settings, codebook_size=VOCABULARY,
+        sampling_rate=32000, upsampling_ratios=[8, 5, 4, 4], target_bandwidths=[2.2], normalize=False,
+        use_causal_conv=False,
     )  # fmt: skip
     config = MusicgenConfig(text_encoder=text.to_dict(), audio_encoder=codec.to_dict(), decoder=decoder.to_dict())
-    MusicgenForConditionalGeneration(config).save_pretrained(folder)
+    with torch.device(device):
+        model: Any = MusicgenForConditionalGeneration(config)
+    model.to(dtype).save_pretrained(folder)
     for file in (EMBEDDED / "text_encoder").glob("tokenizer*"):
         (folder / file.name).write_bytes(file.read_bytes())
-
-
-def step_ms(stamps: list[float]) -> float:
-    """Mean milliseconds between the stamps of successive steps, the first ones left out."""
-    return 1000 * (stamps[-1] - stamps[N_SKIPPED]) / (len(stamps) - 1 - N_SKIPPED)
 
 
 def conditions() -> list[upstream.ConditioningAttributes]:
@@ -115,17 +113,16 @@ class _Stamps(StoppingCriteria):
 
 
 @torch.inference_mode()
-def time_transformers(folder: Path, n_frames: int, device: str) -> float:
-    """A step of transformers' ``generate``."""
+def time_transformers(folder: Path, n_frames: int, device: str, **settings: Any) -> float:
+    """A step of transformers' ``generate``, with further settings of its own."""
     dtype = torch.float16 if device == "cuda" else torch.float32
     model: Any = MusicgenForConditionalGeneration.from_pretrained(folder, dtype=dtype)
     model = model.to(device).eval()
     stamps = _Stamps()
     text = {"input_ids": torch.arange(1, 21, device=device)[None]}
     text["attention_mask"] = torch.ones_like(text["input_ids"])
-    model.generate(
-        **text, do_sample=True, top_k=250, guidance_scale=3.0, max_new_tokens=n_frames + 3, stopping_criteria=[stamps]
-    )
+    settings |= {"do_sample": True, "top_k": 250, "guidance_scale": 3.0, "max_new_tokens": n_frames + 3}
+    model.generate(**text, **settings, stopping_criteria=[stamps])
     return step_ms(stamps.stamps)
 
 
@@ -160,25 +157,6 @@ def in_own_thread(work: Callable[..., T], *arguments: Any) -> T:
         return pool.submit(work, *arguments).result()
 
 
-def bandwidth(device: str) -> float:
-    """Bytes a second that this machine reads: the best of several sums over a gigabyte, or four on a GPU."""
-    data = torch.ones(2**28 if device == "cpu" else 2**30, device=device)
-    best = float("inf")
-    for _ in range(5):
-        start = time.perf_counter()
-        data.sum().item()
-        best = min(best, time.perf_counter() - start)
-    return data.numel() * data.itemsize / best
-
-
-def ceiling_ms(size: str, weight_bytes: float, cache_bytes: float, n_clips: int, n_frames: int, rate: float) -> float:
-    """Milliseconds to read weights once and, at half the clip's length, two rows of keys and values a clip."""
-    width, n_layers, _ = SIZES[size]
-    n_weights = n_layers * 14 * width**2 + 4 * 2048 * width
-    n_cached = n_clips * 2 * n_layers * 2 * width * n_frames / 2
-    return 1000 * (n_weights * weight_bytes + n_cached * cache_bytes) / rate
-
-
 def run(size: str, device: str, n_frames: int, clips: list[int]) -> tuple[list[Row], dict[str, Any]]:
     """All rows of the table, and a description of the machine."""
     rows: list[Row] = []
@@ -193,7 +171,7 @@ def run(size: str, device: str, n_frames: int, clips: list[int]) -> tuple[list[R
         in_own_thread(write_checkpoint, folder, size)
         loaded = in_own_thread(checkpoint.load, str(folder), device)
         lm = loaded.lm
-        rate = in_own_thread(bandwidth, device)
+        rate = in_own_thread(measure.bandwidth, device)
         full = lm.transformer.layers[0].linear1.weight.itemsize
         ways: list[tuple[str, EngineSettings, float]] = [
             ("engine", EngineSettings(consume=False, n_slots=max(clips)), full),
@@ -206,7 +184,8 @@ def run(size: str, device: str, n_frames: int, clips: list[int]) -> tuple[list[R
             time_engine(model, 2 * N_SKIPPED, 1)
             for n_clips in clips:
                 ms = time_engine(model, n_frames, n_clips)
-                add(Row(way, ms, n_clips, ceiling_ms(size, weight_bytes, cache_bytes, n_clips, n_frames, rate)))
+                read = step_model.n_bytes(size, n_clips, n_frames / 2, weight_bytes, cache_bytes)
+                add(Row(way, ms, n_clips, 1000 * read / rate))
             model.close()
             del model
             memory.collect()
@@ -215,19 +194,6 @@ def run(size: str, device: str, n_frames: int, clips: list[int]) -> tuple[list[R
         add(Row("transformers", in_own_thread(time_transformers, folder, n_frames, device)))
     machine = torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()} CPU"
     return rows, {"device": machine, "threads": N_THREADS, "GB/s": round(rate / 1e9, 1)}
-
-
-def record(rows: list[Row], **about: Any) -> None:
-    """Append one line of JSON to the results."""
-    commit = ""
-    with suppress(OSError):  # a GPU machine may have no git
-        answer = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
-        commit = answer.stdout.strip()
-    figures = {f"{row.name} x{row.n_clips}": round(row.ms, 3) for row in rows}
-    line = {"date": datetime.now(UTC).date().isoformat(), "commit": commit, **about, "ms a step": figures}
-    RESULTS.parent.mkdir(exist_ok=True)
-    with RESULTS.open("a") as file:
-        file.write(json.dumps(line) + "\n")
 
 
 def show(rows: list[Row]) -> None:
@@ -252,7 +218,8 @@ def main() -> None:
         # As in the engine: the others, whose keys grow step by step, would pay for cuDNN's plan for each length.
         torch.backends.cuda.enable_cudnn_sdp(False)
     rows, machine = run(args.size, args.device, args.frames, args.clips)
-    record(rows, size=args.size, frames=args.frames, **machine)
+    figures = {f"{row.name} x{row.n_clips}": round(row.ms, 3) for row in rows}
+    measure.append("engine", size=args.size, frames=args.frames, **machine, **{"ms a step": figures})
     show(rows)
 
 

@@ -84,9 +84,20 @@ def test_tests_import_no_test_and_nothing_from_benchmarks() -> None:
 
 def test_the_gpu_s_tests_import_without_the_wheels_that_its_machine_lacks() -> None:
     absent = ("imageio_ffmpeg", "llvmlite", "pydub", "spacy", "av", "cog", "matplotlib", "ziglang")
-    probe = f"import sys; sys.modules.update(dict.fromkeys({absent})); import tests.test_gpu, benchmarks.engine"
+    modules = "tests.test_gpu, benchmarks.gpu_check.checkpoint_parts"
+    probe = f"import sys; sys.modules.update(dict.fromkeys({absent})); import {modules}"
     done = subprocess.run([sys.executable, "-c", probe], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_gpu_check_needs_no_package_to_start_and_only_torch_to_decode() -> None:
+    for absent, module in (
+        (("torch", "numpy", "audiocraft", "transformers"), "__main__"),
+        (("audiocraft", "transformers", "omegaconf"), "engine_parts"),
+    ):
+        probe = f"import sys; sys.modules.update(dict.fromkeys({absent})); import benchmarks.gpu_check.{module}"
+        done = subprocess.run([sys.executable, "-c", probe], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
 
 
 def test_importing_the_predictor_starts_no_thread_and_loads_little() -> None:
