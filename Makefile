@@ -6,7 +6,7 @@ PORT ?= 5000
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo serve test test-slow lint bench gallery gpu-check requirements
+.PHONY: setup demo serve test test-slow lint bench gallery gpu-aot gpu-check requirements
 
 setup: .venv/ready
 
@@ -45,6 +45,7 @@ lint: .venv/ready
 	$(BIN)/mypy script/convert-weights
 	$(BIN)/mypy script/fetch-weights
 	$(BIN)/mypy script/gallery
+	$(BIN)/mypy script/gpu-aot
 	$(BIN)/mypy script/spectrogram
 	$(BIN)/mypy script/check-words
 	$(BIN)/python script/check-words
@@ -60,6 +61,10 @@ gallery: .venv/ready
 
 requirements: .venv/ready
 	script/requirements
+
+# The CUDA kernels' registers, spills and launches, without a GPU; fails on a spill and on more launches than a limit.
+gpu-aot: .venv/ready
+	$(BIN)/python script/gpu-aot --output benchmarks/results/gpu_aot.md
 
 # On a CUDA machine with its own torch and Triton, without the set-up above; installs the wheels in .whl, if there are any.
 gpu-check:

@@ -59,7 +59,7 @@ class SlotTable:
     def sample(self, slots: Tensor, conditional: Tensor, unconditional: Tensor) -> None:
         """Draw the next step of slots [J] from logits [J, K, V] of both rows, and advance the active ones."""
         step, is_active = self.step[slots], self.is_active[slots]
-        logits = sampling.apply_guidance(conditional, unconditional, self.guidance[slots])
+        logits = sampling.apply_guidance(conditional.float(), unconditional.float(), self.guidance[slots])
         drawn = sampling.sample(logits, self.uniform_bits[slots, step], self.params[slots])
         given = self.sequence[slots, :, step]
         is_open = is_active[:, None] & (given == UNKNOWN)

@@ -80,4 +80,5 @@ class Step:
         self.logits = self._transformer.logits(hidden)
 
     def sample(self) -> None:
-        self.table.sample(self._slots, self.logits[self._conditional], self.logits[self._unconditional])
+        rows = self._conditional, self._unconditional
+        self._transformer.backend.sample(self.table, self._slots, self.logits, rows)

@@ -158,8 +158,8 @@ class Transformer:
         return normed
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits [B, K, V] in fp32 of normed hidden states [B, D]."""
-        return self.heads(hidden).float().view(-1, self.n_codebooks, self.vocabulary)
+        """Logits [B, K, V] in the backend's type of normed hidden states [B, D]."""
+        return self.heads(hidden).view(-1, self.n_codebooks, self.vocabulary)
 
 
 def _pack(layer: Layer[WeightBias], linear: Callable[[WeightBias], Linear]) -> Layer[Linear]:

@@ -13,6 +13,7 @@ from audiocraft_ext.engine.kv_cache import KVCache
 from audiocraft_ext.engine.quantize import dequantize, quantize
 
 if TYPE_CHECKING:
+    from audiocraft_ext.engine.slots import SlotTable
     from audiocraft_ext.engine.step import Step
 
 _N_WARM_UPS = 3
@@ -65,6 +66,8 @@ class CUDABackend(TorchBackend):
 class TritonBackend(CUDABackend):
     """``CUDABackend`` with Triton kernels, which read no more of the cache than is valid."""
 
+    _n_arrived = torch.empty(0)  # made for the first table
+
     def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
         """In int8, by a kernel for the rows of a step; for a prompt's many rows, the weight is dequantised."""
         if not self.is_int8:
@@ -88,6 +91,13 @@ class TritonBackend(CUDABackend):
 
     def attention(self, cache: KVCache, rows: Tensor) -> StepAttention:
         return TritonAttention(cache, rows)
+
+    def sample(self, table: "SlotTable", slots: Tensor, logits: Tensor, rows: tuple[Tensor, Tensor]) -> None:
+        from audiocraft_ext.engine.backends import triton_sampling
+
+        if self._n_arrived.shape != table.step.shape:
+            self._n_arrived = torch.zeros_like(table.step, dtype=torch.int32)
+        triton_sampling.sample(table, slots, logits, rows, self._n_arrived)
 
 
 def slots_that_fit(n_bytes: int, slot_bytes: int, n_requested: int) -> int:

@@ -21,6 +21,7 @@ from audiocraft_ext.engine.kv_cache import KVCache, dequantize_kv
 from audiocraft_ext.engine.quantize import dequantize, quantize
 
 if TYPE_CHECKING:
+    from audiocraft_ext.engine.slots import SlotTable
     from audiocraft_ext.engine.step import Step
 
 NORM_EPS = 1e-5
@@ -79,6 +80,10 @@ class TorchBackend:
     def attention(self, cache: KVCache, rows: Tensor) -> "StepAttention":
         """A step's attention for rows [B] of the cache; what `rows` contains may change between steps."""
         return StepAttention(cache, rows)
+
+    def sample(self, table: "SlotTable", slots: Tensor, logits: Tensor, rows: tuple[Tensor, Tensor]) -> None:
+        """``SlotTable.sample`` of slots [J] from logits [B, K, V] and their (conditional, unconditional) rows [J]."""
+        table.sample(slots, logits[rows[0]], logits[rows[1]])
 
     def capture(self, step: "Step") -> Callable[[], None]:
         """``step.run_eagerly``, perhaps captured when it is first called and replayed from then on.

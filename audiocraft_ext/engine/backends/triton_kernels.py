@@ -35,17 +35,32 @@ def is_available(device: torch.device, head_width: int) -> bool:
 
 
 @triton.jit
-def _attend_part(
-    query, new_key, new_value, keys, values, lengths, parts, stats, row_stride, n_heads, capacity, scale,
-    HEAD: tl.constexpr, SPLIT: tl.constexpr, TILE: tl.constexpr, N_SPLITS: tl.constexpr, APPENDS: tl.constexpr,
+def _merge(parts, stats, part, is_read, columns, HEAD: tl.constexpr):
+    # Past the first cache, which may hold what stood here before.
+    tops = tl.load(stats + part * 2, mask=is_read, other=float("-inf"), cache_modifier=".cg")
+    totals = tl.load(stats + part * 2 + 1, mask=is_read, other=0.0, cache_modifier=".cg")
+    cells = part[:, None] * HEAD + columns[None, :]
+    mixed = tl.load(parts + cells, mask=is_read[:, None], other=0.0, cache_modifier=".cg")
+    shares = tl.where(is_read, tl.exp(tops - tl.max(tops, axis=0)), 0.0)
+    return tl.sum(shares[:, None] * mixed, axis=0) / tl.sum(shares * totals, axis=0)
+
+
+@triton.jit
+def _attend(
+    query, new_key, new_value, keys, values, lengths, parts, stats, n_arrived, out, row_stride, n_heads, capacity,
+    scale,
+    HEAD: tl.constexpr, SPLIT: tl.constexpr, TILE: tl.constexpr, N_SPLITS: tl.constexpr, BLOCK: tl.constexpr,
+    APPENDS: tl.constexpr,
 ):  # fmt: skip
-    row_head = tl.program_id(0)
+    row_head, split = tl.program_id(0), tl.program_id(1)
     row, head = row_head // n_heads, row_head % n_heads
-    split = tl.program_id(1)
-    length = tl.load(lengths + row)
+    length = tl.load(lengths + row).to(tl.int32)
+    columns = tl.arange(0, HEAD)
+    out_cells = out + row_head * HEAD + columns
+    if (length == 0) & (split == 0):  # an idle row
+        tl.store(out_cells, tl.zeros((HEAD,), tl.float32).to(out.dtype.element_ty))
     first = split * SPLIT
     if first < length:
-        columns = tl.arange(0, HEAD)
         here = row * row_stride + head * HEAD + columns
         base = row_head.to(tl.int64) * capacity * HEAD
         q = tl.load(query + here).to(tl.float32) * scale
@@ -53,66 +68,61 @@ def _attend_part(
         total = tl.full((), 0.0, tl.float32)
         mixed = tl.zeros((HEAD,), tl.float32)
         n_kept = length - 1 if APPENDS else length
-        for start in range(0, SPLIT, TILE):
-            if first + start < n_kept:
-                offsets = first + start + tl.arange(0, TILE)
-                valid = offsets < n_kept
-                cells = base + offsets[:, None] * HEAD + columns[None, :]
-                k = tl.load(keys + cells, mask=valid[:, None], other=0.0).to(tl.float32)
-                v = tl.load(values + cells, mask=valid[:, None], other=0.0).to(tl.float32)
-                scores = tl.where(valid, tl.sum(k * q[None, :], axis=1), float("-inf"))
-                new_top = tl.maximum(top, tl.max(scores, axis=0))
-                share, weights = tl.exp(top - new_top), tl.exp(scores - new_top)
-                total = total * share + tl.sum(weights, axis=0)
-                mixed = mixed * share + tl.sum(weights[:, None] * v, axis=0)
-                top = new_top
+        # Loads of a tile are started while those before are in use. For that they stand under no condition: masked
+        # positions are not read, and a tile without valid ones changes nothing.
+        for start in tl.range(0, SPLIT, TILE, num_stages=3):
+            offsets = first + start + tl.arange(0, TILE)
+            valid = offsets < n_kept
+            cells = base + offsets[:, None] * HEAD + columns[None, :]
+            k = tl.load(keys + cells, mask=valid[:, None], other=0.0).to(tl.float32)
+            v = tl.load(values + cells, mask=valid[:, None], other=0.0).to(tl.float32)
+            scores = tl.where(valid, tl.sum(k * q[None, :], axis=1), float("-inf"))
+            new_top = tl.maximum(top, tl.max(scores, axis=0))
+            origin = tl.where(first + start < n_kept, new_top, 0.0)
+            share = tl.where(first + start < n_kept, tl.exp(top - origin), 1.0)
+            weights = tl.where(valid, tl.exp(scores - origin), 0.0)
+            total = total * share + tl.sum(weights, axis=0)
+            mixed = mixed * share + tl.sum(weights[:, None] * v, axis=0)
+            top = new_top
         if APPENDS:  # noqa: SIM102 (Triton decides this one when it compiles)
             # The newest position comes from the projection, and the row's last program alone writes it to the cache.
             if length <= first + SPLIT:
                 cell = base + (length - 1) * HEAD + columns
-                k = tl.load(new_key + here).to(keys.dtype.element_ty)
-                v = tl.load(new_value + here).to(values.dtype.element_ty)
-                tl.store(keys + cell, k)
-                tl.store(values + cell, v)
-                score = tl.sum(k.to(tl.float32) * q, axis=0)
+                k_new = tl.load(new_key + here).to(keys.dtype.element_ty)
+                v_new = tl.load(new_value + here).to(values.dtype.element_ty)
+                tl.store(keys + cell, k_new)
+                tl.store(values + cell, v_new)
+                score = tl.sum(k_new.to(tl.float32) * q, axis=0)
                 new_top = tl.maximum(top, score)
                 share, weight = tl.exp(top - new_top), tl.exp(score - new_top)
                 total = total * share + weight
-                mixed = mixed * share + weight * v.to(tl.float32)
+                mixed = mixed * share + weight * v_new.to(tl.float32)
                 top = new_top
-        part = row_head * N_SPLITS + split
-        tl.store(parts + part * HEAD + columns, mixed)
-        tl.store(stats + part * 2, top)
-        tl.store(stats + part * 2 + 1, total)
-
-
-@triton.jit
-def _attend_merge(
-    parts, stats, lengths, out, n_heads,
-    HEAD: tl.constexpr, SPLIT: tl.constexpr, N_SPLITS: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    row_head = tl.program_id(0)
-    columns, splits = tl.arange(0, HEAD), tl.arange(0, BLOCK)
-    length = tl.load(lengths + row_head // n_heads)
-    is_read = (splits < N_SPLITS) & (splits * SPLIT < length)
-    part = row_head * N_SPLITS + splits
-    tops = tl.load(stats + part * 2, mask=is_read, other=float("-inf"))
-    totals = tl.load(stats + part * 2 + 1, mask=is_read, other=0.0)
-    mixed = tl.load(parts + part[:, None] * HEAD + columns[None, :], mask=is_read[:, None], other=0.0)
-    shares = tl.where(is_read, tl.exp(tops - tl.max(tops, axis=0)), 0.0)
-    total = tl.sum(shares * totals, axis=0)
-    # An idle row has no positions, and its output is zeros.
-    out_row = tl.where(length > 0, tl.sum(shares[:, None] * mixed, axis=0) / total, 0.0)
-    tl.store(out + row_head * HEAD + columns, out_row.to(out.dtype.element_ty))
+        if length <= SPLIT:
+            tl.store(out_cells, (mixed / total).to(out.dtype.element_ty))
+        elif N_SPLITS > 1:
+            part = row_head * N_SPLITS + split
+            tl.store(parts + part * HEAD + columns, mixed)
+            tl.store(stats + part * 2, top)
+            tl.store(stats + part * 2 + 1, total)
+            tl.debug_barrier()  # all threads have written before one of them reports it
+            n_parts = tl.cdiv(length, SPLIT)
+            if tl.atomic_add(n_arrived + row_head, 1, sem="acq_rel") == n_parts - 1:
+                # The last program to arrive merges the parts, in their own order whichever it is.
+                tl.store(n_arrived + row_head, 0)
+                splits = tl.arange(0, BLOCK)
+                merged = _merge(parts, stats, row_head * N_SPLITS + splits, splits < n_parts, columns, HEAD)
+                tl.store(out_cells, merged.to(out.dtype.element_ty))
 
 
 class Attend:
-    """Attention of one query a row over the valid part of its cache, in two launches; scratch for R rows is kept."""
+    """Attention of one query a row over the valid part of its cache, in one launch; scratch for R rows is kept."""
 
     def __init__(self, n_rows: int, n_heads: int, head_width: int, capacity: int, device: torch.device) -> None:
         self.n_splits = triton.cdiv(capacity, SPLIT)
         self.parts = torch.empty(n_rows, n_heads, self.n_splits, head_width, device=device)
         self.stats = torch.empty(n_rows, n_heads, self.n_splits, 2, device=device)
+        self.n_arrived = torch.zeros(n_rows, n_heads, dtype=torch.int32, device=device)
 
     def __call__(self, query: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, new: Tensor | None) -> Tensor:
         """[R, H Dh] from query [R, H, Dh], caches [R, H, S, Dh] and lengths [R]; zeros where 0.
@@ -123,14 +133,12 @@ class Attend:
         n_rows, n_heads, head_width = query.shape
         new_key, new_value = (query, query) if new is None else (new[:, 0], new[:, 1])
         out = torch.empty(n_rows, n_heads * head_width, dtype=query.dtype, device=query.device)
-        _attend_part[(n_rows * n_heads, self.n_splits)](
-            query, new_key, new_value, keys, values, lengths, self.parts, self.stats, query.stride(0), n_heads,
-            keys.shape[2], head_width**-0.5,
-            HEAD=head_width, SPLIT=SPLIT, TILE=TILE, N_SPLITS=self.n_splits, APPENDS=new is not None,
-        )  # fmt: skip
-        _attend_merge[(n_rows * n_heads,)](
-            self.parts, self.stats, lengths, out, n_heads,
-            HEAD=head_width, SPLIT=SPLIT, N_SPLITS=self.n_splits, BLOCK=triton.next_power_of_2(self.n_splits),
+        _attend[(n_rows * n_heads, self.n_splits)](
+            query, new_key, new_value, keys, values, lengths, self.parts, self.stats, self.n_arrived, out,
+            query.stride(0), n_heads, keys.shape[2], head_width**-0.5,
+            HEAD=head_width, SPLIT=SPLIT, TILE=TILE, N_SPLITS=self.n_splits,
+            BLOCK=triton.next_power_of_2(self.n_splits), APPENDS=new is not None,
+            maxnreg=96,  # left to itself, the compiler takes 80 on sm_100 and spills
         )  # fmt: skip
         return out
 
