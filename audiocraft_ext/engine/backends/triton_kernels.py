@@ -35,6 +35,30 @@ def is_available(device: torch.device, head_width: int) -> bool:
 
 
 @triton.jit
+def _read(q, keys, values, base, columns, first, n_kept, HEAD: tl.constexpr, SPLIT: tl.constexpr, TILE: tl.constexpr):
+    top = tl.full((), float("-inf"), tl.float32)
+    total = tl.full((), 0.0, tl.float32)
+    mixed = tl.zeros((HEAD,), tl.float32)
+    # Loads of a tile are started while those before are in use. For that they stand under no condition: masked
+    # positions are not read, and a tile without valid ones changes nothing.
+    for start in tl.range(0, SPLIT, TILE, num_stages=3):
+        offsets = first + start + tl.arange(0, TILE)
+        valid = offsets < n_kept
+        cells = base + offsets[:, None] * HEAD + columns[None, :]
+        k = tl.load(keys + cells, mask=valid[:, None], other=0.0).to(tl.float32)
+        v = tl.load(values + cells, mask=valid[:, None], other=0.0).to(tl.float32)
+        scores = tl.where(valid, tl.sum(k * q[None, :], axis=1), float("-inf"))
+        new_top = tl.maximum(top, tl.max(scores, axis=0))
+        origin = tl.where(first + start < n_kept, new_top, 0.0)
+        share = tl.where(first + start < n_kept, tl.exp(top - origin), 1.0)
+        weights = tl.where(valid, tl.exp(scores - origin), 0.0)
+        total = total * share + tl.sum(weights, axis=0)
+        mixed = mixed * share + tl.sum(weights[:, None] * v, axis=0)
+        top = new_top
+    return top, total, mixed
+
+
+@triton.jit
 def _merge(parts, stats, part, is_read, columns, HEAD: tl.constexpr):
     # Past the first cache, which may hold what stood here before.
     tops = tl.load(stats + part * 2, mask=is_read, other=float("-inf"), cache_modifier=".cg")
@@ -64,26 +88,8 @@ def _attend(
         here = row * row_stride + head * HEAD + columns
         base = row_head.to(tl.int64) * capacity * HEAD
         q = tl.load(query + here).to(tl.float32) * scale
-        top = tl.full((), float("-inf"), tl.float32)
-        total = tl.full((), 0.0, tl.float32)
-        mixed = tl.zeros((HEAD,), tl.float32)
         n_kept = length - 1 if APPENDS else length
-        # Loads of a tile are started while those before are in use. For that they stand under no condition: masked
-        # positions are not read, and a tile without valid ones changes nothing.
-        for start in tl.range(0, SPLIT, TILE, num_stages=3):
-            offsets = first + start + tl.arange(0, TILE)
-            valid = offsets < n_kept
-            cells = base + offsets[:, None] * HEAD + columns[None, :]
-            k = tl.load(keys + cells, mask=valid[:, None], other=0.0).to(tl.float32)
-            v = tl.load(values + cells, mask=valid[:, None], other=0.0).to(tl.float32)
-            scores = tl.where(valid, tl.sum(k * q[None, :], axis=1), float("-inf"))
-            new_top = tl.maximum(top, tl.max(scores, axis=0))
-            origin = tl.where(first + start < n_kept, new_top, 0.0)
-            share = tl.where(first + start < n_kept, tl.exp(top - origin), 1.0)
-            weights = tl.where(valid, tl.exp(scores - origin), 0.0)
-            total = total * share + tl.sum(weights, axis=0)
-            mixed = mixed * share + tl.sum(weights[:, None] * v, axis=0)
-            top = new_top
+        top, total, mixed = _read(q, keys, values, base, columns, first, n_kept, HEAD, SPLIT, TILE)
         if APPENDS:  # noqa: SIM102 (Triton decides this one when it compiles)
             # The newest position comes from the projection, and the row's last program alone writes it to the cache.
             if length <= first + SPLIT:
