@@ -30,7 +30,6 @@ class Step:
 
     def reset(self) -> None:
         """Drop what was captured: the cache has been reallocated."""
-        self._transformer.backend.synchronize_caller()  # steps in flight use the buffers freed here
         cache = self._transformer.cache
         self._cross_capacity = cache.cross_capacity
         self._attention = self._transformer.backend.attention(cache, self._rows)
@@ -39,6 +38,7 @@ class Step:
     def run(self, selection: Selection, is_eager: bool = False) -> None:
         """Step the selected jobs, B rows in all; captured where the backend can, unless `is_eager`."""
         if self._cross_capacity != self._transformer.cache.cross_capacity:
+            self._transformer.backend.synchronize_caller()  # steps in flight use the buffers freed here
             self.reset()
         if selection != self._selection:
             self._select(selection)
