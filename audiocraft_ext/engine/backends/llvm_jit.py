@@ -19,7 +19,7 @@ _IR = Path(__file__).with_name("cpu_kernels.ll")
 _this_thread = threading.local()
 # An engine owns the code that it compiled.
 _engines: list[llvm.ExecutionEngine] = []
-# Some 50 µs: longer than threads on cores of their own ever differ, shorter than a turn of another program.
+# Some 26 µs: fewer were slower alone, where threads then sleep for short differences (benchmarks/LOG.md).
 _N_SPINS = 100_000
 
 
