@@ -26,7 +26,7 @@ def decode_data_url(url: str) -> bytes:
 
     Raises ``InputError`` for one without a comma, and for letters that are not base64: dropped, they would make noise.
     """
-    head, comma, data = url.partition(",")
+    head, comma, data = url.partition("#")[0].strip().partition(",")  # a fragment is not part of the data
     content = unquote_to_bytes(data)
     if not comma:
         raise InputError(FIELD, "its data URL has no comma.", "Write data:audio/wav;base64,… with the file in base64.")

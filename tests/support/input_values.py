@@ -103,8 +103,8 @@ def audio_url(random: Random) -> str:
     """A data URL of audio, in one of its possible forms."""
     wav = quiet_wav(random.choice((0.1, 0.3)), random.choice((8000, 11025, 44100)))
     url = data_url(wav, random.choice(MEDIA_TYPES))
-    stray = url[:90] + random.choice("\n\0 !\u00fc") + url[90:]
-    return random.choice((url, url + "#fragment", url + " ", url.replace("A", "%41"), stray))
+    in_lines = url[:90] + "\r\n" + url[90:]
+    return random.choice((url, url + "#fragment", url + " ", url.replace("A", "%41"), in_lines))
 
 
 def anything(random: Random, depth: int = 0) -> object:
@@ -163,6 +163,7 @@ def bad_audio_url(random: Random) -> str:
             lambda: data_url(quiet_wav()[: random.randrange(40)]),
             lambda: WAV_URL.replace(";base64", random.choice(("", "; base64", ";base32", ";base64;base64x"))),
             lambda: WAV_URL.replace("base64,", "base64," + random.choice(("AAAA", "UklG" * 9))),
+            lambda: WAV_URL[:90] + random.choice("\0 !\u00fc") + WAV_URL[90:],
             lambda: f"{text(random, 8)}:{text(random)}".lstrip(),
         )
     )()

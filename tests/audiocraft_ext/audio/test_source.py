@@ -18,6 +18,8 @@ NOT_BASE64 = "input_audio: its data URL is cut or not base64. Encode the whole f
     "url",
     [
         f"data:audio/wav;base64,{LETTERS}",
+        f"data:audio/wav;base64,{LETTERS} ",
+        f"data:audio/wav;base64,{LETTERS}#fragment",
         f"data:audio/wav;base64,{URL_SAFE}",
         f"data:audio/wav;base64,{URL_SAFE.rstrip('=')}",
         f"data:audio/wav;base64,{quote(LETTERS, safe='')}",
