@@ -27,7 +27,17 @@ NOT_BASE64 = "input_audio: its data URL is cut or not base64. Encode the whole f
         f"DATA:;codecs=1; BASE64,{LETTERS}",
         f"data:,{quote(DATA)}",
     ],
-    ids=["standard", "url-safe", "unpadded", "percent-encoded", "in lines", "capitals", "not base64"],
+    ids=[
+        "standard",
+        "a space behind",
+        "fragment",
+        "url-safe",
+        "unpadded",
+        "percent-encoded",
+        "in lines",
+        "capitals",
+        "not base64",
+    ],
 )
 def test_every_form_of_a_data_url_gives_its_bytes(url: str) -> None:
     assert decode_data_url(url) == DATA
