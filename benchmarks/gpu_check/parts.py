@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.gpu_check.report import NO_CUDA, Report
 
 PACKAGES = ("torch", "triton", "transformers", "numpy", "audiocraft", "torchaudio", "nvidia-cublas")
-TESTS = ("tests/test_gpu.py", "tests/audiocraft_ext/engine/backends/test_triton_kernels.py")
+TESTS = ("tests/test_gpu.py", "tests/audiocraft_ext/engine/backends/test_triton.py")
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from audiocraft_ext.engine import backends
 from audiocraft_ext.engine.backends import BackendName
-from audiocraft_ext.engine.backends.cuda import CUDABackend, TritonBackend
+from audiocraft_ext.engine.backends.cuda import CUDABackend
 from audiocraft_ext.engine.backends.torch import TorchBackend
+from audiocraft_ext.engine.backends.triton import TritonBackend
 from audiocraft_ext.engine.engine import Engine
 from audiocraft_ext.engine.kv_cache import KVCache, quantize_kv
 from audiocraft_ext.engine.pattern import DelayPattern

@@ -10,8 +10,9 @@ from typing import Literal
 
 from torch import Tensor, float32  # not torch itself: here, that name is the module of the backend
 
-from audiocraft_ext.engine.backends.cuda import CUDABackend, TritonBackend
+from audiocraft_ext.engine.backends.cuda import CUDABackend
 from audiocraft_ext.engine.backends.torch import TorchBackend
+from audiocraft_ext.engine.backends.triton import TritonBackend
 from audiocraft_ext.engine.quantize import Quantize
 
 BackendName = Literal["torch", "cpu", "cuda", "triton"]
@@ -49,9 +50,9 @@ def _fastest(up: Tensor, n_heads: int) -> BackendName:
     ffn_dim, head_dim = up.shape[0], up.shape[1] // n_heads
     with suppress(ImportError):  # llvmlite and Triton are not everywhere
         if up.is_cuda:
-            from audiocraft_ext.engine.backends import triton_kernels
+            from audiocraft_ext.engine.backends import triton_linear
 
-            return "triton" if triton_kernels.is_available(up.device, head_dim) else "cuda"
+            return "triton" if triton_linear.is_available(up.device, head_dim) else "cuda"
         from audiocraft_ext.engine.backends import cpu_kernels
 
         # Compiled kernels read whole vectors: a checkpoint of other widths would have them read beyond its rows.

@@ -1,19 +1,14 @@
-"""The backends for CUDA: a whole step as one CUDA graph, of plain torch's operations or with Triton's kernels."""
+"""The backend for CUDA: a whole step of plain torch's operations as one CUDA graph."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
-from torch.nn import functional
 
-from audiocraft_ext.engine.backends.torch import NORM_EPS, CaptureError, Linear, StepAttention, TorchBackend
-from audiocraft_ext.engine.kv_cache import KVCache
-from audiocraft_ext.engine.quantize import dequantize, quantize
+from audiocraft_ext.engine.backends.torch import CaptureError, TorchBackend
 
 if TYPE_CHECKING:
-    from audiocraft_ext.engine.slots import SlotTable
     from audiocraft_ext.engine.step import Step
 
 _N_WARM_UPS = 3
@@ -63,43 +58,6 @@ class CUDABackend(TorchBackend):
                 torch.cuda.current_stream().synchronize()  # before what it reads is freed
 
 
-class TritonBackend(CUDABackend):
-    """``CUDABackend`` with Triton kernels, which read no more of the cache than is valid."""
-
-    _n_arrived = torch.empty(0)  # made for the first table
-
-    def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
-        """In int8, by a kernel for the rows of a step; for a prompt's many rows, the weight is dequantised."""
-        if not self.is_int8:
-            return super().linear(weight, bias)
-        from audiocraft_ext.engine.backends import triton_kernels
-
-        integers, scale = quantize(weight)
-
-        def product(x: Tensor) -> Tensor:
-            if len(x) > triton_kernels.MAX_MATMUL_ROWS:
-                return functional.linear(x, dequantize(integers, scale).to(x.dtype), bias)
-            y = triton_kernels.matmul_int8(x, integers, scale)
-            return y if bias is None else y + bias
-
-        return product
-
-    def add_norm(self, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        from audiocraft_ext.engine.backends import triton_kernels
-
-        return triton_kernels.add_norm(x, y, weight, bias, NORM_EPS, self.dtype)
-
-    def attention(self, cache: KVCache, rows: Tensor) -> StepAttention:
-        return TritonAttention(cache, rows)
-
-    def sample(self, table: "SlotTable", slots: Tensor, logits: Tensor, rows: tuple[Tensor, Tensor]) -> None:
-        from audiocraft_ext.engine.backends import triton_sampling
-
-        if self._n_arrived.shape != table.step.shape:
-            self._n_arrived = torch.zeros_like(table.step, dtype=torch.int32)
-        triton_sampling.sample(table, slots, logits, rows, self._n_arrived)
-
-
 def slots_that_fit(n_bytes: int, slot_bytes: int, n_requested: int) -> int:
     """`n_requested` slots, or the largest power of two of them that fits into `n_bytes`; at least one.
 
@@ -108,31 +66,6 @@ def slots_that_fit(n_bytes: int, slot_bytes: int, n_requested: int) -> int:
     """
     n_fitting = max(1, n_bytes // slot_bytes)
     return n_requested if n_requested <= n_fitting else 1 << (n_fitting.bit_length() - 1)
-
-
-class TritonAttention(StepAttention):
-    """A step's attention, split over each row's valid positions; for all rows of the cache, in order."""
-
-    def __init__(self, cache: KVCache, rows: Tensor) -> None:
-        from audiocraft_ext.engine.backends.triton_kernels import Attend
-
-        n_rows, n_heads, _, head_dim = cache.keys[0].shape
-        assert len(rows) == n_rows
-        self.cache, self.rows = cache, rows
-        self._lengths = torch.zeros_like(rows)
-        self._attend = Attend(n_rows, n_heads, head_dim, cache.n_positions, rows.device)
-        self._cross_attend = Attend(n_rows, n_heads, head_dim, max(cache.cross_capacity, 1), rows.device)
-
-    def update(self, positions: Tensor) -> None:
-        self._lengths.copy_(torch.where(positions == self.cache.n_positions - 1, 0, positions + 1))
-
-    def self_attention(self, layer: int, qkv: Tensor) -> Tensor:
-        keys, values = self.cache.keys[layer], self.cache.values[layer]
-        return self._attend(qkv[:, 0], keys, values, self._lengths, qkv[:, 1:])
-
-    def cross_attention(self, layer: int, query: Tensor) -> Tensor:
-        keys, values = self.cache.cross_keys[layer], self.cache.cross_values[layer]
-        return self._cross_attend(query, keys, values, self.cache.cross_lengths, None)
 
 
 class CUDAGraphStep:

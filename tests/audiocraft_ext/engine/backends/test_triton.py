@@ -7,9 +7,9 @@ import torch
 
 pytest.importorskip("triton")
 
-from audiocraft_ext.engine.backends import triton_kernels
-from audiocraft_ext.engine.backends.cuda import TritonAttention, TritonBackend
+from audiocraft_ext.engine.backends import triton_attention, triton_linear
 from audiocraft_ext.engine.backends.torch import StepAttention, TorchBackend
+from audiocraft_ext.engine.backends.triton import TritonAttention, TritonBackend
 from audiocraft_ext.engine.kv_cache import KVCache
 from audiocraft_ext.engine.quantize import quantize
 from tests.support import engines as models
@@ -59,7 +59,7 @@ def test_split_attention_is_masked_attention_and_writes_the_same_cache(dtype: to
 def test_parts_are_merged_in_order_and_counted_from_zero_again() -> None:
     lengths = torch.tensor([600, 513, 512, 257, 256, 0], device=DEVICE)
     cache, query = filled_cache(torch.float16), torch.randn(N_ROWS, N_HEADS, HEAD, device=DEVICE).half()
-    attend = triton_kernels.Attend(N_ROWS, N_HEADS, HEAD, N_POSITIONS, DEVICE)
+    attend = triton_attention.Attend(N_ROWS, N_HEADS, HEAD, N_POSITIONS, DEVICE)
     first = attend(query, cache.keys[0], cache.values[0], lengths, None)
     attend.parts.fill_(torch.nan)
     attend.stats.fill_(torch.nan)
@@ -95,7 +95,7 @@ def test_add_norm_is_torch_s(dtype: torch.dtype, width: int, has_bias: bool) -> 
     weight = torch.randn(width, device=DEVICE)
     bias = torch.randn(width, device=DEVICE) if has_bias else None
     other = x.clone()
-    ours = triton_kernels.add_norm(x, y, weight, bias, 1e-5, dtype)
+    ours = triton_linear.add_norm(x, y, weight, bias, 1e-5, dtype)
     theirs = TorchBackend(DEVICE, dtype, width, False, False).add_norm(other, y, weight, bias)
     torch.testing.assert_close(x, other, rtol=0, atol=1e-6)
     torch.testing.assert_close(ours, theirs, rtol=TOLERANCES[dtype], atol=1e-5)
@@ -108,9 +108,9 @@ def test_the_int8_product_is_that_of_the_scaled_weights(n_rows: int, shape: tupl
     weight, scale = quantize(torch.randn(shape, device=DEVICE))
     x = torch.randn(n_rows, shape[1], device=DEVICE).half()
     exact = x.double() @ (weight.double() * scale.double()[:, None]).T
-    ours = triton_kernels.matmul_int8(x, weight, scale)
+    ours = triton_linear.matmul_int8(x, weight, scale)
     assert (ours.double() - exact).norm() / exact.norm() < 1e-3
-    assert torch.equal(triton_kernels.matmul_int8(x[:1], weight, scale), ours[:1])
+    assert torch.equal(triton_linear.matmul_int8(x[:1], weight, scale), ours[:1])
 
 
 def test_an_engine_on_kernels_gives_the_greedy_tokens_of_plain_torch() -> None:
@@ -127,11 +127,11 @@ def test_an_engine_on_kernels_gives_the_greedy_tokens_of_plain_torch() -> None:
 
 
 def test_kernels_that_do_not_compile_or_fit_are_not_available(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert triton_kernels.is_available(DEVICE, 64)
-    assert not triton_kernels.is_available(DEVICE, 48)
+    assert triton_linear.is_available(DEVICE, 64)
+    assert not triton_linear.is_available(DEVICE, 48)
 
     def without_a_compiler(*_: Any) -> None:
         raise RuntimeError("Failed to find C compiler")
 
-    monkeypatch.setattr(triton_kernels, "add_norm", without_a_compiler)
-    assert not triton_kernels.is_available(DEVICE, 64)
+    monkeypatch.setattr(triton_linear, "add_norm", without_a_compiler)
+    assert not triton_linear.is_available(DEVICE, 64)
