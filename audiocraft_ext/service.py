@@ -6,6 +6,7 @@ Owns the model, the worker threads, the files' lifetime, cancellation and the he
 import asyncio
 import contextvars
 import logging
+import os
 import sys
 import tempfile
 import time
@@ -26,7 +27,7 @@ from audiocraft_ext.audio.loudness import normalize
 from audiocraft_ext.audio.read import Clip, read
 from audiocraft_ext.audio.upload import download_upload
 from audiocraft_ext.audio.write import write
-from audiocraft_ext.engine.backends.threads import num_threads, set_own_num_threads
+from audiocraft_ext.engine.backends.threads import num_threads, prepare_thread, request_streams, set_own_num_threads
 from audiocraft_ext.errors import InputError
 from audiocraft_ext.progress import Progress, SilentProgress
 from audiocraft_ext.request import Request, check_window_shorter_than_duration
@@ -69,15 +70,17 @@ class Service:
         self.max_duration_s = settings.max_duration_s
         ffmpeg_path()  # mp3s and input audio need it: without it, fail here
         self._folder = tempfile.TemporaryDirectory(prefix="musicgen-")
-        n_cores = num_threads()
+        # Read when cuBLAS starts. Without it cuDNN's LSTM, a part of EnCodec, may sum in another order each time.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         # In a thread that ends, and its team of OpenMP threads with it (why: engine.backends.cpu).
-        with ThreadPoolExecutor(1, "loader", set_own_num_threads, (n_cores,)) as loader:
+        with ThreadPoolExecutor(1, "loader", set_own_num_threads, (num_threads(),)) as loader:
             chosen = checkpoint.default_weights(weights)
             loading = loader.submit(musicgen.load, chosen, settings.device, settings.engine, settings.smoke_test)
             self.model: musicgen.Model = loading.result()
-        n_threads = 1 if settings.device == "cpu" and self.model.engine is not None else n_cores
+        n_threads = 1 if settings.device == "cpu" and self.model.engine is not None else num_threads()
+        thread_settings = n_threads, request_streams(settings.device)
         # Twice the slots: a prediction that reads a URL which sends nothing keeps its thread after it was cancelled.
-        self._threads = ThreadPoolExecutor(2 * max_concurrency, "prediction", set_own_num_threads, (n_threads,))
+        self._threads = ThreadPoolExecutor(2 * max_concurrency, "prediction", prepare_thread, thread_settings)
         self._n_running = 0
         self._is_failing = False
         self.probe: asyncio.Task[None] | None = None

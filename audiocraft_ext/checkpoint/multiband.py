@@ -36,6 +36,8 @@ def load_diffusion(codec: CompressionModel, folder: Path) -> MultiBandDecoder:
             )
     device = next(codec.parameters()).device
     built = [_build_band(band, sample_rate, device) for band in bands]
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()  # other threads decode with it, on other streams
     return MultiBandDecoder(codec, built, package.get(_CROSSOVER_KEY, 0))
 
 

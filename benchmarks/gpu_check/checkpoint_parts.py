@@ -5,9 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from audiocraft_ext import checkpoint, memory
+from audiocraft_ext.engine.backends.threads import prepare_thread, request_streams
 from audiocraft_ext.musicgen import Model
 from audiocraft_ext.progress import SilentProgress
 from audiocraft_ext.request import Request
@@ -47,7 +46,7 @@ def requests(report: Report, work: Path, clips: list[tuple[int, int]]) -> None:
         report.add("load", **{name: round(s, 1) for name, s in took.items()}, **peak_gb(report.device))
         for n_clips, seconds in clips:
             with report.attempt(f"{n_clips} requests of {seconds} s"):
-                audio_s = _audio_seconds_a_second(model, n_clips, seconds)
+                audio_s = _audio_seconds_a_second(model, report.device, n_clips, seconds)
                 about = describe(model.engine) if model.engine else {}
                 report.add(
                     f"{n_clips} requests of {seconds} s",
@@ -58,12 +57,13 @@ def requests(report: Report, work: Path, clips: list[tuple[int, int]]) -> None:
         model.close()
 
 
-def _audio_seconds_a_second(model: Model, n_clips: int, seconds: int) -> float:
+def _audio_seconds_a_second(model: Model, device: str, n_clips: int, seconds: int) -> float:
     def one(seed: int) -> None:
         model.generate(Request(prompt=PROMPT, duration=seconds, seed=seed), None, SilentProgress())
 
     start = time.perf_counter()
-    with ThreadPoolExecutor(n_clips, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    thread_settings = 1, request_streams(device)
+    with ThreadPoolExecutor(n_clips, initializer=prepare_thread, initargs=thread_settings) as pool:
         list(pool.map(one, range(n_clips)))
     return n_clips * seconds / (time.perf_counter() - start)
 

@@ -98,17 +98,10 @@ def running(weights: Weights, n_slots: int, n_frames: int, **choices: Any) -> It
 
 
 def describe(engine: Engine) -> dict[str, Any]:
-    """Which kernels decode: the log of a server's start in fields."""
+    """How tokens are made, as the log of a server's start says it; the slots, and the weights' type."""
     backend = engine.backend
-    steps = {type(step._run).__name__ for step in engine._steps.values()}
-    return {
-        "kernels": type(backend).__name__,
-        "step": ", ".join(steps).replace("method", "eager"),
-        "slots": n_slots_of(engine),
-        "dtype": str(backend.dtype).removeprefix("torch."),
-        "weights": "int8" if backend.is_int8 else str(backend.dtype).removeprefix("torch."),
-        "cache": str(engine.transformer.cache.dtype).removeprefix("torch."),
-    }
+    weights = "int8" if backend.is_int8 else str(backend.dtype).removeprefix("torch.")
+    return {"engine": engine.description, "slots": n_slots_of(engine), "weights": weights}
 
 
 def job(engine: Engine, seed: int, n_frames: int, n_text: int = N_TEXT, **changes: Any) -> Job:

@@ -1,4 +1,4 @@
-"""How many cores a thread's operations run on, and how many it may use."""
+"""How many cores a thread's operations run on, and how many it may use; and on which of CUDA's streams."""
 
 import math
 import os
@@ -6,11 +6,13 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import cycle, repeat
 from pathlib import Path
 
 import torch
 
 _lock = threading.Lock()
+_N_STREAMS = 4  # cuBLAS keeps up to 32 MiB for each
 
 # Of AdaptiveThreads, in repetitions. A program that starts is noticed by its effect; one that ends is not.
 _TRIAL = 2
@@ -30,6 +32,24 @@ def set_own_num_threads(n: int) -> None:
         default = other.submit(torch.get_num_threads).result()
         torch.set_num_threads(n)
         other.submit(torch.set_num_threads, default).result()
+
+
+def request_streams(device: str) -> Iterator[torch.cuda.Stream | None]:
+    """A few streams without end, for the threads of requests: on the default one, each would wait for all others.
+
+    None in place of each where there is no CUDA. Waits for what is queued on the device: weights, above all.
+    """
+    if device != "cuda":
+        return repeat(None)
+    torch.cuda.synchronize()
+    return cycle([torch.cuda.Stream() for _ in range(_N_STREAMS)])
+
+
+def prepare_thread(n: int, streams: Iterator[torch.cuda.Stream | None]) -> None:
+    """``set_own_num_threads``, and the next of the streams; for good."""
+    set_own_num_threads(n)
+    if (stream := next(streams)) is not None:
+        torch.cuda.set_stream(stream)
 
 
 def available_cores(root: Path = Path("/")) -> int:
