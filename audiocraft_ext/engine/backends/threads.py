@@ -37,7 +37,7 @@ def set_own_num_threads(n: int) -> None:
 def request_streams(device: str) -> Iterator[torch.cuda.Stream | None]:
     """A few streams without end, for the threads of requests: on the default one, each would wait for all others.
 
-    None in place of each where there is no CUDA. Waits for what is queued on the device: weights, above all.
+    None in place of each where there is no CUDA. Synchronises first: weights were loaded on the default stream.
     """
     if device != "cuda":
         return repeat(None)
