@@ -24,22 +24,21 @@ from audiocraft_ext.engine.quantize import is_int8_exact, quantize
 
 if TYPE_CHECKING:
     from audiocraft_ext.engine.step import Step
+    from audiocraft_ext.engine.transformer import WeightBias
 
 
 class CPUBackend(TorchBackend):
     """Compiled kernels; the cache is int8 where weights are: late steps of several clips read more of it."""
 
     has_fixed_shapes = False
-    add_norm = staticmethod(cpu_kernels.add_norm)
     apply_rotary = staticmethod(cpu_kernels.apply_rotary)
-    gelu = staticmethod(cpu_kernels.gelu)
 
     @property
     def cache_dtype(self) -> torch.dtype:
         return torch.int8 if self.is_int8 else self.dtype
 
-    def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
-        return CPULinear(weight, bias, self.is_int8)
+    def linear(self, matrix: "WeightBias", norm: "WeightBias | None" = None, gelu: bool = False) -> Linear:
+        return CPULinear(matrix, norm, gelu, self.is_int8)
 
     def attention(self, cache: KVCache, rows: Tensor) -> StepAttention:
         return CPUAttention(cache, rows)
@@ -63,16 +62,22 @@ class CPULinear:
     With int8 asked for, activations are rounded to 16 bits: 0.003 % of error beside the weights' 1 %.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, is_int8: bool) -> None:
+    def __init__(self, matrix: "WeightBias", norm: "WeightBias | None", gelu: bool, is_int8: bool) -> None:
+        weight, bias, self._norm, self._gelu = matrix.weight, matrix.bias, norm and norm.float(), gelu
         self._packed_dtype = torch.int16 if is_int8 and cpu_kernels.can_use_int16(weight.shape[1]) else torch.float32
         is_int8 = is_int8 or is_int8_exact(weight)
         self.weight, self.scale = quantize(weight) if is_int8 else (weight.contiguous(), torch.ones(len(weight)))
         self.bias = torch.zeros(len(weight)) if bias is None else bias.contiguous()
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        if self._norm is not None:
+            x = cpu_kernels.norm(x, self._norm.weight, self._norm.bias)
         if len(x) > MAX_ROWS and self.weight.dtype != torch.int8:  # a prompt's
-            return functional.linear(x, self.weight, self.bias)
-        return cpu_kernels.matmul(x, self.weight, self.scale, self.bias, self._packed_dtype)
+            y = functional.linear(x, self.weight, self.bias)
+            y = functional.gelu(y) if self._gelu else y
+            return y if residual is None else residual.add_(y)
+        matrix = self.weight, self.scale, self.bias
+        return cpu_kernels.matmul(x, *matrix, residual, self._gelu, self._packed_dtype)
 
 
 class CPUAttention(StepAttention):

@@ -8,8 +8,7 @@ of jobs.
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -23,6 +22,7 @@ from audiocraft_ext.engine.quantize import dequantize, quantize
 if TYPE_CHECKING:
     from audiocraft_ext.engine.slots import SlotTable
     from audiocraft_ext.engine.step import Step
+    from audiocraft_ext.engine.transformer import WeightBias
 
 NORM_EPS = 1e-5
 # A narrower model's operations are too short to be divided among cores: threads wait for each other longer than they
@@ -31,8 +31,13 @@ _MIN_DIM_OF_ALL_CORES = 512
 
 _log = logging.getLogger(__name__)
 
-# x [B, in] → x W^T + b [B, out]
-Linear = Callable[[Tensor], Tensor]
+
+class Linear(Protocol):
+    """A product: x [B, in] → y [B, out]."""
+
+    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """y, or the fp32 residual [B, out], to which y is added in place."""
+        ...
 
 
 class CaptureError(RuntimeError):
@@ -56,26 +61,28 @@ class TorchBackend:
         self.captures = captures and type(self).capture is not TorchBackend.capture
         self._n_threads = num_threads() if dim >= _MIN_DIM_OF_ALL_CORES else 1
 
-    def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
-        """The product with a weight [out, in] and bias [out]; here, int8 rounds the weights and no more."""
-        if self.is_int8:
-            weight = dequantize(*quantize(weight)).to(weight.dtype)
-        return partial(functional.linear, weight=weight, bias=bias)
+    def linear(self, matrix: "WeightBias", norm: "WeightBias | None" = None, gelu: bool = False) -> Linear:
+        """The product with a matrix [out, in] and bias [out]; here, int8 rounds the weights and no more.
 
-    def add_norm(self, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Add y [B, D] to the fp32 residual x [B, D] in place; its layer norm [B, D] in ``dtype``."""
-        x += y
-        return functional.layer_norm(x, x.shape[-1:], weight, bias, NORM_EPS).to(self.dtype)
+        With `norm`, of x's layer norm: x is fp32 then, else in ``dtype``. With `gelu`, the exact GELU of it.
+        """
+        weight = dequantize(*quantize(matrix.weight)).to(matrix.weight.dtype) if self.is_int8 else matrix.weight
+        norm = norm and norm.float()
+
+        def product(x: Tensor, residual: Tensor | None = None) -> Tensor:
+            if norm is not None:
+                x = functional.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, NORM_EPS).to(self.dtype)
+            y = functional.linear(x, weight, matrix.bias)
+            y = functional.gelu(y) if gelu else y
+            return y if residual is None else residual.add_(y)
+
+        return product
 
     def apply_rotary(self, qkv: Tensor, factors: Tensor) -> Tensor:
         """[B, 3, H, Dh] with queries and keys rotated by complex factors [B, Dh / 2]; may overwrite qkv."""
         pairs = torch.view_as_complex(qkv[:, :2].float().unflatten(-1, (-1, 2)).contiguous())
         rotated = torch.view_as_real(pairs * factors[:, None, None]).flatten(-2)
         return torch.cat([rotated.to(qkv.dtype), qkv[:, 2:]], dim=1)
-
-    def gelu(self, x: Tensor) -> Tensor:
-        """Exact GELU of x [B, D]; may overwrite it."""
-        return functional.gelu(x)
 
     def attention(self, cache: KVCache, rows: Tensor) -> "StepAttention":
         """A step's attention for rows [B] of the cache; what `rows` contains may change between steps."""

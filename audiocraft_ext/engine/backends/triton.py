@@ -13,6 +13,7 @@ from audiocraft_ext.engine.quantize import dequantize, quantize
 
 if TYPE_CHECKING:
     from audiocraft_ext.engine.slots import SlotTable
+    from audiocraft_ext.engine.transformer import WeightBias
 
 
 class TritonBackend(CUDABackend):
@@ -20,26 +21,27 @@ class TritonBackend(CUDABackend):
 
     _n_arrived = torch.empty(0)  # made for the first table
 
-    def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
+    def linear(self, matrix: "WeightBias", norm: "WeightBias | None" = None, gelu: bool = False) -> Linear:
         """In int8, by a kernel for the rows of a step; for a prompt's many rows, the weight is dequantised."""
         if not self.is_int8:
-            return super().linear(weight, bias)
+            return super().linear(matrix, norm, gelu)
         from audiocraft_ext.engine.backends import triton_linear
 
-        integers, scale = quantize(weight)
+        integers, scale = quantize(matrix.weight)
+        norm = norm and norm.float()
 
-        def product(x: Tensor) -> Tensor:
+        def product(x: Tensor, residual: Tensor | None = None) -> Tensor:
+            if norm is not None:
+                x = functional.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, NORM_EPS).to(self.dtype)
             if len(x) > triton_linear.MAX_MATMUL_ROWS:
-                return functional.linear(x, dequantize(integers, scale).to(x.dtype), bias)
-            y = triton_linear.matmul_int8(x, integers, scale)
-            return y if bias is None else y + bias
+                y = functional.linear(x, dequantize(integers, scale).to(x.dtype), matrix.bias)
+            else:
+                y = triton_linear.matmul_int8(x, integers, scale)
+                y = y if matrix.bias is None else y + matrix.bias
+            y = functional.gelu(y) if gelu else y
+            return y if residual is None else residual.add_(y)
 
         return product
-
-    def add_norm(self, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        from audiocraft_ext.engine.backends import triton_linear
-
-        return triton_linear.add_norm(x, y, weight, bias, NORM_EPS, self.dtype)
 
     def attention(self, cache: KVCache, rows: Tensor) -> StepAttention:
         return TritonAttention(cache, rows)

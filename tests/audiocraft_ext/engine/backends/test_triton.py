@@ -8,7 +8,7 @@ import torch
 pytest.importorskip("triton")
 
 from audiocraft_ext.engine.backends import triton_attention, triton_linear
-from audiocraft_ext.engine.backends.torch import StepAttention, TorchBackend
+from audiocraft_ext.engine.backends.torch import StepAttention
 from audiocraft_ext.engine.backends.triton import TritonAttention, TritonBackend
 from audiocraft_ext.engine.kv_cache import KVCache
 from audiocraft_ext.engine.quantize import quantize
@@ -84,21 +84,6 @@ def test_positions_beyond_a_row_s_length_are_not_read() -> None:
     attention = attention_at(TritonAttention, cache, [39] * N_ROWS)
     out = attention.self_attention(0, torch.randn(N_ROWS, 3, N_HEADS, HEAD, device=DEVICE))
     assert out.isfinite().all()
-
-
-@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
-@pytest.mark.parametrize("width", [48, 128])
-@pytest.mark.parametrize("has_bias", [True, False])
-def test_add_norm_is_torch_s(dtype: torch.dtype, width: int, has_bias: bool) -> None:
-    torch.manual_seed(1)
-    x, y = torch.randn(5, width, device=DEVICE), torch.randn(5, width, device=DEVICE).to(dtype)
-    weight = torch.randn(width, device=DEVICE)
-    bias = torch.randn(width, device=DEVICE) if has_bias else None
-    other = x.clone()
-    ours = triton_linear.add_norm(x, y, weight, bias, 1e-5, dtype)
-    theirs = TorchBackend(DEVICE, dtype, width, False, False).add_norm(other, y, weight, bias)
-    torch.testing.assert_close(x, other, rtol=0, atol=1e-6)
-    torch.testing.assert_close(ours, theirs, rtol=TOLERANCES[dtype], atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(40, 48), (64, 512)], ids=str)
