@@ -67,12 +67,8 @@ class Step:
         self.sample()
 
     def prepare(self) -> None:
-        positions = self.table.position[self._row_slots]
-        sines, rotary = self._transformer.position_encoding(positions)
-        self._inputs.copy_(self._transformer.embed(self.table.last_tokens(self._row_slots)) + sines)
-        if self._rotary is not None and rotary is not None:
-            self._rotary.copy_(rotary)
-        self._attention.update(positions)
+        of_rows = self._row_slots, self._inputs, self._rotary, self._attention
+        self._transformer.backend.prepare(self._transformer, self.table, *of_rows)
 
     def forward(self) -> None:
         hidden = self._transformer.run_layers(self._inputs, self._rotary, self._attention)

@@ -94,9 +94,9 @@ class Transformer:
         self.embeddings = weights.embeddings.reshape(-1, self.dim)
         self._offsets = torch.arange(self.n_codebooks, device=backend.device) * n_tokens
         sines = sine_table(n_positions, self.dim, weights.max_period) * weights.positional_scale
-        self._sines = (sines if weights.has_sines else torch.zeros_like(sines)).to(backend.device)
+        self.sines = (sines if weights.has_sines else torch.zeros_like(sines)).to(backend.device)
         rotary = rotary_table(n_positions, head_dim, weights.max_period, weights.positional_scale)
-        self._rotary = rotary.to(backend.device) if weights.has_rotary else None
+        self.rotary = rotary.to(backend.device) if weights.has_rotary else None
         shape = (len(self.layers), n_rows, self.n_heads, n_positions, head_dim)
         self.cache = KVCache(shape, backend.cache_dtype, backend.zeros)
         if self.layers[0].cross is not None:
@@ -108,8 +108,8 @@ class Transformer:
 
     def position_encoding(self, positions: Tensor) -> tuple[Tensor, Tensor | None]:
         """Sines [B, D] to add to inputs at positions [B], and rotary factors [B, Dh / 2] of their queries and keys."""
-        rotary = None if self._rotary is None else self._rotary.index_select(0, positions)
-        return self._sines.index_select(0, positions), rotary
+        rotary = None if self.rotary is None else self.rotary.index_select(0, positions)
+        return self.sines.index_select(0, positions), rotary
 
     def cache_cross_kv(self, first_row: int, states: Tensor) -> None:
         """Write the cross-attention keys and values of rows from `first_row` on to `states` [R, T', D]."""

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from audiocraft_ext.engine.backends import cpu_kernels, llvm_jit
 from audiocraft_ext.engine.backends.cpu_kernels import LANES, MAX_ROWS
@@ -56,28 +55,26 @@ class CPUBackend(TorchBackend):
         return min(n_requested, MAX_ROWS // ROWS_PER_SLOT)
 
 
-class CPULinear:
+class CPULinear(Linear):
     """A product by kernels; weights that int8 represents exactly are kept in int8 in any case.
 
     With int8 asked for, activations are rounded to 16 bits: 0.003 % of error beside the weights' 1 %.
     """
 
     def __init__(self, matrix: "WeightBias", norm: "WeightBias | None", gelu: bool, is_int8: bool) -> None:
-        weight, bias, self._norm, self._gelu = matrix.weight, matrix.bias, norm and norm.float(), gelu
+        super().__init__(matrix, norm, gelu, torch.float32)
+        weight, bias = matrix.weight, matrix.bias
         self._packed_dtype = torch.int16 if is_int8 and cpu_kernels.can_use_int16(weight.shape[1]) else torch.float32
         is_int8 = is_int8 or is_int8_exact(weight)
         self.weight, self.scale = quantize(weight) if is_int8 else (weight.contiguous(), torch.ones(len(weight)))
-        self.bias = torch.zeros(len(weight)) if bias is None else bias.contiguous()
+        self.bias: Tensor = torch.zeros(len(weight)) if bias is None else bias.contiguous()
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        if self._norm is not None:
-            x = cpu_kernels.norm(x, self._norm.weight, self._norm.bias)
         if len(x) > MAX_ROWS and self.weight.dtype != torch.int8:  # a prompt's
-            y = functional.linear(x, self.weight, self.bias)
-            y = functional.gelu(y) if self._gelu else y
-            return y if residual is None else residual.add_(y)
-        matrix = self.weight, self.scale, self.bias
-        return cpu_kernels.matmul(x, *matrix, residual, self._gelu, self._packed_dtype)
+            return super().__call__(x, residual)
+        if self.norm is not None:
+            x = cpu_kernels.norm(x, self.norm.weight, self.norm.bias)
+        return cpu_kernels.matmul(x, self.weight, self.scale, self.bias, residual, self.gelu, self._packed_dtype)
 
 
 class CPUAttention(StepAttention):

@@ -8,7 +8,7 @@ of jobs.
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from audiocraft_ext.engine.quantize import dequantize, quantize
 if TYPE_CHECKING:
     from audiocraft_ext.engine.slots import SlotTable
     from audiocraft_ext.engine.step import Step
-    from audiocraft_ext.engine.transformer import WeightBias
+    from audiocraft_ext.engine.transformer import Transformer, WeightBias
 
 NORM_EPS = 1e-5
 # A narrower model's operations are too short to be divided among cores: threads wait for each other longer than they
@@ -32,12 +32,28 @@ _MIN_DIM_OF_ALL_CORES = 512
 _log = logging.getLogger(__name__)
 
 
-class Linear(Protocol):
-    """A product: x [B, in] → y [B, out]."""
+class Linear:
+    """The product with a matrix [out, in] and bias [out], or its exact GELU; of the input's layer norm, if it has one.
+
+    The input is in `dtype`, or in fp32 where there is a norm.
+    """
+
+    def __init__(self, matrix: "WeightBias", norm: "WeightBias | None", gelu: bool, dtype: torch.dtype) -> None:
+        self.weight, self.bias, self.norm = matrix.weight, matrix.bias, norm and norm.float()
+        self.gelu, self.dtype = gelu, dtype
+
+    @property
+    def plain_weight(self) -> Tensor:
+        """The weight [out, in] in ``dtype``."""
+        return self.weight
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """y, or the fp32 residual [B, out], to which y is added in place."""
-        ...
+        """[B, out] of x [B, in]; or the fp32 residual [B, out], to which it is added in place."""
+        if self.norm is not None:
+            x = functional.layer_norm(x, x.shape[-1:], self.norm.weight, self.norm.bias, NORM_EPS).to(self.dtype)
+        y = functional.linear(x, self.plain_weight, self.bias)
+        y = functional.gelu(y) if self.gelu else y
+        return y if residual is None else residual.add_(y)
 
 
 class CaptureError(RuntimeError):
@@ -62,21 +78,11 @@ class TorchBackend:
         self._n_threads = num_threads() if dim >= _MIN_DIM_OF_ALL_CORES else 1
 
     def linear(self, matrix: "WeightBias", norm: "WeightBias | None" = None, gelu: bool = False) -> Linear:
-        """The product with a matrix [out, in] and bias [out]; here, int8 rounds the weights and no more.
-
-        With `norm`, of x's layer norm: x is fp32 then, else in ``dtype``. With `gelu`, the exact GELU of it.
-        """
-        weight = dequantize(*quantize(matrix.weight)).to(matrix.weight.dtype) if self.is_int8 else matrix.weight
-        norm = norm and norm.float()
-
-        def product(x: Tensor, residual: Tensor | None = None) -> Tensor:
-            if norm is not None:
-                x = functional.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, NORM_EPS).to(self.dtype)
-            y = functional.linear(x, weight, matrix.bias)
-            y = functional.gelu(y) if gelu else y
-            return y if residual is None else residual.add_(y)
-
-        return product
+        """A matrix of the model, ready to multiply with; here, int8 rounds the weights and no more."""
+        linear = Linear(matrix, norm, gelu, self.dtype)
+        if self.is_int8:
+            linear.weight = dequantize(*quantize(matrix.weight), matrix.weight.dtype)
+        return linear
 
     def apply_rotary(self, qkv: Tensor, factors: Tensor) -> Tensor:
         """[B, 3, H, Dh] with queries and keys rotated by complex factors [B, Dh / 2]; may overwrite qkv."""
@@ -87,6 +93,23 @@ class TorchBackend:
     def attention(self, cache: KVCache, rows: Tensor) -> "StepAttention":
         """A step's attention for rows [B] of the cache; what `rows` contains may change between steps."""
         return StepAttention(cache, rows)
+
+    def prepare(
+        self,
+        transformer: "Transformer",
+        table: "SlotTable",
+        slots: Tensor,
+        inputs: Tensor,
+        rotary: Tensor | None,
+        attention: "StepAttention",
+    ) -> None:
+        """Fill inputs [B, D] and rotary factors [B, Dh / 2] of rows whose slots are `slots` [B]; update attention."""
+        positions = table.position[slots]
+        sines, factors = transformer.position_encoding(positions)
+        inputs.copy_(transformer.embed(table.last_tokens(slots)) + sines)
+        if rotary is not None and factors is not None:
+            rotary.copy_(factors)
+        attention.update(positions)
 
     def sample(self, table: "SlotTable", slots: Tensor, logits: Tensor, rows: tuple[Tensor, Tensor]) -> None:
         """``SlotTable.sample`` of slots [J] from logits [B, K, V] and their (conditional, unconditional) rows [J]."""
