@@ -143,8 +143,8 @@ def logits_of(transformer: Transformer) -> Tensor:
     inputs = torch.randn(8, models.WIDTH, generator=generator).to(DEVICE)
     attention = transformer.backend.attention(cache, torch.arange(8, device=DEVICE))
     attention.update(positions)
-    hidden = transformer.run_layers(inputs, *transformer.position_encoding(positions), attention)
-    return transformer.logits(hidden)[:4]
+    sines, rotary = transformer.position_encoding(positions)
+    return transformer.logits(transformer.run_layers(inputs + sines, rotary, attention))[:4]
 
 
 BACKENDS: tuple[BackendName, ...] = ("triton" if DEVICE == "cuda" else "cpu", "torch")

@@ -18,9 +18,9 @@ def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
     return (weight.float() / scale[:, None]).round().to(torch.int8), scale
 
 
-def dequantize(weight: Tensor, scale: Tensor) -> Tensor:
-    """The fp32 weight [out, in] of an int8 weight and its scale [out]."""
-    return weight * scale.float()[:, None]
+def dequantize(weight: Tensor, scale: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The weight [out, in] in `dtype`, rounded once, of an int8 weight and its scale [out]."""
+    return torch.mul(weight, scale.float()[:, None], out=weight.new_empty(weight.shape, dtype=dtype))
 
 
 def is_int8_exact(weight: Tensor) -> bool:

@@ -25,7 +25,7 @@ class Step:
         self._row_slots, self._rows = torch.zeros(2, n_rows, dtype=torch.int64, device=transformer.backend.device)
         self._selection: Selection = []
         self._inputs = torch.empty(n_rows, transformer.dim, device=self._rows.device)
-        self._sines, self._rotary = transformer.position_encoding(self._rows)
+        self._rotary = transformer.position_encoding(self._rows)[1]
         self.reset()
 
     def reset(self) -> None:
@@ -67,16 +67,11 @@ class Step:
         self.sample()
 
     def prepare(self) -> None:
-        positions = self.table.position[self._row_slots]
-        self._inputs.copy_(self._transformer.embed(self.table.last_tokens(self._row_slots)))
-        sines, rotary = self._transformer.position_encoding(positions)
-        self._sines.copy_(sines)
-        if self._rotary is not None and rotary is not None:
-            self._rotary.copy_(rotary)
-        self._attention.update(positions)
+        of_rows = self._row_slots, self._inputs, self._rotary, self._attention
+        self._transformer.backend.prepare(self._transformer, self.table, *of_rows)
 
     def forward(self) -> None:
-        hidden = self._transformer.run_layers(self._inputs, self._sines, self._rotary, self._attention)
+        hidden = self._transformer.run_layers(self._inputs, self._rotary, self._attention)
         self.logits = self._transformer.logits(hidden)
 
     def sample(self) -> None:

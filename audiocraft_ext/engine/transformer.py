@@ -4,7 +4,7 @@ The arithmetic is that of audiocraft's ``StreamingTransformer`` with pre-normali
 rotary positions or both, and GELU. Cross-attention keys and values are computed once a job, not once a step.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -88,22 +88,19 @@ class Transformer:
         self.n_codebooks, n_tokens, self.dim = weights.embeddings.shape
         self.vocabulary = n_tokens - 1
         self.n_heads, head_dim = weights.n_heads, self.dim // weights.n_heads
-        self.layers = [_pack(layer, self._linear) for layer in weights.layers]
-        self.out_norm, self.heads = weights.out_norm.float(), self._linear(weights.heads)
+        self.layers = [_pack(layer, backend) for layer in weights.layers]
+        self._heads = backend.linear(weights.heads, weights.out_norm)
         # One table for all codebooks, so that an input is one gather and one sum.
         self.embeddings = weights.embeddings.reshape(-1, self.dim)
         self._offsets = torch.arange(self.n_codebooks, device=backend.device) * n_tokens
         sines = sine_table(n_positions, self.dim, weights.max_period) * weights.positional_scale
-        self._sines = (sines if weights.has_sines else torch.zeros_like(sines)).to(backend.device)
+        self.sines = (sines if weights.has_sines else torch.zeros_like(sines)).to(backend.device)
         rotary = rotary_table(n_positions, head_dim, weights.max_period, weights.positional_scale)
-        self._rotary = rotary.to(backend.device) if weights.has_rotary else None
+        self.rotary = rotary.to(backend.device) if weights.has_rotary else None
         shape = (len(self.layers), n_rows, self.n_heads, n_positions, head_dim)
         self.cache = KVCache(shape, backend.cache_dtype, backend.zeros)
         if self.layers[0].cross is not None:
             self.cache.reserve_cross(backend.cross_positions)
-
-    def _linear(self, matrix: WeightBias) -> Linear:
-        return self.backend.linear(matrix.weight, matrix.bias)
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Summed embeddings [..., D] in fp32 of tokens [..., K]."""
@@ -111,8 +108,8 @@ class Transformer:
 
     def position_encoding(self, positions: Tensor) -> tuple[Tensor, Tensor | None]:
         """Sines [B, D] to add to inputs at positions [B], and rotary factors [B, Dh / 2] of their queries and keys."""
-        rotary = None if self._rotary is None else self._rotary.index_select(0, positions)
-        return self._sines.index_select(0, positions), rotary
+        rotary = None if self.rotary is None else self.rotary.index_select(0, positions)
+        return self.sines.index_select(0, positions), rotary
 
     def cache_cross_kv(self, first_row: int, states: Tensor) -> None:
         """Write the cross-attention keys and values of rows from `first_row` on to `states` [R, T', D]."""
@@ -127,45 +124,37 @@ class Transformer:
             self.cache.write_cross(i, rows, keys_values.view(n_rows, length, 2, self.n_heads, -1))
 
     def prefill(self, inputs: Tensor, row: int, start: int, n_cross: int) -> Tensor:
-        """Normed hidden states [R, C, D] of inputs [R, C, D] at positions from `start` on, in rows from `row` on."""
+        """Hidden states [R, C, D] of inputs [R, C, D] at positions from `start` on, in rows from `row` on."""
         n_rows, stop = len(inputs), start + inputs.shape[1]
         attention = PrefillAttention(self.cache, slice(row, row + n_rows), start, stop, n_cross)
         positions = torch.arange(start, stop, device=self.backend.device).repeat(n_rows)
-        hidden = self.run_layers(inputs.reshape(-1, self.dim).clone(), *self.position_encoding(positions), attention)
-        return hidden.view(inputs.shape)
+        sines, rotary = self.position_encoding(positions)
+        return self.run_layers(inputs.reshape(-1, self.dim) + sines, rotary, attention).view(inputs.shape)
 
-    def run_layers(
-        self, x: Tensor, sines: Tensor, rotary: Tensor | None, attention: PrefillAttention | StepAttention
-    ) -> Tensor:
-        """Normed hidden states [B, D] of inputs x [B, D] in fp32, which become the residual."""
-        backend, heads = self.backend, (self.n_heads, self.dim // self.n_heads)
-
-        def add_norm(delta: Tensor, norm: WeightBias) -> Tensor:
-            return backend.add_norm(x, delta, norm.weight, norm.bias)
-
-        normed = add_norm(sines, self.layers[0].norm_self)
-        next_norms = [*(layer.norm_self for layer in self.layers[1:]), self.out_norm]
-        for i, (layer, next_norm) in enumerate(zip(self.layers, next_norms, strict=True)):
-            qkv = layer.qkv(normed).view(-1, 3, *heads)
+    def run_layers(self, x: Tensor, rotary: Tensor | None, attention: PrefillAttention | StepAttention) -> Tensor:
+        """Add all layers to the residual x [B, D] in fp32, in place; sines are in it. Returns it."""
+        heads = (self.n_heads, self.dim // self.n_heads)
+        for i, layer in enumerate(self.layers):
+            qkv = layer.qkv(x).view(-1, 3, *heads)
             if rotary is not None:
-                qkv = backend.apply_rotary(qkv, rotary)
-            delta = layer.out(attention.self_attention(i, qkv))
+                qkv = self.backend.apply_rotary(qkv, rotary)
+            layer.out(attention.self_attention(i, qkv), x)
             if layer.cross is not None:
-                query = layer.cross.query(add_norm(delta, layer.cross.norm))
-                delta = layer.cross.out(attention.cross_attention(i, query.view(-1, *heads)))
-            delta = layer.down(backend.gelu(layer.up(add_norm(delta, layer.norm_ffn))))
-            normed = add_norm(delta, next_norm)
-        return normed
+                layer.cross.out(attention.cross_attention(i, layer.cross.query(x).view(-1, *heads)), x)
+            layer.down(layer.up(x), x)
+        return x
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits [B, K, V] in the backend's type of normed hidden states [B, D]."""
-        return self.heads(hidden).view(-1, self.n_codebooks, self.vocabulary)
+        """Logits [B, K, V] in the backend's type of hidden states [B, D] in fp32."""
+        return self._heads(hidden).view(-1, self.n_codebooks, self.vocabulary)
 
 
-def _pack(layer: Layer[WeightBias], linear: Callable[[WeightBias], Linear]) -> Layer[Linear]:
-    """The layer with its matrices in the backend's form and its norms in fp32."""
-    packed: CrossAttention[Linear] | None = None
+def _pack(layer: Layer[WeightBias], backend: TorchBackend) -> Layer[Linear]:
+    """The layer with its matrices in the backend's form, each with the norm of its input."""
+    linear, packed = backend.linear, None
     if (cross := layer.cross) is not None:
-        packed = CrossAttention(cross.norm.float(), linear(cross.query), linear(cross.key_value), linear(cross.out))
-    qkv, out, up, down = map(linear, (layer.qkv, layer.out, layer.up, layer.down))
-    return Layer(layer.norm_self.float(), qkv, out, layer.norm_ffn.float(), up, down, packed)
+        query = linear(cross.query, cross.norm)
+        packed = CrossAttention(cross.norm, query, linear(cross.key_value), linear(cross.out))
+    qkv, out = linear(layer.qkv, layer.norm_self), linear(layer.out)
+    up, down = linear(layer.up, layer.norm_ffn, gelu=True), linear(layer.down)
+    return Layer(layer.norm_self, qkv, out, layer.norm_ffn, up, down, packed)

@@ -1,5 +1,6 @@
 """The model of a step: its bytes are those of the real module, its figures those that it was derived from."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,13 @@ def test_keys_and_values_of_a_clip_at_750_positions_in_gigabytes(size: str, giga
 @pytest.mark.parametrize(("size", "n_today", "n_design"), [("small", 436, 195), ("medium", 772, 387)])
 def test_kernels_of_a_step(size: str, n_today: int, n_design: int) -> None:
     assert [design.n_kernels(size) for design in DESIGNS.values()] == [n_today, n_design]
+
+
+def test_the_engine_s_design_has_the_launches_that_gpu_aot_counts() -> None:
+    table = Path(__file__).parents[2] / "benchmarks" / "results" / "gpu_aot.md"
+    counted = re.findall(r"^\| (\w+) \| fp16 \|.* (\d+) \|$", table.read_text(), re.MULTILINE)
+    assert len(counted) == 3
+    assert {size: int(n) for size, n in counted} == {size: DESIGNS["8 a layer"].n_kernels(size) for size, _ in counted}
 
 
 @pytest.mark.parametrize(

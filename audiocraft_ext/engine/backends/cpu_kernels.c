@@ -1,4 +1,4 @@
-/* CPU kernels of one decoding step: matrix products of a few rows, attention over a cache, norm, rotary and GELU.
+/* CPU kernels of one decoding step: matrix products of a few rows, attention over a cache, norm and rotary.
 
    script/compile-kernels compiles this file to cpu_kernels.ll, and llvm_jit.py that for the host's processor. Every
    thread of an OpenMP team calls a kernel with a pointer to its arguments. cpu_kernels.py is the interface.
@@ -18,6 +18,8 @@ extern const int64_t N_OUTPUTS;    /* matmul: outputs summed at a time, 1 or 2 *
 extern const int64_t N_COLUMNS;    /* matmul: inputs per iteration */
 extern const int64_t X_IS_INT16;   /* matmul, pack_rows: x is int16 and weight int8; else x is fp32 */
 extern const int64_t IS_INT8;      /* matmul: weight is int8, else fp32; attention: the cache is, else fp32 */
+extern const int64_t ADDS;         /* matmul: to y, which is a residual */
+extern const int64_t HAS_GELU;     /* matmul: of the outputs, a multiple of LANES */
 extern const int64_t N_SPINS;      /* replay: looks at a barrier before a thread sleeps */
 extern const int64_t HEAD_WIDTH;   /* apply_rotary, attention: a multiple of LANES */
 
@@ -150,29 +152,30 @@ INLINE f32x16 erf_f32(f32x16 x) {
     return __builtin_elementwise_copysign(1.0f - y * t * exp_f32(-(size * size)), x);
 }
 
-/* ---- Norm, GELU, rotary ---- */
+/* Exact, within 1e-6. */
+INLINE f32x16 gelu(f32x16 x) {
+    f32x16 half = x * 0.5f;
+    return fma(half, erf_f32(x * (float)0.7071067811865476), half);
+}
 
-/* x += y; out = layer_norm(x), row by row. */
-struct add_norm_args {
-    float *x;
-    const float *y, *weight, *bias;
+/* ---- Norm, rotary ---- */
+
+/* out = layer_norm(x), row by row. */
+struct norm_args {
+    const float *x, *weight, *bias;
     float *out;
     int64_t n_rows, width;
     double eps;
 };
 
-void add_norm(const struct add_norm_args *args) {
+void norm(const struct norm_args *args) {
     int64_t width = args->width, first, stop;
     thread_range(args->n_rows, &first, &stop);
     for (int64_t row = first; row < stop; row++) {
-        float *x = args->x + row * width, *out = args->out + row * width;
-        const float *y = args->y + row * width;
+        const float *x = args->x + row * width;
+        float *out = args->out + row * width;
         f32x16 total = splat(0), square = splat(0);
-        for (int64_t i = 0; i < width; i += LANES) {
-            f32x16 sum = load(x + i) + load(y + i);
-            store(x + i, sum);
-            total += sum;
-        }
+        for (int64_t i = 0; i < width; i += LANES) total += load(x + i);
         f32x16 mean = splat(hsum(total) / (float)width);
         for (int64_t i = 0; i < width; i += LANES) {
             f32x16 distance = load(x + i) - mean;
@@ -184,20 +187,6 @@ void add_norm(const struct add_norm_args *args) {
             f32x16 normed = (load(x + i) - mean) * factor;
             store(out + i, fma(normed, load(args->weight + i), load(args->bias + i)));
         }
-    }
-}
-
-struct gelu_args {
-    float *x;
-    int64_t n_vectors;
-};
-
-void gelu(const struct gelu_args *args) {
-    int64_t first, stop;
-    thread_range(args->n_vectors, &first, &stop);
-    for (int64_t i = first; i < stop; i++) {
-        f32x16 x = load(args->x + i * LANES), half = x * 0.5f;
-        store(args->x + i * LANES, fma(half, erf_f32(x * (float)0.7071067811865476), half));
     }
 }
 
@@ -268,7 +257,8 @@ void pack_rows(const struct pack_rows_args *args) {
     }
 }
 
-/* y [N_ROWS, out] = packed rows times weight [out, in], times steps [N_ROWS] and scale [out], plus bias [out]. */
+/* y [N_ROWS, out] = packed rows times weight [out, in], times steps [N_ROWS] and scale [out], plus bias [out]; or its GELU,
+   or added to what y is. */
 struct matmul_args {
     const void *packed;
     const float *steps;
@@ -334,8 +324,10 @@ INLINE void store_outputs(f32x16 *sums, f32x16 steps, const struct matmul_args *
     bias.even = args->bias[output], bias.odd = args->bias[last];
     f32x16 y = hsum_16(lanes) * steps * scale + bias;
     UNROLL for (int64_t row = 0; row < N_ROWS; row++)
-        UNROLL for (int64_t j = 0; j < N_OUTPUTS; j++)
-            args->y[row * args->n_outputs + output + j] = y[row * N_OUTPUTS + j];
+        UNROLL for (int64_t j = 0; j < N_OUTPUTS; j++) {
+            float *out = args->y + row * args->n_outputs + output + j;
+            *out = ADDS ? *out + y[row * N_OUTPUTS + j] : y[row * N_OUTPUTS + j];
+        }
 }
 
 void matmul(const struct matmul_args *given) {
@@ -344,7 +336,8 @@ void matmul(const struct matmul_args *given) {
     int64_t n_inputs = args.n_inputs, first, stop;
     f32x16 saved[GROUP * MAX_ROWS], steps = splat(1);
     UNROLL for (int64_t i = 0; i < n_sums; i++) steps[i] = args.steps[i / N_OUTPUTS];
-    thread_range(args.n_outputs / N_OUTPUTS, &first, &stop);
+    thread_range(args.n_outputs / (HAS_GELU ? GROUP : N_OUTPUTS), &first, &stop);
+    if (HAS_GELU) first *= n_blocks, stop *= n_blocks;
     for (int64_t group = first; group < stop; group += n_blocks) {
         for (int64_t start = 0; start < n_inputs; start += piece) {
             for (int64_t block = group; block < smaller(group + n_blocks, stop); block++) {
@@ -357,6 +350,11 @@ void matmul(const struct matmul_args *given) {
                     store_outputs(sums, steps, &args, block * N_OUTPUTS);
             }
         }
+        if (HAS_GELU) /* of a whole vector at a time */
+            UNROLL for (int64_t row = 0; row < N_ROWS; row++) {
+                float *y = args.y + row * args.n_outputs + group * N_OUTPUTS;
+                store(y, gelu(load(y)));
+            }
     }
 }
 

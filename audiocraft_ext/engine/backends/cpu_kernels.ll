@@ -1,10 +1,9 @@
 ; Made from cpu_kernels.c by script/compile-kernels.
-; SHA-256 of cpu_kernels.c: b0e4d08df3770e13ccd17d50653eda814af39d567390f7df194d9ffd79e1f386
+; SHA-256 of cpu_kernels.c: bc6848a9f5900cdb3b9ce2eb4d69691f2cad89bc8c7a4f445129d74b46b5ade7
 
-%struct.add_norm_args = type { ptr, ptr, ptr, ptr, ptr, i64, i64, double }
+%struct.norm_args = type { ptr, ptr, ptr, ptr, i64, i64, double }
 %struct.anon.0 = type { <16 x float> }
 %struct.anon.1 = type { <16 x float> }
-%struct.gelu_args = type { ptr, i64 }
 %struct.apply_rotary_args = type { ptr, ptr, i64, i64 }
 %struct.pack_rows_args = type { ptr, ptr, ptr, i64, i64 }
 %struct.anon = type { <16 x i16> }
@@ -24,11 +23,13 @@
 @X_IS_INT16 = external constant i64, align 8
 @N_ROWS = external constant i64, align 8
 @N_OUTPUTS = external constant i64, align 8
+@HAS_GELU = external constant i64, align 8
 @IS_INT8 = external constant i64, align 8
 @N_COLUMNS = external constant i64, align 8
+@ADDS = external constant i64, align 8
 @N_SPINS = external constant i64, align 8
 
-define dso_local void @add_norm(ptr noundef %0) #0 {
+define dso_local void @norm(ptr noundef %0) #0 {
   %2 = alloca ptr, align 8
   %3 = alloca i64, align 8
   %4 = alloca i64, align 8
@@ -36,213 +37,191 @@ define dso_local void @add_norm(ptr noundef %0) #0 {
   %6 = alloca i64, align 8
   %7 = alloca ptr, align 8
   %8 = alloca ptr, align 8
-  %9 = alloca ptr, align 8
+  %9 = alloca <16 x float>, align 64
   %10 = alloca <16 x float>, align 64
-  %11 = alloca <16 x float>, align 64
-  %12 = alloca i64, align 8
-  %13 = alloca <16 x float>, align 64
+  %11 = alloca i64, align 8
+  %12 = alloca <16 x float>, align 64
+  %13 = alloca i64, align 8
   %14 = alloca <16 x float>, align 64
-  %15 = alloca i64, align 8
+  %15 = alloca float, align 4
   %16 = alloca <16 x float>, align 64
-  %17 = alloca float, align 4
+  %17 = alloca i64, align 8
   %18 = alloca <16 x float>, align 64
-  %19 = alloca i64, align 8
-  %20 = alloca <16 x float>, align 64
   store ptr %0, ptr %2, align 8
-  %21 = load ptr, ptr %2, align 8
-  %22 = getelementptr inbounds nuw %struct.add_norm_args, ptr %21, i32 0, i32 6
-  %23 = load i64, ptr %22, align 8
-  store i64 %23, ptr %3, align 8
-  %24 = load ptr, ptr %2, align 8
-  %25 = getelementptr inbounds nuw %struct.add_norm_args, ptr %24, i32 0, i32 5
-  %26 = load i64, ptr %25, align 8
-  call void @thread_range(i64 noundef %26, ptr noundef %4, ptr noundef %5)
-  %27 = load i64, ptr %4, align 8
-  store i64 %27, ptr %6, align 8
-  br label %28
+  %19 = load ptr, ptr %2, align 8
+  %20 = getelementptr inbounds nuw %struct.norm_args, ptr %19, i32 0, i32 5
+  %21 = load i64, ptr %20, align 8
+  store i64 %21, ptr %3, align 8
+  %22 = load ptr, ptr %2, align 8
+  %23 = getelementptr inbounds nuw %struct.norm_args, ptr %22, i32 0, i32 4
+  %24 = load i64, ptr %23, align 8
+  call void @thread_range(i64 noundef %24, ptr noundef %4, ptr noundef %5)
+  %25 = load i64, ptr %4, align 8
+  store i64 %25, ptr %6, align 8
+  br label %26
 
-28:                                               ; preds = %154, %1
-  %29 = load i64, ptr %6, align 8
-  %30 = load i64, ptr %5, align 8
-  %31 = icmp slt i64 %29, %30
-  br i1 %31, label %32, label %157
+26:                                               ; preds = %135, %1
+  %27 = load i64, ptr %6, align 8
+  %28 = load i64, ptr %5, align 8
+  %29 = icmp slt i64 %27, %28
+  br i1 %29, label %30, label %138
 
-32:                                               ; preds = %28
-  %33 = load ptr, ptr %2, align 8
-  %34 = getelementptr inbounds nuw %struct.add_norm_args, ptr %33, i32 0, i32 0
-  %35 = load ptr, ptr %34, align 8
-  %36 = load i64, ptr %6, align 8
-  %37 = load i64, ptr %3, align 8
-  %38 = mul nsw i64 %36, %37
-  %39 = getelementptr inbounds float, ptr %35, i64 %38
-  store ptr %39, ptr %7, align 8
-  %40 = load ptr, ptr %2, align 8
-  %41 = getelementptr inbounds nuw %struct.add_norm_args, ptr %40, i32 0, i32 4
-  %42 = load ptr, ptr %41, align 8
-  %43 = load i64, ptr %6, align 8
-  %44 = load i64, ptr %3, align 8
-  %45 = mul nsw i64 %43, %44
-  %46 = getelementptr inbounds float, ptr %42, i64 %45
-  store ptr %46, ptr %8, align 8
-  %47 = load ptr, ptr %2, align 8
-  %48 = getelementptr inbounds nuw %struct.add_norm_args, ptr %47, i32 0, i32 1
-  %49 = load ptr, ptr %48, align 8
-  %50 = load i64, ptr %6, align 8
-  %51 = load i64, ptr %3, align 8
-  %52 = mul nsw i64 %50, %51
-  %53 = getelementptr inbounds float, ptr %49, i64 %52
-  store ptr %53, ptr %9, align 8
-  %54 = call <16 x float> @splat(float noundef 0.000000e+00)
-  store <16 x float> %54, ptr %10, align 64
-  %55 = call <16 x float> @splat(float noundef 0.000000e+00)
-  store <16 x float> %55, ptr %11, align 64
-  store i64 0, ptr %12, align 8
-  br label %56
+30:                                               ; preds = %26
+  %31 = load ptr, ptr %2, align 8
+  %32 = getelementptr inbounds nuw %struct.norm_args, ptr %31, i32 0, i32 0
+  %33 = load ptr, ptr %32, align 8
+  %34 = load i64, ptr %6, align 8
+  %35 = load i64, ptr %3, align 8
+  %36 = mul nsw i64 %34, %35
+  %37 = getelementptr inbounds float, ptr %33, i64 %36
+  store ptr %37, ptr %7, align 8
+  %38 = load ptr, ptr %2, align 8
+  %39 = getelementptr inbounds nuw %struct.norm_args, ptr %38, i32 0, i32 3
+  %40 = load ptr, ptr %39, align 8
+  %41 = load i64, ptr %6, align 8
+  %42 = load i64, ptr %3, align 8
+  %43 = mul nsw i64 %41, %42
+  %44 = getelementptr inbounds float, ptr %40, i64 %43
+  store ptr %44, ptr %8, align 8
+  %45 = call <16 x float> @splat(float noundef 0.000000e+00)
+  store <16 x float> %45, ptr %9, align 64
+  %46 = call <16 x float> @splat(float noundef 0.000000e+00)
+  store <16 x float> %46, ptr %10, align 64
+  store i64 0, ptr %11, align 8
+  br label %47
 
-56:                                               ; preds = %77, %32
-  %57 = load i64, ptr %12, align 8
-  %58 = load i64, ptr %3, align 8
-  %59 = icmp slt i64 %57, %58
-  br i1 %59, label %60, label %80
+47:                                               ; preds = %58, %30
+  %48 = load i64, ptr %11, align 8
+  %49 = load i64, ptr %3, align 8
+  %50 = icmp slt i64 %48, %49
+  br i1 %50, label %51, label %61
 
-60:                                               ; preds = %56
-  %61 = load ptr, ptr %7, align 8
-  %62 = load i64, ptr %12, align 8
-  %63 = getelementptr inbounds float, ptr %61, i64 %62
-  %64 = call <16 x float> @load(ptr noundef %63)
-  %65 = load ptr, ptr %9, align 8
-  %66 = load i64, ptr %12, align 8
-  %67 = getelementptr inbounds float, ptr %65, i64 %66
-  %68 = call <16 x float> @load(ptr noundef %67)
-  %69 = fadd <16 x float> %64, %68
-  store <16 x float> %69, ptr %13, align 64
-  %70 = load ptr, ptr %7, align 8
-  %71 = load i64, ptr %12, align 8
-  %72 = getelementptr inbounds float, ptr %70, i64 %71
-  %73 = load <16 x float>, ptr %13, align 64
-  call void @store(ptr noundef %72, <16 x float> noundef %73)
-  %74 = load <16 x float>, ptr %13, align 64
-  %75 = load <16 x float>, ptr %10, align 64
-  %76 = fadd <16 x float> %75, %74
-  store <16 x float> %76, ptr %10, align 64
-  br label %77
+51:                                               ; preds = %47
+  %52 = load ptr, ptr %7, align 8
+  %53 = load i64, ptr %11, align 8
+  %54 = getelementptr inbounds float, ptr %52, i64 %53
+  %55 = call <16 x float> @load(ptr noundef %54)
+  %56 = load <16 x float>, ptr %9, align 64
+  %57 = fadd <16 x float> %56, %55
+  store <16 x float> %57, ptr %9, align 64
+  br label %58
 
-77:                                               ; preds = %60
-  %78 = load i64, ptr %12, align 8
-  %79 = add nsw i64 %78, 16
-  store i64 %79, ptr %12, align 8
-  br label %56, !llvm.loop !5
+58:                                               ; preds = %51
+  %59 = load i64, ptr %11, align 8
+  %60 = add nsw i64 %59, 16
+  store i64 %60, ptr %11, align 8
+  br label %47, !llvm.loop !5
 
-80:                                               ; preds = %56
+61:                                               ; preds = %47
+  %62 = load <16 x float>, ptr %9, align 64
+  %63 = call float @hsum(<16 x float> noundef %62)
+  %64 = load i64, ptr %3, align 8
+  %65 = sitofp i64 %64 to float
+  %66 = fdiv float %63, %65
+  %67 = call <16 x float> @splat(float noundef %66)
+  store <16 x float> %67, ptr %12, align 64
+  store i64 0, ptr %13, align 8
+  br label %68
+
+68:                                               ; preds = %83, %61
+  %69 = load i64, ptr %13, align 8
+  %70 = load i64, ptr %3, align 8
+  %71 = icmp slt i64 %69, %70
+  br i1 %71, label %72, label %86
+
+72:                                               ; preds = %68
+  %73 = load ptr, ptr %7, align 8
+  %74 = load i64, ptr %13, align 8
+  %75 = getelementptr inbounds float, ptr %73, i64 %74
+  %76 = call <16 x float> @load(ptr noundef %75)
+  %77 = load <16 x float>, ptr %12, align 64
+  %78 = fsub <16 x float> %76, %77
+  store <16 x float> %78, ptr %14, align 64
+  %79 = load <16 x float>, ptr %14, align 64
+  %80 = load <16 x float>, ptr %14, align 64
   %81 = load <16 x float>, ptr %10, align 64
-  %82 = call float @hsum(<16 x float> noundef %81)
-  %83 = load i64, ptr %3, align 8
-  %84 = sitofp i64 %83 to float
-  %85 = fdiv float %82, %84
-  %86 = call <16 x float> @splat(float noundef %85)
-  store <16 x float> %86, ptr %14, align 64
-  store i64 0, ptr %15, align 8
-  br label %87
+  %82 = call <16 x float> @fma(<16 x float> noundef %79, <16 x float> noundef %80, <16 x float> noundef %81)
+  store <16 x float> %82, ptr %10, align 64
+  br label %83
 
-87:                                               ; preds = %102, %80
-  %88 = load i64, ptr %15, align 8
+83:                                               ; preds = %72
+  %84 = load i64, ptr %13, align 8
+  %85 = add nsw i64 %84, 16
+  store i64 %85, ptr %13, align 8
+  br label %68, !llvm.loop !7
+
+86:                                               ; preds = %68
+  %87 = load <16 x float>, ptr %10, align 64
+  %88 = call float @hsum(<16 x float> noundef %87)
   %89 = load i64, ptr %3, align 8
-  %90 = icmp slt i64 %88, %89
-  br i1 %90, label %91, label %105
+  %90 = sitofp i64 %89 to float
+  %91 = fdiv float %88, %90
+  %92 = load ptr, ptr %2, align 8
+  %93 = getelementptr inbounds nuw %struct.norm_args, ptr %92, i32 0, i32 6
+  %94 = load double, ptr %93, align 8
+  %95 = fptrunc double %94 to float
+  %96 = fadd float %91, %95
+  store float %96, ptr %15, align 4
+  %97 = load float, ptr %15, align 4
+  %98 = call float @llvm.sqrt.f32(float %97)
+  %99 = fdiv float 1.000000e+00, %98
+  %100 = call <16 x float> @splat(float noundef %99)
+  store <16 x float> %100, ptr %16, align 64
+  store i64 0, ptr %17, align 8
+  br label %101
 
-91:                                               ; preds = %87
-  %92 = load ptr, ptr %7, align 8
-  %93 = load i64, ptr %15, align 8
-  %94 = getelementptr inbounds float, ptr %92, i64 %93
-  %95 = call <16 x float> @load(ptr noundef %94)
-  %96 = load <16 x float>, ptr %14, align 64
-  %97 = fsub <16 x float> %95, %96
-  store <16 x float> %97, ptr %16, align 64
-  %98 = load <16 x float>, ptr %16, align 64
-  %99 = load <16 x float>, ptr %16, align 64
-  %100 = load <16 x float>, ptr %11, align 64
-  %101 = call <16 x float> @fma(<16 x float> noundef %98, <16 x float> noundef %99, <16 x float> noundef %100)
-  store <16 x float> %101, ptr %11, align 64
-  br label %102
+101:                                              ; preds = %131, %86
+  %102 = load i64, ptr %17, align 8
+  %103 = load i64, ptr %3, align 8
+  %104 = icmp slt i64 %102, %103
+  br i1 %104, label %105, label %134
 
-102:                                              ; preds = %91
-  %103 = load i64, ptr %15, align 8
-  %104 = add nsw i64 %103, 16
-  store i64 %104, ptr %15, align 8
-  br label %87, !llvm.loop !7
+105:                                              ; preds = %101
+  %106 = load ptr, ptr %7, align 8
+  %107 = load i64, ptr %17, align 8
+  %108 = getelementptr inbounds float, ptr %106, i64 %107
+  %109 = call <16 x float> @load(ptr noundef %108)
+  %110 = load <16 x float>, ptr %12, align 64
+  %111 = fsub <16 x float> %109, %110
+  %112 = load <16 x float>, ptr %16, align 64
+  %113 = fmul <16 x float> %111, %112
+  store <16 x float> %113, ptr %18, align 64
+  %114 = load ptr, ptr %8, align 8
+  %115 = load i64, ptr %17, align 8
+  %116 = getelementptr inbounds float, ptr %114, i64 %115
+  %117 = load <16 x float>, ptr %18, align 64
+  %118 = load ptr, ptr %2, align 8
+  %119 = getelementptr inbounds nuw %struct.norm_args, ptr %118, i32 0, i32 1
+  %120 = load ptr, ptr %119, align 8
+  %121 = load i64, ptr %17, align 8
+  %122 = getelementptr inbounds float, ptr %120, i64 %121
+  %123 = call <16 x float> @load(ptr noundef %122)
+  %124 = load ptr, ptr %2, align 8
+  %125 = getelementptr inbounds nuw %struct.norm_args, ptr %124, i32 0, i32 2
+  %126 = load ptr, ptr %125, align 8
+  %127 = load i64, ptr %17, align 8
+  %128 = getelementptr inbounds float, ptr %126, i64 %127
+  %129 = call <16 x float> @load(ptr noundef %128)
+  %130 = call <16 x float> @fma(<16 x float> noundef %117, <16 x float> noundef %123, <16 x float> noundef %129)
+  call void @store(ptr noundef %116, <16 x float> noundef %130)
+  br label %131
 
-105:                                              ; preds = %87
-  %106 = load <16 x float>, ptr %11, align 64
-  %107 = call float @hsum(<16 x float> noundef %106)
-  %108 = load i64, ptr %3, align 8
-  %109 = sitofp i64 %108 to float
-  %110 = fdiv float %107, %109
-  %111 = load ptr, ptr %2, align 8
-  %112 = getelementptr inbounds nuw %struct.add_norm_args, ptr %111, i32 0, i32 7
-  %113 = load double, ptr %112, align 8
-  %114 = fptrunc double %113 to float
-  %115 = fadd float %110, %114
-  store float %115, ptr %17, align 4
-  %116 = load float, ptr %17, align 4
-  %117 = call float @llvm.sqrt.f32(float %116)
-  %118 = fdiv float 1.000000e+00, %117
-  %119 = call <16 x float> @splat(float noundef %118)
-  store <16 x float> %119, ptr %18, align 64
-  store i64 0, ptr %19, align 8
-  br label %120
+131:                                              ; preds = %105
+  %132 = load i64, ptr %17, align 8
+  %133 = add nsw i64 %132, 16
+  store i64 %133, ptr %17, align 8
+  br label %101, !llvm.loop !8
 
-120:                                              ; preds = %150, %105
-  %121 = load i64, ptr %19, align 8
-  %122 = load i64, ptr %3, align 8
-  %123 = icmp slt i64 %121, %122
-  br i1 %123, label %124, label %153
+134:                                              ; preds = %101
+  br label %135
 
-124:                                              ; preds = %120
-  %125 = load ptr, ptr %7, align 8
-  %126 = load i64, ptr %19, align 8
-  %127 = getelementptr inbounds float, ptr %125, i64 %126
-  %128 = call <16 x float> @load(ptr noundef %127)
-  %129 = load <16 x float>, ptr %14, align 64
-  %130 = fsub <16 x float> %128, %129
-  %131 = load <16 x float>, ptr %18, align 64
-  %132 = fmul <16 x float> %130, %131
-  store <16 x float> %132, ptr %20, align 64
-  %133 = load ptr, ptr %8, align 8
-  %134 = load i64, ptr %19, align 8
-  %135 = getelementptr inbounds float, ptr %133, i64 %134
-  %136 = load <16 x float>, ptr %20, align 64
-  %137 = load ptr, ptr %2, align 8
-  %138 = getelementptr inbounds nuw %struct.add_norm_args, ptr %137, i32 0, i32 2
-  %139 = load ptr, ptr %138, align 8
-  %140 = load i64, ptr %19, align 8
-  %141 = getelementptr inbounds float, ptr %139, i64 %140
-  %142 = call <16 x float> @load(ptr noundef %141)
-  %143 = load ptr, ptr %2, align 8
-  %144 = getelementptr inbounds nuw %struct.add_norm_args, ptr %143, i32 0, i32 3
-  %145 = load ptr, ptr %144, align 8
-  %146 = load i64, ptr %19, align 8
-  %147 = getelementptr inbounds float, ptr %145, i64 %146
-  %148 = call <16 x float> @load(ptr noundef %147)
-  %149 = call <16 x float> @fma(<16 x float> noundef %136, <16 x float> noundef %142, <16 x float> noundef %148)
-  call void @store(ptr noundef %135, <16 x float> noundef %149)
-  br label %150
+135:                                              ; preds = %134
+  %136 = load i64, ptr %6, align 8
+  %137 = add nsw i64 %136, 1
+  store i64 %137, ptr %6, align 8
+  br label %26, !llvm.loop !9
 
-150:                                              ; preds = %124
-  %151 = load i64, ptr %19, align 8
-  %152 = add nsw i64 %151, 16
-  store i64 %152, ptr %19, align 8
-  br label %120, !llvm.loop !8
-
-153:                                              ; preds = %120
-  br label %154
-
-154:                                              ; preds = %153
-  %155 = load i64, ptr %6, align 8
-  %156 = add nsw i64 %155, 1
-  store i64 %156, ptr %6, align 8
-  br label %28, !llvm.loop !9
-
-157:                                              ; preds = %28
+138:                                              ; preds = %26
   ret void
 }
 
@@ -295,18 +274,6 @@ define internal <16 x float> @load(ptr noundef %0) #2 {
   %4 = getelementptr inbounds nuw %struct.anon.0, ptr %3, i32 0, i32 0
   %5 = load <16 x float>, ptr %4, align 1
   ret <16 x float> %5
-}
-
-define internal void @store(ptr noundef %0, <16 x float> noundef %1) #2 {
-  %3 = alloca ptr, align 8
-  %4 = alloca <16 x float>, align 64
-  store ptr %0, ptr %3, align 8
-  store <16 x float> %1, ptr %4, align 64
-  %5 = load <16 x float>, ptr %4, align 64
-  %6 = load ptr, ptr %3, align 8
-  %7 = getelementptr inbounds nuw %struct.anon.1, ptr %6, i32 0, i32 0
-  store <16 x float> %5, ptr %7, align 1
-  ret void
 }
 
 define internal float @hsum(<16 x float> noundef %0) #2 {
@@ -363,115 +330,16 @@ define internal <16 x float> @fma(<16 x float> noundef %0, <16 x float> noundef 
 
 declare float @llvm.sqrt.f32(float) #3
 
-define dso_local void @gelu(ptr noundef %0) #0 {
-  %2 = alloca ptr, align 8
-  %3 = alloca i64, align 8
-  %4 = alloca i64, align 8
-  %5 = alloca i64, align 8
-  %6 = alloca <16 x float>, align 64
-  %7 = alloca <16 x float>, align 64
-  store ptr %0, ptr %2, align 8
-  %8 = load ptr, ptr %2, align 8
-  %9 = getelementptr inbounds nuw %struct.gelu_args, ptr %8, i32 0, i32 1
-  %10 = load i64, ptr %9, align 8
-  call void @thread_range(i64 noundef %10, ptr noundef %3, ptr noundef %4)
-  %11 = load i64, ptr %3, align 8
-  store i64 %11, ptr %5, align 8
-  br label %12
-
-12:                                               ; preds = %38, %1
-  %13 = load i64, ptr %5, align 8
-  %14 = load i64, ptr %4, align 8
-  %15 = icmp slt i64 %13, %14
-  br i1 %15, label %16, label %41
-
-16:                                               ; preds = %12
-  %17 = load ptr, ptr %2, align 8
-  %18 = getelementptr inbounds nuw %struct.gelu_args, ptr %17, i32 0, i32 0
-  %19 = load ptr, ptr %18, align 8
-  %20 = load i64, ptr %5, align 8
-  %21 = mul nsw i64 %20, 16
-  %22 = getelementptr inbounds float, ptr %19, i64 %21
-  %23 = call <16 x float> @load(ptr noundef %22)
-  store <16 x float> %23, ptr %6, align 64
-  %24 = load <16 x float>, ptr %6, align 64
-  %25 = fmul <16 x float> %24, splat (float 5.000000e-01)
-  store <16 x float> %25, ptr %7, align 64
-  %26 = load ptr, ptr %2, align 8
-  %27 = getelementptr inbounds nuw %struct.gelu_args, ptr %26, i32 0, i32 0
-  %28 = load ptr, ptr %27, align 8
-  %29 = load i64, ptr %5, align 8
-  %30 = mul nsw i64 %29, 16
-  %31 = getelementptr inbounds float, ptr %28, i64 %30
-  %32 = load <16 x float>, ptr %7, align 64
-  %33 = load <16 x float>, ptr %6, align 64
-  %34 = fmul <16 x float> %33, splat (float 0x3FE6A09E60000000)
-  %35 = call <16 x float> @erf_f32(<16 x float> noundef %34)
-  %36 = load <16 x float>, ptr %7, align 64
-  %37 = call <16 x float> @fma(<16 x float> noundef %32, <16 x float> noundef %35, <16 x float> noundef %36)
-  call void @store(ptr noundef %31, <16 x float> noundef %37)
-  br label %38
-
-38:                                               ; preds = %16
-  %39 = load i64, ptr %5, align 8
-  %40 = add nsw i64 %39, 1
-  store i64 %40, ptr %5, align 8
-  br label %12, !llvm.loop !10
-
-41:                                               ; preds = %12
-  ret void
-}
-
-define internal <16 x float> @erf_f32(<16 x float> noundef %0) #2 {
-  %2 = alloca <16 x float>, align 64
-  %3 = alloca <16 x float>, align 64
+define internal void @store(ptr noundef %0, <16 x float> noundef %1) #2 {
+  %3 = alloca ptr, align 8
   %4 = alloca <16 x float>, align 64
-  %5 = alloca <16 x float>, align 64
-  store <16 x float> %0, ptr %2, align 64
-  %6 = load <16 x float>, ptr %2, align 64
-  %7 = call <16 x float> @magnitude(<16 x float> noundef %6)
-  store <16 x float> %7, ptr %3, align 64
-  %8 = load <16 x float>, ptr %3, align 64
-  %9 = call <16 x float> @splat(float noundef 0x3FD4F740A0000000)
-  %10 = call <16 x float> @splat(float noundef 1.000000e+00)
-  %11 = call <16 x float> @fma(<16 x float> noundef %8, <16 x float> noundef %9, <16 x float> noundef %10)
-  %12 = fdiv <16 x float> splat (float 1.000000e+00), %11
-  store <16 x float> %12, ptr %4, align 64
-  %13 = call <16 x float> @splat(float noundef 0x3FF0FB8440000000)
-  store <16 x float> %13, ptr %5, align 64
-  %14 = load <16 x float>, ptr %5, align 64
-  %15 = load <16 x float>, ptr %4, align 64
-  %16 = call <16 x float> @splat(float noundef 0xBFF7401C60000000)
-  %17 = call <16 x float> @fma(<16 x float> noundef %14, <16 x float> noundef %15, <16 x float> noundef %16)
-  store <16 x float> %17, ptr %5, align 64
-  %18 = load <16 x float>, ptr %5, align 64
-  %19 = load <16 x float>, ptr %4, align 64
-  %20 = call <16 x float> @splat(float noundef 0x3FF6BE1C60000000)
-  %21 = call <16 x float> @fma(<16 x float> noundef %18, <16 x float> noundef %19, <16 x float> noundef %20)
-  store <16 x float> %21, ptr %5, align 64
-  %22 = load <16 x float>, ptr %5, align 64
-  %23 = load <16 x float>, ptr %4, align 64
-  %24 = call <16 x float> @splat(float noundef 0xBFD23531C0000000)
-  %25 = call <16 x float> @fma(<16 x float> noundef %22, <16 x float> noundef %23, <16 x float> noundef %24)
-  store <16 x float> %25, ptr %5, align 64
-  %26 = load <16 x float>, ptr %5, align 64
-  %27 = load <16 x float>, ptr %4, align 64
-  %28 = call <16 x float> @splat(float noundef 0x3FD04F20C0000000)
-  %29 = call <16 x float> @fma(<16 x float> noundef %26, <16 x float> noundef %27, <16 x float> noundef %28)
-  store <16 x float> %29, ptr %5, align 64
-  %30 = load <16 x float>, ptr %5, align 64
-  %31 = load <16 x float>, ptr %4, align 64
-  %32 = fmul <16 x float> %30, %31
-  %33 = load <16 x float>, ptr %3, align 64
-  %34 = load <16 x float>, ptr %3, align 64
-  %35 = fmul <16 x float> %33, %34
-  %36 = fneg <16 x float> %35
-  %37 = call <16 x float> @exp_f32(<16 x float> noundef %36)
-  %38 = fmul <16 x float> %32, %37
-  %39 = fsub <16 x float> splat (float 1.000000e+00), %38
-  %40 = load <16 x float>, ptr %2, align 64
-  %41 = call <16 x float> @llvm.copysign.v16f32(<16 x float> %39, <16 x float> %40)
-  ret <16 x float> %41
+  store ptr %0, ptr %3, align 8
+  store <16 x float> %1, ptr %4, align 64
+  %5 = load <16 x float>, ptr %4, align 64
+  %6 = load ptr, ptr %3, align 8
+  %7 = getelementptr inbounds nuw %struct.anon.1, ptr %6, i32 0, i32 0
+  store <16 x float> %5, ptr %7, align 1
+  ret void
 }
 
 define dso_local void @apply_rotary(ptr noundef %0) #0 {
@@ -595,7 +463,7 @@ define dso_local void @apply_rotary(ptr noundef %0) #0 {
   %93 = load i64, ptr %12, align 8
   %94 = add nsw i64 %93, 16
   store i64 %94, ptr %12, align 8
-  br label %60, !llvm.loop !11
+  br label %60, !llvm.loop !10
 
 95:                                               ; preds = %60
   br label %96
@@ -604,7 +472,7 @@ define dso_local void @apply_rotary(ptr noundef %0) #0 {
   %97 = load i64, ptr %7, align 8
   %98 = add nsw i64 %97, 1
   store i64 %98, ptr %7, align 8
-  br label %28, !llvm.loop !13
+  br label %28, !llvm.loop !12
 
 99:                                               ; preds = %28
   ret void
@@ -704,7 +572,7 @@ define dso_local void @pack_rows(ptr noundef %0) #0 {
   %67 = load i64, ptr %13, align 8
   %68 = add nsw i64 %67, 16
   store i64 %68, ptr %13, align 8
-  br label %47, !llvm.loop !14
+  br label %47, !llvm.loop !13
 
 69:                                               ; preds = %47
   %70 = load <16 x float>, ptr %10, align 64
@@ -793,7 +661,7 @@ define dso_local void @pack_rows(ptr noundef %0) #0 {
   %132 = load i64, ptr %14, align 8
   %133 = add nsw i64 %132, 16
   store i64 %133, ptr %14, align 8
-  br label %80, !llvm.loop !15
+  br label %80, !llvm.loop !14
 
 134:                                              ; preds = %80
   br label %135
@@ -802,7 +670,7 @@ define dso_local void @pack_rows(ptr noundef %0) #0 {
   %136 = load i64, ptr %7, align 8
   %137 = add nsw i64 %136, 1
   store i64 %137, ptr %7, align 8
-  br label %29, !llvm.loop !16
+  br label %29, !llvm.loop !15
 
 138:                                              ; preds = %29
   ret void
@@ -907,232 +775,306 @@ define dso_local void @matmul(ptr noundef %0) #0 {
   %17 = alloca ptr, align 8
   %18 = alloca i64, align 8
   %19 = alloca i64, align 8
+  %20 = alloca i64, align 8
+  %21 = alloca ptr, align 8
   store ptr %0, ptr %2, align 8
-  %20 = load ptr, ptr %2, align 8
-  call void @llvm.memcpy.p0.p0.i64(ptr align 8 %3, ptr align 8 %20, i64 64, i1 false)
-  %21 = load i64, ptr @N_ROWS, align 8
-  %22 = load i64, ptr @N_OUTPUTS, align 8
-  %23 = mul nsw i64 %21, %22
-  store i64 %23, ptr %4, align 8
+  %22 = load ptr, ptr %2, align 8
+  call void @llvm.memcpy.p0.p0.i64(ptr align 8 %3, ptr align 8 %22, i64 64, i1 false)
+  %23 = load i64, ptr @N_ROWS, align 8
   %24 = load i64, ptr @N_OUTPUTS, align 8
-  %25 = sdiv i64 16, %24
-  store i64 %25, ptr %5, align 8
-  %26 = load i64, ptr @X_IS_INT16, align 8
-  %27 = icmp ne i64 %26, 0
-  %28 = zext i1 %27 to i64
-  %29 = select i1 %27, i32 2, i32 4
-  %30 = sdiv i32 2048, %29
-  %31 = sext i32 %30 to i64
-  store i64 %31, ptr %6, align 8
-  %32 = getelementptr inbounds nuw %struct.matmul_args, ptr %3, i32 0, i32 7
-  %33 = load i64, ptr %32, align 8
-  store i64 %33, ptr %7, align 8
-  %34 = call <16 x float> @splat(float noundef 1.000000e+00)
-  store <16 x float> %34, ptr %11, align 64
+  %25 = mul nsw i64 %23, %24
+  store i64 %25, ptr %4, align 8
+  %26 = load i64, ptr @N_OUTPUTS, align 8
+  %27 = sdiv i64 16, %26
+  store i64 %27, ptr %5, align 8
+  %28 = load i64, ptr @X_IS_INT16, align 8
+  %29 = icmp ne i64 %28, 0
+  %30 = zext i1 %29 to i64
+  %31 = select i1 %29, i32 2, i32 4
+  %32 = sdiv i32 2048, %31
+  %33 = sext i32 %32 to i64
+  store i64 %33, ptr %6, align 8
+  %34 = getelementptr inbounds nuw %struct.matmul_args, ptr %3, i32 0, i32 7
+  %35 = load i64, ptr %34, align 8
+  store i64 %35, ptr %7, align 8
+  %36 = call <16 x float> @splat(float noundef 1.000000e+00)
+  store <16 x float> %36, ptr %11, align 64
   store i64 0, ptr %12, align 8
-  br label %35
+  br label %37
 
-35:                                               ; preds = %50, %1
-  %36 = load i64, ptr %12, align 8
-  %37 = load i64, ptr %4, align 8
-  %38 = icmp slt i64 %36, %37
-  br i1 %38, label %39, label %53
+37:                                               ; preds = %52, %1
+  %38 = load i64, ptr %12, align 8
+  %39 = load i64, ptr %4, align 8
+  %40 = icmp slt i64 %38, %39
+  br i1 %40, label %41, label %55
 
-39:                                               ; preds = %35
-  %40 = getelementptr inbounds nuw %struct.matmul_args, ptr %3, i32 0, i32 1
-  %41 = load ptr, ptr %40, align 8
-  %42 = load i64, ptr %12, align 8
-  %43 = load i64, ptr @N_OUTPUTS, align 8
-  %44 = sdiv i64 %42, %43
-  %45 = getelementptr inbounds float, ptr %41, i64 %44
-  %46 = load float, ptr %45, align 4
-  %47 = load i64, ptr %12, align 8
-  %48 = load <16 x float>, ptr %11, align 64
-  %49 = insertelement <16 x float> %48, float %46, i64 %47
-  store <16 x float> %49, ptr %11, align 64
-  br label %50
+41:                                               ; preds = %37
+  %42 = getelementptr inbounds nuw %struct.matmul_args, ptr %3, i32 0, i32 1
+  %43 = load ptr, ptr %42, align 8
+  %44 = load i64, ptr %12, align 8
+  %45 = load i64, ptr @N_OUTPUTS, align 8
+  %46 = sdiv i64 %44, %45
+  %47 = getelementptr inbounds float, ptr %43, i64 %46
+  %48 = load float, ptr %47, align 4
+  %49 = load i64, ptr %12, align 8
+  %50 = load <16 x float>, ptr %11, align 64
+  %51 = insertelement <16 x float> %50, float %48, i64 %49
+  store <16 x float> %51, ptr %11, align 64
+  br label %52
 
-50:                                               ; preds = %39
-  %51 = load i64, ptr %12, align 8
-  %52 = add nsw i64 %51, 1
-  store i64 %52, ptr %12, align 8
-  br label %35, !llvm.loop !17
+52:                                               ; preds = %41
+  %53 = load i64, ptr %12, align 8
+  %54 = add nsw i64 %53, 1
+  store i64 %54, ptr %12, align 8
+  br label %37, !llvm.loop !16
 
-53:                                               ; preds = %35
-  %54 = getelementptr inbounds nuw %struct.matmul_args, ptr %3, i32 0, i32 6
-  %55 = load i64, ptr %54, align 8
-  %56 = load i64, ptr @N_OUTPUTS, align 8
-  %57 = sdiv i64 %55, %56
-  call void @thread_range(i64 noundef %57, ptr noundef %8, ptr noundef %9)
-  %58 = load i64, ptr %8, align 8
-  store i64 %58, ptr %13, align 8
-  br label %59
+55:                                               ; preds = %37
+  %56 = getelementptr inbounds nuw %struct.matmul_args, ptr %3, i32 0, i32 6
+  %57 = load i64, ptr %56, align 8
+  %58 = load i64, ptr @HAS_GELU, align 8
+  %59 = icmp ne i64 %58, 0
+  br i1 %59, label %60, label %61
 
-59:                                               ; preds = %155, %53
-  %60 = load i64, ptr %13, align 8
-  %61 = load i64, ptr %9, align 8
-  %62 = icmp slt i64 %60, %61
-  br i1 %62, label %63, label %159
+60:                                               ; preds = %55
+  br label %63
 
-63:                                               ; preds = %59
+61:                                               ; preds = %55
+  %62 = load i64, ptr @N_OUTPUTS, align 8
+  br label %63
+
+63:                                               ; preds = %61, %60
+  %64 = phi i64 [ 16, %60 ], [ %62, %61 ]
+  %65 = sdiv i64 %57, %64
+  call void @thread_range(i64 noundef %65, ptr noundef %8, ptr noundef %9)
+  %66 = load i64, ptr @HAS_GELU, align 8
+  %67 = icmp ne i64 %66, 0
+  br i1 %67, label %68, label %75
+
+68:                                               ; preds = %63
+  %69 = load i64, ptr %5, align 8
+  %70 = load i64, ptr %8, align 8
+  %71 = mul nsw i64 %70, %69
+  store i64 %71, ptr %8, align 8
+  %72 = load i64, ptr %5, align 8
+  %73 = load i64, ptr %9, align 8
+  %74 = mul nsw i64 %73, %72
+  store i64 %74, ptr %9, align 8
+  br label %75
+
+75:                                               ; preds = %68, %63
+  %76 = load i64, ptr %8, align 8
+  store i64 %76, ptr %13, align 8
+  br label %77
+
+77:                                               ; preds = %201, %75
+  %78 = load i64, ptr %13, align 8
+  %79 = load i64, ptr %9, align 8
+  %80 = icmp slt i64 %78, %79
+  br i1 %80, label %81, label %205
+
+81:                                               ; preds = %77
   store i64 0, ptr %14, align 8
-  br label %64
+  br label %82
 
-64:                                               ; preds = %150, %63
-  %65 = load i64, ptr %14, align 8
-  %66 = load i64, ptr %7, align 8
-  %67 = icmp slt i64 %65, %66
-  br i1 %67, label %68, label %154
+82:                                               ; preds = %168, %81
+  %83 = load i64, ptr %14, align 8
+  %84 = load i64, ptr %7, align 8
+  %85 = icmp slt i64 %83, %84
+  br i1 %85, label %86, label %172
 
-68:                                               ; preds = %64
-  %69 = load i64, ptr %13, align 8
-  store i64 %69, ptr %15, align 8
-  br label %70
+86:                                               ; preds = %82
+  %87 = load i64, ptr %13, align 8
+  store i64 %87, ptr %15, align 8
+  br label %88
 
-70:                                               ; preds = %146, %68
-  %71 = load i64, ptr %15, align 8
-  %72 = load i64, ptr %13, align 8
-  %73 = load i64, ptr %5, align 8
-  %74 = add nsw i64 %72, %73
-  %75 = load i64, ptr %9, align 8
-  %76 = call i64 @smaller(i64 noundef %74, i64 noundef %75)
-  %77 = icmp slt i64 %71, %76
-  br i1 %77, label %78, label %149
+88:                                               ; preds = %164, %86
+  %89 = load i64, ptr %15, align 8
+  %90 = load i64, ptr %13, align 8
+  %91 = load i64, ptr %5, align 8
+  %92 = add nsw i64 %90, %91
+  %93 = load i64, ptr %9, align 8
+  %94 = call i64 @smaller(i64 noundef %92, i64 noundef %93)
+  %95 = icmp slt i64 %89, %94
+  br i1 %95, label %96, label %167
 
-78:                                               ; preds = %70
-  %79 = getelementptr inbounds [128 x <16 x float>], ptr %10, i64 0, i64 0
-  %80 = load i64, ptr %15, align 8
-  %81 = load i64, ptr %13, align 8
-  %82 = sub nsw i64 %80, %81
-  %83 = load i64, ptr %4, align 8
-  %84 = mul nsw i64 %82, %83
-  %85 = getelementptr inbounds <16 x float>, ptr %79, i64 %84
-  store ptr %85, ptr %17, align 8
+96:                                               ; preds = %88
+  %97 = getelementptr inbounds [128 x <16 x float>], ptr %10, i64 0, i64 0
+  %98 = load i64, ptr %15, align 8
+  %99 = load i64, ptr %13, align 8
+  %100 = sub nsw i64 %98, %99
+  %101 = load i64, ptr %4, align 8
+  %102 = mul nsw i64 %100, %101
+  %103 = getelementptr inbounds <16 x float>, ptr %97, i64 %102
+  store ptr %103, ptr %17, align 8
   store i64 0, ptr %18, align 8
-  br label %86
-
-86:                                               ; preds = %104, %78
-  %87 = load i64, ptr %18, align 8
-  %88 = load i64, ptr %4, align 8
-  %89 = icmp slt i64 %87, %88
-  br i1 %89, label %90, label %107
-
-90:                                               ; preds = %86
-  %91 = load i64, ptr %14, align 8
-  %92 = icmp sgt i64 %91, 0
-  br i1 %92, label %93, label %98
-
-93:                                               ; preds = %90
-  %94 = load ptr, ptr %17, align 8
-  %95 = load i64, ptr %18, align 8
-  %96 = getelementptr inbounds <16 x float>, ptr %94, i64 %95
-  %97 = load <16 x float>, ptr %96, align 64
-  br label %100
-
-98:                                               ; preds = %90
-  %99 = call <16 x float> @splat(float noundef 0.000000e+00)
-  br label %100
-
-100:                                              ; preds = %98, %93
-  %101 = phi <16 x float> [ %97, %93 ], [ %99, %98 ]
-  %102 = load i64, ptr %18, align 8
-  %103 = getelementptr inbounds [16 x <16 x float>], ptr %16, i64 0, i64 %102
-  store <16 x float> %101, ptr %103, align 64
   br label %104
 
-104:                                              ; preds = %100
+104:                                              ; preds = %122, %96
   %105 = load i64, ptr %18, align 8
-  %106 = add nsw i64 %105, 1
-  store i64 %106, ptr %18, align 8
-  br label %86, !llvm.loop !18
+  %106 = load i64, ptr %4, align 8
+  %107 = icmp slt i64 %105, %106
+  br i1 %107, label %108, label %125
 
-107:                                              ; preds = %86
-  %108 = getelementptr inbounds [16 x <16 x float>], ptr %16, i64 0, i64 0
-  %109 = load i64, ptr %15, align 8
-  %110 = load i64, ptr @N_OUTPUTS, align 8
-  %111 = mul nsw i64 %109, %110
-  %112 = load i64, ptr %14, align 8
-  %113 = load i64, ptr %14, align 8
-  %114 = load i64, ptr %6, align 8
-  %115 = add nsw i64 %113, %114
-  %116 = load i64, ptr %7, align 8
-  %117 = call i64 @smaller(i64 noundef %115, i64 noundef %116)
-  call void @add_products(ptr noundef %108, ptr noundef %3, i64 noundef %111, i64 noundef %112, i64 noundef %117)
-  %118 = load i64, ptr %14, align 8
-  %119 = load i64, ptr %6, align 8
-  %120 = add nsw i64 %118, %119
-  %121 = load i64, ptr %7, align 8
-  %122 = icmp slt i64 %120, %121
-  br i1 %122, label %123, label %139
+108:                                              ; preds = %104
+  %109 = load i64, ptr %14, align 8
+  %110 = icmp sgt i64 %109, 0
+  br i1 %110, label %111, label %116
 
-123:                                              ; preds = %107
+111:                                              ; preds = %108
+  %112 = load ptr, ptr %17, align 8
+  %113 = load i64, ptr %18, align 8
+  %114 = getelementptr inbounds <16 x float>, ptr %112, i64 %113
+  %115 = load <16 x float>, ptr %114, align 64
+  br label %118
+
+116:                                              ; preds = %108
+  %117 = call <16 x float> @splat(float noundef 0.000000e+00)
+  br label %118
+
+118:                                              ; preds = %116, %111
+  %119 = phi <16 x float> [ %115, %111 ], [ %117, %116 ]
+  %120 = load i64, ptr %18, align 8
+  %121 = getelementptr inbounds [16 x <16 x float>], ptr %16, i64 0, i64 %120
+  store <16 x float> %119, ptr %121, align 64
+  br label %122
+
+122:                                              ; preds = %118
+  %123 = load i64, ptr %18, align 8
+  %124 = add nsw i64 %123, 1
+  store i64 %124, ptr %18, align 8
+  br label %104, !llvm.loop !17
+
+125:                                              ; preds = %104
+  %126 = getelementptr inbounds [16 x <16 x float>], ptr %16, i64 0, i64 0
+  %127 = load i64, ptr %15, align 8
+  %128 = load i64, ptr @N_OUTPUTS, align 8
+  %129 = mul nsw i64 %127, %128
+  %130 = load i64, ptr %14, align 8
+  %131 = load i64, ptr %14, align 8
+  %132 = load i64, ptr %6, align 8
+  %133 = add nsw i64 %131, %132
+  %134 = load i64, ptr %7, align 8
+  %135 = call i64 @smaller(i64 noundef %133, i64 noundef %134)
+  call void @add_products(ptr noundef %126, ptr noundef %3, i64 noundef %129, i64 noundef %130, i64 noundef %135)
+  %136 = load i64, ptr %14, align 8
+  %137 = load i64, ptr %6, align 8
+  %138 = add nsw i64 %136, %137
+  %139 = load i64, ptr %7, align 8
+  %140 = icmp slt i64 %138, %139
+  br i1 %140, label %141, label %157
+
+141:                                              ; preds = %125
   store i64 0, ptr %19, align 8
-  br label %124
+  br label %142
 
-124:                                              ; preds = %135, %123
-  %125 = load i64, ptr %19, align 8
-  %126 = load i64, ptr %4, align 8
-  %127 = icmp slt i64 %125, %126
-  br i1 %127, label %128, label %138
+142:                                              ; preds = %153, %141
+  %143 = load i64, ptr %19, align 8
+  %144 = load i64, ptr %4, align 8
+  %145 = icmp slt i64 %143, %144
+  br i1 %145, label %146, label %156
 
-128:                                              ; preds = %124
-  %129 = load i64, ptr %19, align 8
-  %130 = getelementptr inbounds [16 x <16 x float>], ptr %16, i64 0, i64 %129
-  %131 = load <16 x float>, ptr %130, align 64
-  %132 = load ptr, ptr %17, align 8
-  %133 = load i64, ptr %19, align 8
-  %134 = getelementptr inbounds <16 x float>, ptr %132, i64 %133
-  store <16 x float> %131, ptr %134, align 64
-  br label %135
+146:                                              ; preds = %142
+  %147 = load i64, ptr %19, align 8
+  %148 = getelementptr inbounds [16 x <16 x float>], ptr %16, i64 0, i64 %147
+  %149 = load <16 x float>, ptr %148, align 64
+  %150 = load ptr, ptr %17, align 8
+  %151 = load i64, ptr %19, align 8
+  %152 = getelementptr inbounds <16 x float>, ptr %150, i64 %151
+  store <16 x float> %149, ptr %152, align 64
+  br label %153
 
-135:                                              ; preds = %128
-  %136 = load i64, ptr %19, align 8
-  %137 = add nsw i64 %136, 1
-  store i64 %137, ptr %19, align 8
-  br label %124, !llvm.loop !19
+153:                                              ; preds = %146
+  %154 = load i64, ptr %19, align 8
+  %155 = add nsw i64 %154, 1
+  store i64 %155, ptr %19, align 8
+  br label %142, !llvm.loop !18
 
-138:                                              ; preds = %124
-  br label %145
+156:                                              ; preds = %142
+  br label %163
 
-139:                                              ; preds = %107
-  %140 = getelementptr inbounds [16 x <16 x float>], ptr %16, i64 0, i64 0
-  %141 = load <16 x float>, ptr %11, align 64
-  %142 = load i64, ptr %15, align 8
-  %143 = load i64, ptr @N_OUTPUTS, align 8
-  %144 = mul nsw i64 %142, %143
-  call void @store_outputs(ptr noundef %140, <16 x float> noundef %141, ptr noundef %3, i64 noundef %144)
-  br label %145
+157:                                              ; preds = %125
+  %158 = getelementptr inbounds [16 x <16 x float>], ptr %16, i64 0, i64 0
+  %159 = load <16 x float>, ptr %11, align 64
+  %160 = load i64, ptr %15, align 8
+  %161 = load i64, ptr @N_OUTPUTS, align 8
+  %162 = mul nsw i64 %160, %161
+  call void @store_outputs(ptr noundef %158, <16 x float> noundef %159, ptr noundef %3, i64 noundef %162)
+  br label %163
 
-145:                                              ; preds = %139, %138
-  br label %146
+163:                                              ; preds = %157, %156
+  br label %164
 
-146:                                              ; preds = %145
-  %147 = load i64, ptr %15, align 8
-  %148 = add nsw i64 %147, 1
-  store i64 %148, ptr %15, align 8
-  br label %70, !llvm.loop !20
+164:                                              ; preds = %163
+  %165 = load i64, ptr %15, align 8
+  %166 = add nsw i64 %165, 1
+  store i64 %166, ptr %15, align 8
+  br label %88, !llvm.loop !19
 
-149:                                              ; preds = %70
-  br label %150
+167:                                              ; preds = %88
+  br label %168
 
-150:                                              ; preds = %149
-  %151 = load i64, ptr %6, align 8
-  %152 = load i64, ptr %14, align 8
-  %153 = add nsw i64 %152, %151
-  store i64 %153, ptr %14, align 8
-  br label %64, !llvm.loop !21
+168:                                              ; preds = %167
+  %169 = load i64, ptr %6, align 8
+  %170 = load i64, ptr %14, align 8
+  %171 = add nsw i64 %170, %169
+  store i64 %171, ptr %14, align 8
+  br label %82, !llvm.loop !20
 
-154:                                              ; preds = %64
-  br label %155
+172:                                              ; preds = %82
+  %173 = load i64, ptr @HAS_GELU, align 8
+  %174 = icmp ne i64 %173, 0
+  br i1 %174, label %175, label %200
 
-155:                                              ; preds = %154
-  %156 = load i64, ptr %5, align 8
-  %157 = load i64, ptr %13, align 8
-  %158 = add nsw i64 %157, %156
-  store i64 %158, ptr %13, align 8
-  br label %59, !llvm.loop !22
+175:                                              ; preds = %172
+  store i64 0, ptr %20, align 8
+  br label %176
 
-159:                                              ; preds = %59
+176:                                              ; preds = %196, %175
+  %177 = load i64, ptr %20, align 8
+  %178 = load i64, ptr @N_ROWS, align 8
+  %179 = icmp slt i64 %177, %178
+  br i1 %179, label %180, label %199
+
+180:                                              ; preds = %176
+  %181 = getelementptr inbounds nuw %struct.matmul_args, ptr %3, i32 0, i32 5
+  %182 = load ptr, ptr %181, align 8
+  %183 = load i64, ptr %20, align 8
+  %184 = getelementptr inbounds nuw %struct.matmul_args, ptr %3, i32 0, i32 6
+  %185 = load i64, ptr %184, align 8
+  %186 = mul nsw i64 %183, %185
+  %187 = getelementptr inbounds float, ptr %182, i64 %186
+  %188 = load i64, ptr %13, align 8
+  %189 = load i64, ptr @N_OUTPUTS, align 8
+  %190 = mul nsw i64 %188, %189
+  %191 = getelementptr inbounds float, ptr %187, i64 %190
+  store ptr %191, ptr %21, align 8
+  %192 = load ptr, ptr %21, align 8
+  %193 = load ptr, ptr %21, align 8
+  %194 = call <16 x float> @load(ptr noundef %193)
+  %195 = call <16 x float> @gelu(<16 x float> noundef %194)
+  call void @store(ptr noundef %192, <16 x float> noundef %195)
+  br label %196
+
+196:                                              ; preds = %180
+  %197 = load i64, ptr %20, align 8
+  %198 = add nsw i64 %197, 1
+  store i64 %198, ptr %20, align 8
+  br label %176, !llvm.loop !21
+
+199:                                              ; preds = %176
+  br label %200
+
+200:                                              ; preds = %199, %172
+  br label %201
+
+201:                                              ; preds = %200
+  %202 = load i64, ptr %5, align 8
+  %203 = load i64, ptr %13, align 8
+  %204 = add nsw i64 %203, %202
+  store i64 %204, ptr %13, align 8
+  br label %77, !llvm.loop !22
+
+205:                                              ; preds = %77
   ret void
 }
 
@@ -1302,179 +1244,220 @@ define internal void @store_outputs(ptr noundef %0, <16 x float> noundef %1, ptr
   %14 = alloca <16 x float>, align 64
   %15 = alloca i64, align 8
   %16 = alloca i64, align 8
+  %17 = alloca ptr, align 8
   store ptr %0, ptr %5, align 8
   store <16 x float> %1, ptr %6, align 64
   store ptr %2, ptr %7, align 8
   store i64 %3, ptr %8, align 8
   call void @llvm.memset.p0.i64(ptr align 64 %9, i8 0, i64 1024, i1 false)
   store i64 0, ptr %10, align 8
-  br label %17
+  br label %18
 
-17:                                               ; preds = %42, %4
-  %18 = load i64, ptr %10, align 8
-  %19 = load i64, ptr @N_ROWS, align 8
-  %20 = load i64, ptr @N_OUTPUTS, align 8
-  %21 = mul nsw i64 %19, %20
-  %22 = icmp slt i64 %18, %21
-  br i1 %22, label %23, label %45
+18:                                               ; preds = %43, %4
+  %19 = load i64, ptr %10, align 8
+  %20 = load i64, ptr @N_ROWS, align 8
+  %21 = load i64, ptr @N_OUTPUTS, align 8
+  %22 = mul nsw i64 %20, %21
+  %23 = icmp slt i64 %19, %22
+  br i1 %23, label %24, label %46
 
-23:                                               ; preds = %17
-  %24 = load i64, ptr @X_IS_INT16, align 8
-  %25 = icmp ne i64 %24, 0
-  br i1 %25, label %26, label %33
+24:                                               ; preds = %18
+  %25 = load i64, ptr @X_IS_INT16, align 8
+  %26 = icmp ne i64 %25, 0
+  br i1 %26, label %27, label %34
 
-26:                                               ; preds = %23
-  %27 = load ptr, ptr %5, align 8
-  %28 = load i64, ptr %10, align 8
-  %29 = getelementptr inbounds <16 x float>, ptr %27, i64 %28
-  %30 = load <16 x float>, ptr %29, align 64
-  %31 = bitcast <16 x float> %30 to <16 x i32>
-  %32 = sitofp <16 x i32> %31 to <16 x float>
-  br label %38
+27:                                               ; preds = %24
+  %28 = load ptr, ptr %5, align 8
+  %29 = load i64, ptr %10, align 8
+  %30 = getelementptr inbounds <16 x float>, ptr %28, i64 %29
+  %31 = load <16 x float>, ptr %30, align 64
+  %32 = bitcast <16 x float> %31 to <16 x i32>
+  %33 = sitofp <16 x i32> %32 to <16 x float>
+  br label %39
 
-33:                                               ; preds = %23
-  %34 = load ptr, ptr %5, align 8
-  %35 = load i64, ptr %10, align 8
-  %36 = getelementptr inbounds <16 x float>, ptr %34, i64 %35
-  %37 = load <16 x float>, ptr %36, align 64
-  br label %38
+34:                                               ; preds = %24
+  %35 = load ptr, ptr %5, align 8
+  %36 = load i64, ptr %10, align 8
+  %37 = getelementptr inbounds <16 x float>, ptr %35, i64 %36
+  %38 = load <16 x float>, ptr %37, align 64
+  br label %39
 
-38:                                               ; preds = %33, %26
-  %39 = phi <16 x float> [ %32, %26 ], [ %37, %33 ]
-  %40 = load i64, ptr %10, align 8
-  %41 = getelementptr inbounds [16 x <16 x float>], ptr %9, i64 0, i64 %40
-  store <16 x float> %39, ptr %41, align 64
-  br label %42
+39:                                               ; preds = %34, %27
+  %40 = phi <16 x float> [ %33, %27 ], [ %38, %34 ]
+  %41 = load i64, ptr %10, align 8
+  %42 = getelementptr inbounds [16 x <16 x float>], ptr %9, i64 0, i64 %41
+  store <16 x float> %40, ptr %42, align 64
+  br label %43
 
-42:                                               ; preds = %38
-  %43 = load i64, ptr %10, align 8
-  %44 = add nsw i64 %43, 1
-  store i64 %44, ptr %10, align 8
-  br label %17, !llvm.loop !25
+43:                                               ; preds = %39
+  %44 = load i64, ptr %10, align 8
+  %45 = add nsw i64 %44, 1
+  store i64 %45, ptr %10, align 8
+  br label %18, !llvm.loop !25
 
-45:                                               ; preds = %17
-  %46 = load i64, ptr %8, align 8
-  %47 = load i64, ptr @N_OUTPUTS, align 8
-  %48 = add nsw i64 %46, %47
-  %49 = sub nsw i64 %48, 1
-  store i64 %49, ptr %11, align 8
-  %50 = load ptr, ptr %7, align 8
-  %51 = getelementptr inbounds nuw %struct.matmul_args, ptr %50, i32 0, i32 3
-  %52 = load ptr, ptr %51, align 8
-  %53 = load i64, ptr %8, align 8
-  %54 = getelementptr inbounds float, ptr %52, i64 %53
-  %55 = load float, ptr %54, align 4
-  %56 = insertelement <8 x float> poison, float %55, i64 0
-  %57 = shufflevector <8 x float> %56, <8 x float> poison, <8 x i32> zeroinitializer
-  %58 = load <16 x float>, ptr %12, align 64
-  %59 = shufflevector <8 x float> %57, <8 x float> poison, <16 x i32> <i32 0, i32 1, i32 2, i32 3, i32 4, i32 5, i32 6, i32 7, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison>
-  %60 = shufflevector <16 x float> %58, <16 x float> %59, <16 x i32> <i32 16, i32 1, i32 17, i32 3, i32 18, i32 5, i32 19, i32 7, i32 20, i32 9, i32 21, i32 11, i32 22, i32 13, i32 23, i32 15>
-  store <16 x float> %60, ptr %12, align 64
-  %61 = load ptr, ptr %7, align 8
-  %62 = getelementptr inbounds nuw %struct.matmul_args, ptr %61, i32 0, i32 3
-  %63 = load ptr, ptr %62, align 8
-  %64 = load i64, ptr %11, align 8
-  %65 = getelementptr inbounds float, ptr %63, i64 %64
-  %66 = load float, ptr %65, align 4
-  %67 = insertelement <8 x float> poison, float %66, i64 0
-  %68 = shufflevector <8 x float> %67, <8 x float> poison, <8 x i32> zeroinitializer
-  %69 = load <16 x float>, ptr %12, align 64
-  %70 = shufflevector <8 x float> %68, <8 x float> poison, <16 x i32> <i32 0, i32 1, i32 2, i32 3, i32 4, i32 5, i32 6, i32 7, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison>
-  %71 = shufflevector <16 x float> %69, <16 x float> %70, <16 x i32> <i32 0, i32 16, i32 2, i32 17, i32 4, i32 18, i32 6, i32 19, i32 8, i32 20, i32 10, i32 21, i32 12, i32 22, i32 14, i32 23>
-  store <16 x float> %71, ptr %12, align 64
-  %72 = load ptr, ptr %7, align 8
-  %73 = getelementptr inbounds nuw %struct.matmul_args, ptr %72, i32 0, i32 4
-  %74 = load ptr, ptr %73, align 8
-  %75 = load i64, ptr %8, align 8
-  %76 = getelementptr inbounds float, ptr %74, i64 %75
-  %77 = load float, ptr %76, align 4
-  %78 = insertelement <8 x float> poison, float %77, i64 0
-  %79 = shufflevector <8 x float> %78, <8 x float> poison, <8 x i32> zeroinitializer
-  %80 = load <16 x float>, ptr %13, align 64
-  %81 = shufflevector <8 x float> %79, <8 x float> poison, <16 x i32> <i32 0, i32 1, i32 2, i32 3, i32 4, i32 5, i32 6, i32 7, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison>
-  %82 = shufflevector <16 x float> %80, <16 x float> %81, <16 x i32> <i32 16, i32 1, i32 17, i32 3, i32 18, i32 5, i32 19, i32 7, i32 20, i32 9, i32 21, i32 11, i32 22, i32 13, i32 23, i32 15>
-  store <16 x float> %82, ptr %13, align 64
-  %83 = load ptr, ptr %7, align 8
-  %84 = getelementptr inbounds nuw %struct.matmul_args, ptr %83, i32 0, i32 4
-  %85 = load ptr, ptr %84, align 8
-  %86 = load i64, ptr %11, align 8
-  %87 = getelementptr inbounds float, ptr %85, i64 %86
-  %88 = load float, ptr %87, align 4
-  %89 = insertelement <8 x float> poison, float %88, i64 0
-  %90 = shufflevector <8 x float> %89, <8 x float> poison, <8 x i32> zeroinitializer
-  %91 = load <16 x float>, ptr %13, align 64
-  %92 = shufflevector <8 x float> %90, <8 x float> poison, <16 x i32> <i32 0, i32 1, i32 2, i32 3, i32 4, i32 5, i32 6, i32 7, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison>
-  %93 = shufflevector <16 x float> %91, <16 x float> %92, <16 x i32> <i32 0, i32 16, i32 2, i32 17, i32 4, i32 18, i32 6, i32 19, i32 8, i32 20, i32 10, i32 21, i32 12, i32 22, i32 14, i32 23>
-  store <16 x float> %93, ptr %13, align 64
-  %94 = getelementptr inbounds [16 x <16 x float>], ptr %9, i64 0, i64 0
-  %95 = call <16 x float> @hsum_16(ptr noundef %94)
-  %96 = load <16 x float>, ptr %6, align 64
-  %97 = fmul <16 x float> %95, %96
-  %98 = load <16 x float>, ptr %12, align 64
-  %99 = fmul <16 x float> %97, %98
-  %100 = load <16 x float>, ptr %13, align 64
-  %101 = fadd <16 x float> %99, %100
-  store <16 x float> %101, ptr %14, align 64
+46:                                               ; preds = %18
+  %47 = load i64, ptr %8, align 8
+  %48 = load i64, ptr @N_OUTPUTS, align 8
+  %49 = add nsw i64 %47, %48
+  %50 = sub nsw i64 %49, 1
+  store i64 %50, ptr %11, align 8
+  %51 = load ptr, ptr %7, align 8
+  %52 = getelementptr inbounds nuw %struct.matmul_args, ptr %51, i32 0, i32 3
+  %53 = load ptr, ptr %52, align 8
+  %54 = load i64, ptr %8, align 8
+  %55 = getelementptr inbounds float, ptr %53, i64 %54
+  %56 = load float, ptr %55, align 4
+  %57 = insertelement <8 x float> poison, float %56, i64 0
+  %58 = shufflevector <8 x float> %57, <8 x float> poison, <8 x i32> zeroinitializer
+  %59 = load <16 x float>, ptr %12, align 64
+  %60 = shufflevector <8 x float> %58, <8 x float> poison, <16 x i32> <i32 0, i32 1, i32 2, i32 3, i32 4, i32 5, i32 6, i32 7, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison>
+  %61 = shufflevector <16 x float> %59, <16 x float> %60, <16 x i32> <i32 16, i32 1, i32 17, i32 3, i32 18, i32 5, i32 19, i32 7, i32 20, i32 9, i32 21, i32 11, i32 22, i32 13, i32 23, i32 15>
+  store <16 x float> %61, ptr %12, align 64
+  %62 = load ptr, ptr %7, align 8
+  %63 = getelementptr inbounds nuw %struct.matmul_args, ptr %62, i32 0, i32 3
+  %64 = load ptr, ptr %63, align 8
+  %65 = load i64, ptr %11, align 8
+  %66 = getelementptr inbounds float, ptr %64, i64 %65
+  %67 = load float, ptr %66, align 4
+  %68 = insertelement <8 x float> poison, float %67, i64 0
+  %69 = shufflevector <8 x float> %68, <8 x float> poison, <8 x i32> zeroinitializer
+  %70 = load <16 x float>, ptr %12, align 64
+  %71 = shufflevector <8 x float> %69, <8 x float> poison, <16 x i32> <i32 0, i32 1, i32 2, i32 3, i32 4, i32 5, i32 6, i32 7, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison>
+  %72 = shufflevector <16 x float> %70, <16 x float> %71, <16 x i32> <i32 0, i32 16, i32 2, i32 17, i32 4, i32 18, i32 6, i32 19, i32 8, i32 20, i32 10, i32 21, i32 12, i32 22, i32 14, i32 23>
+  store <16 x float> %72, ptr %12, align 64
+  %73 = load ptr, ptr %7, align 8
+  %74 = getelementptr inbounds nuw %struct.matmul_args, ptr %73, i32 0, i32 4
+  %75 = load ptr, ptr %74, align 8
+  %76 = load i64, ptr %8, align 8
+  %77 = getelementptr inbounds float, ptr %75, i64 %76
+  %78 = load float, ptr %77, align 4
+  %79 = insertelement <8 x float> poison, float %78, i64 0
+  %80 = shufflevector <8 x float> %79, <8 x float> poison, <8 x i32> zeroinitializer
+  %81 = load <16 x float>, ptr %13, align 64
+  %82 = shufflevector <8 x float> %80, <8 x float> poison, <16 x i32> <i32 0, i32 1, i32 2, i32 3, i32 4, i32 5, i32 6, i32 7, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison>
+  %83 = shufflevector <16 x float> %81, <16 x float> %82, <16 x i32> <i32 16, i32 1, i32 17, i32 3, i32 18, i32 5, i32 19, i32 7, i32 20, i32 9, i32 21, i32 11, i32 22, i32 13, i32 23, i32 15>
+  store <16 x float> %83, ptr %13, align 64
+  %84 = load ptr, ptr %7, align 8
+  %85 = getelementptr inbounds nuw %struct.matmul_args, ptr %84, i32 0, i32 4
+  %86 = load ptr, ptr %85, align 8
+  %87 = load i64, ptr %11, align 8
+  %88 = getelementptr inbounds float, ptr %86, i64 %87
+  %89 = load float, ptr %88, align 4
+  %90 = insertelement <8 x float> poison, float %89, i64 0
+  %91 = shufflevector <8 x float> %90, <8 x float> poison, <8 x i32> zeroinitializer
+  %92 = load <16 x float>, ptr %13, align 64
+  %93 = shufflevector <8 x float> %91, <8 x float> poison, <16 x i32> <i32 0, i32 1, i32 2, i32 3, i32 4, i32 5, i32 6, i32 7, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison>
+  %94 = shufflevector <16 x float> %92, <16 x float> %93, <16 x i32> <i32 0, i32 16, i32 2, i32 17, i32 4, i32 18, i32 6, i32 19, i32 8, i32 20, i32 10, i32 21, i32 12, i32 22, i32 14, i32 23>
+  store <16 x float> %94, ptr %13, align 64
+  %95 = getelementptr inbounds [16 x <16 x float>], ptr %9, i64 0, i64 0
+  %96 = call <16 x float> @hsum_16(ptr noundef %95)
+  %97 = load <16 x float>, ptr %6, align 64
+  %98 = fmul <16 x float> %96, %97
+  %99 = load <16 x float>, ptr %12, align 64
+  %100 = fmul <16 x float> %98, %99
+  %101 = load <16 x float>, ptr %13, align 64
+  %102 = fadd <16 x float> %100, %101
+  store <16 x float> %102, ptr %14, align 64
   store i64 0, ptr %15, align 8
-  br label %102
+  br label %103
 
-102:                                              ; preds = %136, %45
-  %103 = load i64, ptr %15, align 8
-  %104 = load i64, ptr @N_ROWS, align 8
-  %105 = icmp slt i64 %103, %104
-  br i1 %105, label %106, label %139
+103:                                              ; preds = %154, %46
+  %104 = load i64, ptr %15, align 8
+  %105 = load i64, ptr @N_ROWS, align 8
+  %106 = icmp slt i64 %104, %105
+  br i1 %106, label %107, label %157
 
-106:                                              ; preds = %102
+107:                                              ; preds = %103
   store i64 0, ptr %16, align 8
-  br label %107
+  br label %108
 
-107:                                              ; preds = %132, %106
-  %108 = load i64, ptr %16, align 8
-  %109 = load i64, ptr @N_OUTPUTS, align 8
-  %110 = icmp slt i64 %108, %109
-  br i1 %110, label %111, label %135
+108:                                              ; preds = %150, %107
+  %109 = load i64, ptr %16, align 8
+  %110 = load i64, ptr @N_OUTPUTS, align 8
+  %111 = icmp slt i64 %109, %110
+  br i1 %111, label %112, label %153
 
-111:                                              ; preds = %107
-  %112 = load <16 x float>, ptr %14, align 64
-  %113 = load i64, ptr %15, align 8
-  %114 = load i64, ptr @N_OUTPUTS, align 8
-  %115 = mul nsw i64 %113, %114
-  %116 = load i64, ptr %16, align 8
-  %117 = add nsw i64 %115, %116
-  %118 = extractelement <16 x float> %112, i64 %117
-  %119 = load ptr, ptr %7, align 8
-  %120 = getelementptr inbounds nuw %struct.matmul_args, ptr %119, i32 0, i32 5
-  %121 = load ptr, ptr %120, align 8
-  %122 = load i64, ptr %15, align 8
-  %123 = load ptr, ptr %7, align 8
-  %124 = getelementptr inbounds nuw %struct.matmul_args, ptr %123, i32 0, i32 6
-  %125 = load i64, ptr %124, align 8
-  %126 = mul nsw i64 %122, %125
-  %127 = load i64, ptr %8, align 8
-  %128 = add nsw i64 %126, %127
-  %129 = load i64, ptr %16, align 8
-  %130 = add nsw i64 %128, %129
-  %131 = getelementptr inbounds float, ptr %121, i64 %130
-  store float %118, ptr %131, align 4
-  br label %132
+112:                                              ; preds = %108
+  %113 = load ptr, ptr %7, align 8
+  %114 = getelementptr inbounds nuw %struct.matmul_args, ptr %113, i32 0, i32 5
+  %115 = load ptr, ptr %114, align 8
+  %116 = load i64, ptr %15, align 8
+  %117 = load ptr, ptr %7, align 8
+  %118 = getelementptr inbounds nuw %struct.matmul_args, ptr %117, i32 0, i32 6
+  %119 = load i64, ptr %118, align 8
+  %120 = mul nsw i64 %116, %119
+  %121 = getelementptr inbounds float, ptr %115, i64 %120
+  %122 = load i64, ptr %8, align 8
+  %123 = getelementptr inbounds float, ptr %121, i64 %122
+  %124 = load i64, ptr %16, align 8
+  %125 = getelementptr inbounds float, ptr %123, i64 %124
+  store ptr %125, ptr %17, align 8
+  %126 = load i64, ptr @ADDS, align 8
+  %127 = icmp ne i64 %126, 0
+  br i1 %127, label %128, label %139
 
-132:                                              ; preds = %111
-  %133 = load i64, ptr %16, align 8
-  %134 = add nsw i64 %133, 1
-  store i64 %134, ptr %16, align 8
-  br label %107, !llvm.loop !26
+128:                                              ; preds = %112
+  %129 = load ptr, ptr %17, align 8
+  %130 = load float, ptr %129, align 4
+  %131 = load <16 x float>, ptr %14, align 64
+  %132 = load i64, ptr %15, align 8
+  %133 = load i64, ptr @N_OUTPUTS, align 8
+  %134 = mul nsw i64 %132, %133
+  %135 = load i64, ptr %16, align 8
+  %136 = add nsw i64 %134, %135
+  %137 = extractelement <16 x float> %131, i64 %136
+  %138 = fadd float %130, %137
+  br label %147
 
-135:                                              ; preds = %107
-  br label %136
+139:                                              ; preds = %112
+  %140 = load <16 x float>, ptr %14, align 64
+  %141 = load i64, ptr %15, align 8
+  %142 = load i64, ptr @N_OUTPUTS, align 8
+  %143 = mul nsw i64 %141, %142
+  %144 = load i64, ptr %16, align 8
+  %145 = add nsw i64 %143, %144
+  %146 = extractelement <16 x float> %140, i64 %145
+  br label %147
 
-136:                                              ; preds = %135
-  %137 = load i64, ptr %15, align 8
-  %138 = add nsw i64 %137, 1
-  store i64 %138, ptr %15, align 8
-  br label %102, !llvm.loop !27
+147:                                              ; preds = %139, %128
+  %148 = phi float [ %138, %128 ], [ %146, %139 ]
+  %149 = load ptr, ptr %17, align 8
+  store float %148, ptr %149, align 4
+  br label %150
 
-139:                                              ; preds = %102
+150:                                              ; preds = %147
+  %151 = load i64, ptr %16, align 8
+  %152 = add nsw i64 %151, 1
+  store i64 %152, ptr %16, align 8
+  br label %108, !llvm.loop !26
+
+153:                                              ; preds = %108
+  br label %154
+
+154:                                              ; preds = %153
+  %155 = load i64, ptr %15, align 8
+  %156 = add nsw i64 %155, 1
+  store i64 %156, ptr %15, align 8
+  br label %103, !llvm.loop !27
+
+157:                                              ; preds = %103
   ret void
+}
+
+define internal <16 x float> @gelu(<16 x float> noundef %0) #2 {
+  %2 = alloca <16 x float>, align 64
+  %3 = alloca <16 x float>, align 64
+  store <16 x float> %0, ptr %2, align 64
+  %4 = load <16 x float>, ptr %2, align 64
+  %5 = fmul <16 x float> %4, splat (float 5.000000e-01)
+  store <16 x float> %5, ptr %3, align 64
+  %6 = load <16 x float>, ptr %3, align 64
+  %7 = load <16 x float>, ptr %2, align 64
+  %8 = fmul <16 x float> %7, splat (float 0x3FE6A09E60000000)
+  %9 = call <16 x float> @erf_f32(<16 x float> noundef %8)
+  %10 = load <16 x float>, ptr %3, align 64
+  %11 = call <16 x float> @fma(<16 x float> noundef %6, <16 x float> noundef %9, <16 x float> noundef %10)
+  ret <16 x float> %11
 }
 
 define dso_local void @attention(ptr noundef %0) #5 {
@@ -2395,83 +2378,6 @@ declare i32 @omp_get_num_threads()
 
 declare <16 x float> @llvm.fma.v16f32(<16 x float>, <16 x float>, <16 x float>) #3
 
-define internal <16 x float> @exp_f32(<16 x float> noundef %0) #2 {
-  %2 = alloca <16 x float>, align 64
-  %3 = alloca <16 x float>, align 64
-  %4 = alloca <16 x float>, align 64
-  %5 = alloca <16 x float>, align 64
-  store <16 x float> %0, ptr %2, align 64
-  %6 = load <16 x float>, ptr %2, align 64
-  %7 = fcmp olt <16 x float> %6, splat (float -8.700000e+01)
-  %8 = sext <16 x i1> %7 to <16 x i32>
-  %9 = call <16 x float> @splat(float noundef -8.700000e+01)
-  %10 = load <16 x float>, ptr %2, align 64
-  %11 = icmp slt <16 x i32> %8, zeroinitializer
-  %12 = select <16 x i1> %11, <16 x float> %9, <16 x float> %10
-  store <16 x float> %12, ptr %2, align 64
-  %13 = load <16 x float>, ptr %2, align 64
-  %14 = fmul <16 x float> %13, splat (float 0x3FF7154760000000)
-  %15 = call <16 x float> @llvm.rint.v16f32(<16 x float> %14)
-  store <16 x float> %15, ptr %3, align 64
-  %16 = load <16 x float>, ptr %3, align 64
-  %17 = call <16 x float> @splat(float noundef 0x3F2BD01060000000)
-  %18 = load <16 x float>, ptr %3, align 64
-  %19 = call <16 x float> @splat(float noundef 0xBFE6300000000000)
-  %20 = load <16 x float>, ptr %2, align 64
-  %21 = call <16 x float> @fma(<16 x float> noundef %18, <16 x float> noundef %19, <16 x float> noundef %20)
-  %22 = call <16 x float> @fma(<16 x float> noundef %16, <16 x float> noundef %17, <16 x float> noundef %21)
-  store <16 x float> %22, ptr %4, align 64
-  %23 = call <16 x float> @splat(float noundef 0x3F2A01A020000000)
-  store <16 x float> %23, ptr %5, align 64
-  %24 = load <16 x float>, ptr %5, align 64
-  %25 = load <16 x float>, ptr %4, align 64
-  %26 = call <16 x float> @splat(float noundef 0x3F56C16C20000000)
-  %27 = call <16 x float> @fma(<16 x float> noundef %24, <16 x float> noundef %25, <16 x float> noundef %26)
-  store <16 x float> %27, ptr %5, align 64
-  %28 = load <16 x float>, ptr %5, align 64
-  %29 = load <16 x float>, ptr %4, align 64
-  %30 = call <16 x float> @splat(float noundef 0x3F81111120000000)
-  %31 = call <16 x float> @fma(<16 x float> noundef %28, <16 x float> noundef %29, <16 x float> noundef %30)
-  store <16 x float> %31, ptr %5, align 64
-  %32 = load <16 x float>, ptr %5, align 64
-  %33 = load <16 x float>, ptr %4, align 64
-  %34 = call <16 x float> @splat(float noundef 0x3FA5555560000000)
-  %35 = call <16 x float> @fma(<16 x float> noundef %32, <16 x float> noundef %33, <16 x float> noundef %34)
-  store <16 x float> %35, ptr %5, align 64
-  %36 = load <16 x float>, ptr %5, align 64
-  %37 = load <16 x float>, ptr %4, align 64
-  %38 = call <16 x float> @splat(float noundef 0x3FC5555560000000)
-  %39 = call <16 x float> @fma(<16 x float> noundef %36, <16 x float> noundef %37, <16 x float> noundef %38)
-  store <16 x float> %39, ptr %5, align 64
-  %40 = load <16 x float>, ptr %5, align 64
-  %41 = load <16 x float>, ptr %4, align 64
-  %42 = call <16 x float> @splat(float noundef 5.000000e-01)
-  %43 = call <16 x float> @fma(<16 x float> noundef %40, <16 x float> noundef %41, <16 x float> noundef %42)
-  store <16 x float> %43, ptr %5, align 64
-  %44 = load <16 x float>, ptr %5, align 64
-  %45 = load <16 x float>, ptr %4, align 64
-  %46 = call <16 x float> @splat(float noundef 1.000000e+00)
-  %47 = call <16 x float> @fma(<16 x float> noundef %44, <16 x float> noundef %45, <16 x float> noundef %46)
-  store <16 x float> %47, ptr %5, align 64
-  %48 = load <16 x float>, ptr %5, align 64
-  %49 = load <16 x float>, ptr %4, align 64
-  %50 = call <16 x float> @splat(float noundef 1.000000e+00)
-  %51 = call <16 x float> @fma(<16 x float> noundef %48, <16 x float> noundef %49, <16 x float> noundef %50)
-  store <16 x float> %51, ptr %5, align 64
-  %52 = load <16 x float>, ptr %5, align 64
-  %53 = load <16 x float>, ptr %3, align 64
-  %54 = call <16 x i32> @round_to_int(<16 x float> noundef %53)
-  %55 = add <16 x i32> %54, splat (i32 127)
-  %56 = shl <16 x i32> %55, splat (i32 23)
-  %57 = bitcast <16 x i32> %56 to <16 x float>
-  %58 = fmul <16 x float> %52, %57
-  ret <16 x float> %58
-}
-
-declare <16 x float> @llvm.copysign.v16f32(<16 x float>, <16 x float>) #3
-
-declare <16 x float> @llvm.rint.v16f32(<16 x float>) #3
-
 declare <16 x float> @llvm.fabs.v16f32(<16 x float>) #3
 
 define internal float @hmax(<16 x float> noundef %0) #2 {
@@ -2978,6 +2884,135 @@ define internal <16 x float> @hsum_16(ptr noundef %0) #2 {
   ret <16 x float> %128
 }
 
+define internal <16 x float> @erf_f32(<16 x float> noundef %0) #2 {
+  %2 = alloca <16 x float>, align 64
+  %3 = alloca <16 x float>, align 64
+  %4 = alloca <16 x float>, align 64
+  %5 = alloca <16 x float>, align 64
+  store <16 x float> %0, ptr %2, align 64
+  %6 = load <16 x float>, ptr %2, align 64
+  %7 = call <16 x float> @magnitude(<16 x float> noundef %6)
+  store <16 x float> %7, ptr %3, align 64
+  %8 = load <16 x float>, ptr %3, align 64
+  %9 = call <16 x float> @splat(float noundef 0x3FD4F740A0000000)
+  %10 = call <16 x float> @splat(float noundef 1.000000e+00)
+  %11 = call <16 x float> @fma(<16 x float> noundef %8, <16 x float> noundef %9, <16 x float> noundef %10)
+  %12 = fdiv <16 x float> splat (float 1.000000e+00), %11
+  store <16 x float> %12, ptr %4, align 64
+  %13 = call <16 x float> @splat(float noundef 0x3FF0FB8440000000)
+  store <16 x float> %13, ptr %5, align 64
+  %14 = load <16 x float>, ptr %5, align 64
+  %15 = load <16 x float>, ptr %4, align 64
+  %16 = call <16 x float> @splat(float noundef 0xBFF7401C60000000)
+  %17 = call <16 x float> @fma(<16 x float> noundef %14, <16 x float> noundef %15, <16 x float> noundef %16)
+  store <16 x float> %17, ptr %5, align 64
+  %18 = load <16 x float>, ptr %5, align 64
+  %19 = load <16 x float>, ptr %4, align 64
+  %20 = call <16 x float> @splat(float noundef 0x3FF6BE1C60000000)
+  %21 = call <16 x float> @fma(<16 x float> noundef %18, <16 x float> noundef %19, <16 x float> noundef %20)
+  store <16 x float> %21, ptr %5, align 64
+  %22 = load <16 x float>, ptr %5, align 64
+  %23 = load <16 x float>, ptr %4, align 64
+  %24 = call <16 x float> @splat(float noundef 0xBFD23531C0000000)
+  %25 = call <16 x float> @fma(<16 x float> noundef %22, <16 x float> noundef %23, <16 x float> noundef %24)
+  store <16 x float> %25, ptr %5, align 64
+  %26 = load <16 x float>, ptr %5, align 64
+  %27 = load <16 x float>, ptr %4, align 64
+  %28 = call <16 x float> @splat(float noundef 0x3FD04F20C0000000)
+  %29 = call <16 x float> @fma(<16 x float> noundef %26, <16 x float> noundef %27, <16 x float> noundef %28)
+  store <16 x float> %29, ptr %5, align 64
+  %30 = load <16 x float>, ptr %5, align 64
+  %31 = load <16 x float>, ptr %4, align 64
+  %32 = fmul <16 x float> %30, %31
+  %33 = load <16 x float>, ptr %3, align 64
+  %34 = load <16 x float>, ptr %3, align 64
+  %35 = fmul <16 x float> %33, %34
+  %36 = fneg <16 x float> %35
+  %37 = call <16 x float> @exp_f32(<16 x float> noundef %36)
+  %38 = fmul <16 x float> %32, %37
+  %39 = fsub <16 x float> splat (float 1.000000e+00), %38
+  %40 = load <16 x float>, ptr %2, align 64
+  %41 = call <16 x float> @llvm.copysign.v16f32(<16 x float> %39, <16 x float> %40)
+  ret <16 x float> %41
+}
+
+define internal <16 x float> @exp_f32(<16 x float> noundef %0) #2 {
+  %2 = alloca <16 x float>, align 64
+  %3 = alloca <16 x float>, align 64
+  %4 = alloca <16 x float>, align 64
+  %5 = alloca <16 x float>, align 64
+  store <16 x float> %0, ptr %2, align 64
+  %6 = load <16 x float>, ptr %2, align 64
+  %7 = fcmp olt <16 x float> %6, splat (float -8.700000e+01)
+  %8 = sext <16 x i1> %7 to <16 x i32>
+  %9 = call <16 x float> @splat(float noundef -8.700000e+01)
+  %10 = load <16 x float>, ptr %2, align 64
+  %11 = icmp slt <16 x i32> %8, zeroinitializer
+  %12 = select <16 x i1> %11, <16 x float> %9, <16 x float> %10
+  store <16 x float> %12, ptr %2, align 64
+  %13 = load <16 x float>, ptr %2, align 64
+  %14 = fmul <16 x float> %13, splat (float 0x3FF7154760000000)
+  %15 = call <16 x float> @llvm.rint.v16f32(<16 x float> %14)
+  store <16 x float> %15, ptr %3, align 64
+  %16 = load <16 x float>, ptr %3, align 64
+  %17 = call <16 x float> @splat(float noundef 0x3F2BD01060000000)
+  %18 = load <16 x float>, ptr %3, align 64
+  %19 = call <16 x float> @splat(float noundef 0xBFE6300000000000)
+  %20 = load <16 x float>, ptr %2, align 64
+  %21 = call <16 x float> @fma(<16 x float> noundef %18, <16 x float> noundef %19, <16 x float> noundef %20)
+  %22 = call <16 x float> @fma(<16 x float> noundef %16, <16 x float> noundef %17, <16 x float> noundef %21)
+  store <16 x float> %22, ptr %4, align 64
+  %23 = call <16 x float> @splat(float noundef 0x3F2A01A020000000)
+  store <16 x float> %23, ptr %5, align 64
+  %24 = load <16 x float>, ptr %5, align 64
+  %25 = load <16 x float>, ptr %4, align 64
+  %26 = call <16 x float> @splat(float noundef 0x3F56C16C20000000)
+  %27 = call <16 x float> @fma(<16 x float> noundef %24, <16 x float> noundef %25, <16 x float> noundef %26)
+  store <16 x float> %27, ptr %5, align 64
+  %28 = load <16 x float>, ptr %5, align 64
+  %29 = load <16 x float>, ptr %4, align 64
+  %30 = call <16 x float> @splat(float noundef 0x3F81111120000000)
+  %31 = call <16 x float> @fma(<16 x float> noundef %28, <16 x float> noundef %29, <16 x float> noundef %30)
+  store <16 x float> %31, ptr %5, align 64
+  %32 = load <16 x float>, ptr %5, align 64
+  %33 = load <16 x float>, ptr %4, align 64
+  %34 = call <16 x float> @splat(float noundef 0x3FA5555560000000)
+  %35 = call <16 x float> @fma(<16 x float> noundef %32, <16 x float> noundef %33, <16 x float> noundef %34)
+  store <16 x float> %35, ptr %5, align 64
+  %36 = load <16 x float>, ptr %5, align 64
+  %37 = load <16 x float>, ptr %4, align 64
+  %38 = call <16 x float> @splat(float noundef 0x3FC5555560000000)
+  %39 = call <16 x float> @fma(<16 x float> noundef %36, <16 x float> noundef %37, <16 x float> noundef %38)
+  store <16 x float> %39, ptr %5, align 64
+  %40 = load <16 x float>, ptr %5, align 64
+  %41 = load <16 x float>, ptr %4, align 64
+  %42 = call <16 x float> @splat(float noundef 5.000000e-01)
+  %43 = call <16 x float> @fma(<16 x float> noundef %40, <16 x float> noundef %41, <16 x float> noundef %42)
+  store <16 x float> %43, ptr %5, align 64
+  %44 = load <16 x float>, ptr %5, align 64
+  %45 = load <16 x float>, ptr %4, align 64
+  %46 = call <16 x float> @splat(float noundef 1.000000e+00)
+  %47 = call <16 x float> @fma(<16 x float> noundef %44, <16 x float> noundef %45, <16 x float> noundef %46)
+  store <16 x float> %47, ptr %5, align 64
+  %48 = load <16 x float>, ptr %5, align 64
+  %49 = load <16 x float>, ptr %4, align 64
+  %50 = call <16 x float> @splat(float noundef 1.000000e+00)
+  %51 = call <16 x float> @fma(<16 x float> noundef %48, <16 x float> noundef %49, <16 x float> noundef %50)
+  store <16 x float> %51, ptr %5, align 64
+  %52 = load <16 x float>, ptr %5, align 64
+  %53 = load <16 x float>, ptr %3, align 64
+  %54 = call <16 x i32> @round_to_int(<16 x float> noundef %53)
+  %55 = add <16 x i32> %54, splat (i32 127)
+  %56 = shl <16 x i32> %55, splat (i32 23)
+  %57 = bitcast <16 x i32> %56 to <16 x float>
+  %58 = fmul <16 x float> %52, %57
+  ret <16 x float> %58
+}
+
+declare <16 x float> @llvm.copysign.v16f32(<16 x float>, <16 x float>) #3
+
+declare <16 x float> @llvm.rint.v16f32(<16 x float>) #3
+
 declare ptr @llvm.stacksave.p0() #9
 
 declare double @llvm.sqrt.f64(double) #3
@@ -3119,45 +3154,45 @@ attributes #9 = { nocallback nofree nosync nounwind willreturn }
 !7 = distinct !{!7, !6}
 !8 = distinct !{!8, !6}
 !9 = distinct !{!9, !6}
-!10 = distinct !{!10, !6}
-!11 = distinct !{!11, !6, !12}
-!12 = !{!"llvm.loop.unroll.full"}
+!10 = distinct !{!10, !6, !11}
+!11 = !{!"llvm.loop.unroll.full"}
+!12 = distinct !{!12, !6}
 !13 = distinct !{!13, !6}
 !14 = distinct !{!14, !6}
 !15 = distinct !{!15, !6}
-!16 = distinct !{!16, !6}
-!17 = distinct !{!17, !6, !12}
-!18 = distinct !{!18, !6, !12}
-!19 = distinct !{!19, !6, !12}
+!16 = distinct !{!16, !6, !11}
+!17 = distinct !{!17, !6, !11}
+!18 = distinct !{!18, !6, !11}
+!19 = distinct !{!19, !6}
 !20 = distinct !{!20, !6}
-!21 = distinct !{!21, !6}
+!21 = distinct !{!21, !6, !11}
 !22 = distinct !{!22, !6}
-!23 = distinct !{!23, !6, !12}
+!23 = distinct !{!23, !6, !11}
 !24 = distinct !{!24, !6}
-!25 = distinct !{!25, !6, !12}
-!26 = distinct !{!26, !6, !12}
-!27 = distinct !{!27, !6, !12}
+!25 = distinct !{!25, !6, !11}
+!26 = distinct !{!26, !6, !11}
+!27 = distinct !{!27, !6, !11}
 !28 = distinct !{!28, !6}
-!29 = distinct !{!29, !6, !12}
-!30 = distinct !{!30, !6, !12}
-!31 = distinct !{!31, !6, !12}
-!32 = distinct !{!32, !6, !12}
-!33 = distinct !{!33, !6, !12}
+!29 = distinct !{!29, !6, !11}
+!30 = distinct !{!30, !6, !11}
+!31 = distinct !{!31, !6, !11}
+!32 = distinct !{!32, !6, !11}
+!33 = distinct !{!33, !6, !11}
 !34 = distinct !{!34, !6}
 !35 = distinct !{!35, !6}
-!36 = distinct !{!36, !6, !12}
-!37 = distinct !{!37, !6, !12}
+!36 = distinct !{!36, !6, !11}
+!37 = distinct !{!37, !6, !11}
 !38 = distinct !{!38, !6}
-!39 = distinct !{!39, !6, !12}
+!39 = distinct !{!39, !6, !11}
 !40 = distinct !{!40, !6}
 !41 = distinct !{!41, !6}
 !42 = distinct !{!42, !6}
-!43 = distinct !{!43, !6, !12}
-!44 = distinct !{!44, !6, !12}
-!45 = distinct !{!45, !6, !12}
-!46 = distinct !{!46, !6, !12}
-!47 = distinct !{!47, !6, !12}
-!48 = distinct !{!48, !6, !12}
-!49 = distinct !{!49, !6, !12}
-!50 = distinct !{!50, !6, !12}
-!51 = distinct !{!51, !6, !12}
+!43 = distinct !{!43, !6, !11}
+!44 = distinct !{!44, !6, !11}
+!45 = distinct !{!45, !6, !11}
+!46 = distinct !{!46, !6, !11}
+!47 = distinct !{!47, !6, !11}
+!48 = distinct !{!48, !6, !11}
+!49 = distinct !{!49, !6, !11}
+!50 = distinct !{!50, !6, !11}
+!51 = distinct !{!51, !6, !11}

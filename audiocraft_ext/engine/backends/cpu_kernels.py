@@ -1,4 +1,4 @@
-"""CPU kernels of a decoding step: matrix products of a few rows, attention over the cache, norm, rotary and GELU.
+"""CPU kernels of a decoding step: matrix products of a few rows, attention over the cache, norm and rotary.
 
 Calls cpu_kernels.c. Batch- and thread-invariant: every row is reduced in a fixed order, so it has the same
 bits alone and in a batch, on any number of threads. Does not know layers, jobs or positions.
@@ -27,11 +27,11 @@ def is_available(*widths: int) -> bool:
     return all(width % LANES == 0 for width in widths) and llvm_jit.is_available()
 
 
-def add_norm(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Add y [M, D] to the residual x [M, D] in place; its layer norm [M, D]. All in fp32."""
+def norm(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The layer norm [M, D] of x [M, D]. All in fp32."""
     out, (n_rows, width) = torch.empty_like(x), x.shape
     bias = torch.zeros_like(weight) if bias is None else bias
-    run(compile_kernel("add_norm"), x, y.contiguous(), weight, bias, out, n_rows, width, _EPS_BITS)
+    run(compile_kernel("norm"), x.contiguous(), weight, bias, out, n_rows, width, _EPS_BITS)
     return out
 
 
@@ -42,28 +42,34 @@ def apply_rotary(qkv: Tensor, factors: Tensor) -> Tensor:
     return qkv
 
 
-def gelu(x: Tensor) -> Tensor:
-    """Exact GELU of x [M, D] in place, within 1e-6; D is a multiple of ``LANES``."""
-    run(compile_kernel("gelu"), x, x.numel() // LANES)
-    return x
-
-
 def can_use_int16(n_inputs: int) -> bool:
     """Whether ``matmul`` takes rows of this many inputs in int16."""
     return n_inputs % (2 * LANES) == 0 and n_inputs <= _MAX_INT16_INPUTS
 
 
-def matmul(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, packed_dtype: torch.dtype = torch.float32) -> Tensor:
+def matmul(
+    x: Tensor,
+    weight: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    residual: Tensor | None = None,
+    gelu: bool = False,
+    packed_dtype: torch.dtype = torch.float32,
+) -> Tensor:
     """x [M, in] times weight [out, in], times scale [out], plus bias [out]: [M, out]. All fp32, or the weight int8.
 
-    With int16, for an int8 weight that ``can_use_int16``, each row of x is quantised to it symmetrically: each lane's
-    sum of integers is exact; the lanes are summed in fp32. Works on ``MAX_ROWS`` rows at a time.
+    With `gelu`, its exact GELU, within 1e-6; `out` is then a multiple of ``LANES``. A `residual` [M, out] is added to,
+    and returned. With int16, for an int8 weight that ``can_use_int16``, each row of x is quantised to it
+    symmetrically: each lane's sum of integers is exact; the lanes are summed in fp32. Works on ``MAX_ROWS`` rows at a
+    time.
     """
     n_outputs, n_inputs = weight.shape
     is_int16 = packed_dtype == torch.int16
     lanes = 2 * LANES if is_int16 else LANES
     pack_rows = compile_kernel("pack_rows", X_IS_INT16=is_int16)
-    y = torch.empty(len(x), n_outputs)
+    y = torch.empty(len(x), n_outputs) if residual is None else residual
+    assert y.is_contiguous()
+    assert not gelu or (residual is None and n_outputs % LANES == 0)
     for rows, out in zip(x.contiguous().split(MAX_ROWS), y.split(MAX_ROWS), strict=True):
         kernel = compile_kernel(
             "matmul",
@@ -72,6 +78,8 @@ def matmul(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, packed_dtype:
             N_COLUMNS=_COLUMNS if n_inputs % _COLUMNS == 0 else lanes,
             X_IS_INT16=is_int16,
             IS_INT8=weight.dtype == torch.int8,
+            ADDS=residual is not None,
+            HAS_GELU=gelu,
         )
         packed, steps = torch.empty(rows.shape, dtype=packed_dtype), torch.empty(len(rows))
         run(pack_rows, rows, packed, steps, *rows.shape)

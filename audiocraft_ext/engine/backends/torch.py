@@ -8,7 +8,6 @@ of jobs.
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,6 +22,7 @@ from audiocraft_ext.engine.quantize import dequantize, quantize
 if TYPE_CHECKING:
     from audiocraft_ext.engine.slots import SlotTable
     from audiocraft_ext.engine.step import Step
+    from audiocraft_ext.engine.transformer import Transformer, WeightBias
 
 NORM_EPS = 1e-5
 # A narrower model's operations are too short to be divided among cores: threads wait for each other longer than they
@@ -31,8 +31,29 @@ _MIN_DIM_OF_ALL_CORES = 512
 
 _log = logging.getLogger(__name__)
 
-# x [B, in] → x W^T + b [B, out]
-Linear = Callable[[Tensor], Tensor]
+
+class Linear:
+    """The product with a matrix [out, in] and bias [out], or its exact GELU; of the input's layer norm, if it has one.
+
+    The input is in `dtype`, or in fp32 where there is a norm.
+    """
+
+    def __init__(self, matrix: "WeightBias", norm: "WeightBias | None", gelu: bool, dtype: torch.dtype) -> None:
+        self.weight, self.bias, self.norm = matrix.weight, matrix.bias, norm and norm.float()
+        self.gelu, self.dtype = gelu, dtype
+
+    @property
+    def plain_weight(self) -> Tensor:
+        """The weight [out, in] in ``dtype``."""
+        return self.weight
+
+    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """[B, out] of x [B, in]; or the fp32 residual [B, out], to which it is added in place."""
+        if self.norm is not None:
+            x = functional.layer_norm(x, x.shape[-1:], self.norm.weight, self.norm.bias, NORM_EPS).to(self.dtype)
+        y = functional.linear(x, self.plain_weight, self.bias)
+        y = functional.gelu(y) if self.gelu else y
+        return y if residual is None else residual.add_(y)
 
 
 class CaptureError(RuntimeError):
@@ -56,16 +77,12 @@ class TorchBackend:
         self.captures = captures and type(self).capture is not TorchBackend.capture
         self._n_threads = num_threads() if dim >= _MIN_DIM_OF_ALL_CORES else 1
 
-    def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
-        """The product with a weight [out, in] and bias [out]; here, int8 rounds the weights and no more."""
+    def linear(self, matrix: "WeightBias", norm: "WeightBias | None" = None, gelu: bool = False) -> Linear:
+        """A matrix of the model, ready to multiply with; here, int8 rounds the weights and no more."""
+        linear = Linear(matrix, norm, gelu, self.dtype)
         if self.is_int8:
-            weight = dequantize(*quantize(weight)).to(weight.dtype)
-        return partial(functional.linear, weight=weight, bias=bias)
-
-    def add_norm(self, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Add y [B, D] to the fp32 residual x [B, D] in place; its layer norm [B, D] in ``dtype``."""
-        x += y
-        return functional.layer_norm(x, x.shape[-1:], weight, bias, NORM_EPS).to(self.dtype)
+            linear.weight = dequantize(*quantize(matrix.weight), matrix.weight.dtype)
+        return linear
 
     def apply_rotary(self, qkv: Tensor, factors: Tensor) -> Tensor:
         """[B, 3, H, Dh] with queries and keys rotated by complex factors [B, Dh / 2]; may overwrite qkv."""
@@ -73,13 +90,26 @@ class TorchBackend:
         rotated = torch.view_as_real(pairs * factors[:, None, None]).flatten(-2)
         return torch.cat([rotated.to(qkv.dtype), qkv[:, 2:]], dim=1)
 
-    def gelu(self, x: Tensor) -> Tensor:
-        """Exact GELU of x [B, D]; may overwrite it."""
-        return functional.gelu(x)
-
     def attention(self, cache: KVCache, rows: Tensor) -> "StepAttention":
         """A step's attention for rows [B] of the cache; what `rows` contains may change between steps."""
         return StepAttention(cache, rows)
+
+    def prepare(
+        self,
+        transformer: "Transformer",
+        table: "SlotTable",
+        slots: Tensor,
+        inputs: Tensor,
+        rotary: Tensor | None,
+        attention: "StepAttention",
+    ) -> None:
+        """Fill inputs [B, D] and rotary factors [B, Dh / 2] of rows whose slots are `slots` [B]; update attention."""
+        positions = table.position[slots]
+        sines, factors = transformer.position_encoding(positions)
+        inputs.copy_(transformer.embed(table.last_tokens(slots)) + sines)
+        if rotary is not None and factors is not None:
+            rotary.copy_(factors)
+        attention.update(positions)
 
     def sample(self, table: "SlotTable", slots: Tensor, logits: Tensor, rows: tuple[Tensor, Tensor]) -> None:
         """``SlotTable.sample`` of slots [J] from logits [B, K, V] and their (conditional, unconditional) rows [J]."""

@@ -9,6 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from audiocraft_ext.engine.backends import triton_launch
+
 # Positions that one program reads, and how many of them at a time. There is a program for each part of the longest row
 # that the cache can hold, and all of them are launched at every step, to end at once where their row is shorter: few
 # and large parts cost the least. Not tuned yet: no GPU was available.
@@ -55,8 +57,9 @@ def _attend(
     query, new_key, new_value, keys, values, lengths, parts, stats, n_arrived, out, row_stride, n_heads, capacity,
     scale,
     HEAD: tl.constexpr, SPLIT: tl.constexpr, TILE: tl.constexpr, N_SPLITS: tl.constexpr, BLOCK: tl.constexpr,
-    APPENDS: tl.constexpr,
+    APPENDS: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
+    triton_launch.start(EARLY)
     row_head, split = tl.program_id(0), tl.program_id(1)
     row, head = row_head // n_heads, row_head % n_heads
     length = tl.load(lengths + row).to(tl.int32)
@@ -120,11 +123,12 @@ class Attend:
         n_rows, n_heads, head_width = query.shape
         new_key, new_value = (query, query) if new is None else (new[:, 0], new[:, 1])
         out = torch.empty(n_rows, n_heads * head_width, dtype=query.dtype, device=query.device)
+        is_early = triton_launch.starts_early(query.device)
         _attend[(n_rows * n_heads, self.n_splits)](
             query, new_key, new_value, keys, values, lengths, self.parts, self.stats, self.n_arrived, out,
             query.stride(0), n_heads, keys.shape[2], head_width**-0.5,
             HEAD=head_width, SPLIT=SPLIT, TILE=TILE, N_SPLITS=self.n_splits,
-            BLOCK=triton.next_power_of_2(self.n_splits), APPENDS=new is not None,
+            BLOCK=triton.next_power_of_2(self.n_splits), APPENDS=new is not None, EARLY=is_early, launch_pdl=is_early,
             maxnreg=96,  # left to itself, the compiler takes 80 on sm_100 and spills
         )  # fmt: skip
         return out

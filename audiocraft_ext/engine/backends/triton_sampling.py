@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from audiocraft_ext.engine.backends import triton_launch
 from audiocraft_ext.engine.pattern import UNKNOWN
 from audiocraft_ext.engine.slots import SlotTable
 
@@ -59,8 +60,9 @@ def _draw(x, inside, temperature, top_k, top_p, noise, V: tl.constexpr, BLOCK: t
 def _sample(
     logits, slots, conditional, unconditional, sequence, noise, step, position, is_active, is_not_finite,
     guidance, temperature, top_k, top_p, n_arrived, n_steps,
-    K: tl.constexpr, V: tl.constexpr, BLOCK: tl.constexpr, UNKNOWN: tl.constexpr,
+    K: tl.constexpr, V: tl.constexpr, BLOCK: tl.constexpr, UNKNOWN: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
+    triton_launch.start(EARLY)
     job, codebook = tl.program_id(0), tl.program_id(1)
     slot = tl.load(slots + job)
     at, active = tl.load(step + slot), tl.load(is_active + slot) != 0
@@ -95,11 +97,12 @@ def sample(table: SlotTable, slots: Tensor, logits: Tensor, rows: tuple[Tensor, 
     """
     _, n_codebooks, vocabulary = logits.shape
     params = table.params
+    is_early = triton_launch.starts_early(logits.device)
     # As torch does, each operation is rounded by itself.
     _sample[(len(slots), n_codebooks)](
         logits, slots, *rows, table.sequence, table.uniform_bits, table.step, table.position,
         table.is_active.view(torch.int8), table.is_not_finite.view(torch.int8), table.guidance,
         params.temperature, params.top_k, params.top_p, n_arrived, table.sequence.shape[-1],
         K=n_codebooks, V=vocabulary, BLOCK=triton.next_power_of_2(vocabulary), UNKNOWN=UNKNOWN,
-        num_warps=8, enable_fp_fusion=False,
+        EARLY=is_early, launch_pdl=is_early, num_warps=8, enable_fp_fusion=False,
     )  # fmt: skip

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from audiocraft_ext import checkpoint, musicgen
 from audiocraft_ext.engine import backends, self_check
-from audiocraft_ext.engine.backends.torch import CaptureError, TorchBackend
+from audiocraft_ext.engine.backends.torch import CaptureError, Linear, TorchBackend
 from audiocraft_ext.engine.quantize import Quantize
 from audiocraft_ext.engine.step import Step
+from audiocraft_ext.engine.transformer import WeightBias
 from audiocraft_ext.errors import CheckpointError
 from audiocraft_ext.musicgen import Model
 from audiocraft_ext.progress import SilentProgress
@@ -67,22 +68,22 @@ class CapturesOtherTokens(HostBackend):
 class Uncompilable(Recorded):
     """Its kernel does not compile."""
 
-    def add_norm(self, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def linear(self, matrix: WeightBias, norm: WeightBias | None = None, gelu: bool = False) -> Linear:
         raise RuntimeError("ptxas fatal")
 
 
 class Inexact(Recorded):
     """Its kernel adds up too much."""
 
-    def add_norm(self, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return super().add_norm(x, 1.05 * y, weight, bias)
+    def linear(self, matrix: WeightBias, norm: WeightBias | None = None, gelu: bool = False) -> Linear:
+        return super().linear(WeightBias(1.05 * matrix.weight, matrix.bias), norm, gelu)
 
 
 class NotANumber(Recorded):
     """Its kernel gives NaN."""
 
-    def gelu(self, x: Tensor) -> Tensor:
-        return x * torch.nan
+    def linear(self, matrix: WeightBias, norm: WeightBias | None = None, gelu: bool = False) -> Linear:
+        return super().linear(WeightBias(matrix.weight * torch.nan, matrix.bias), norm, gelu)
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from audiocraft_ext.engine.kv_cache import KVCache
 from audiocraft_ext.engine.quantize import Quantize
 from audiocraft_ext.engine.slots import SlotTable
 from audiocraft_ext.engine.step import Step
-from audiocraft_ext.engine.transformer import rotary_table
+from audiocraft_ext.engine.transformer import WeightBias, rotary_table
 from tests.support import engines as models
 from tests.support.engines import closing, results
 
@@ -88,15 +88,21 @@ def test_positions_beyond_a_row_s_length_are_not_read() -> None:
     assert attend(CPUAttention, cache, torch.randn(5, 3, N_HEADS, HEAD))[0].isfinite().all()
 
 
-@pytest.mark.parametrize("has_bias", [True, False])
-def test_add_norm_is_torch_s(has_bias: bool, on_threads: None) -> None:
+@pytest.mark.parametrize("n_rows", [1, 5, 19])
+@pytest.mark.parametrize(("has_bias", "gelu"), [(True, True), (False, False)])
+def test_a_product_with_norm_gelu_and_residual_is_torch_s(
+    n_rows: int, has_bias: bool, gelu: bool, on_threads: None
+) -> None:
     torch.manual_seed(0)
-    x, y, weight = torch.randn(5, 96) * 40 + 7, torch.randn(5, 96), torch.randn(96)
-    bias = torch.randn(96) if has_bias else None
-    ours_x, plain_x = x.clone(), x.clone()
-    ours, plain = OURS.add_norm(ours_x, y, weight, bias), PLAIN.add_norm(plain_x, y, weight, bias)
-    torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-5)
-    assert torch.equal(ours_x, plain_x)
+    x, residual, weight = torch.randn(n_rows, 96) * 40 + 7, torch.randn(n_rows, 176), torch.randn(176, 96) / 10
+    biases = (torch.randn(96), torch.randn(176)) if has_bias else (None, None)
+    norm, matrix = WeightBias(torch.randn(96), biases[0]), WeightBias(weight, biases[1])
+    ours, plain = (backend.linear(matrix, norm, gelu) for backend in (OURS, PLAIN))
+    torch.testing.assert_close(ours(x), plain(x), rtol=1e-5, atol=1e-5)  # 2e-6 measured
+    if not gelu:
+        expected = residual + ours(x)
+        assert ours(x, residual) is residual
+        assert torch.equal(residual, expected)
 
 
 def test_rotary_factors_are_applied_as_by_torch_and_values_left(on_threads: None) -> None:
@@ -109,8 +115,9 @@ def test_rotary_factors_are_applied_as_by_torch_and_values_left(on_threads: None
 
 def test_gelu_is_within_a_millionth_of_the_exact_one(on_threads: None) -> None:
     x = torch.linspace(-30, 30, 64_000).view(4, -1)
-    exact = functional.gelu(x.double())
-    assert (OURS.gelu(x) - exact).abs().max() < 1e-6
+    product = OURS.linear(WeightBias(torch.eye(16)), gelu=True)
+    ours = torch.cat([product(part) for part in x.view(-1, 4, 16)])
+    assert (ours.view(4, -1) - functional.gelu(x.double())).abs().max() < 1e-6
 
 
 def attend_last_rows(x: Tensor) -> Tensor:
@@ -121,8 +128,12 @@ def attend_last_rows(x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(
     "compute",
-    [lambda x: OURS.gelu(x.clone()), lambda x: OURS.add_norm(x.clone(), x, torch.ones(32), None), attend_last_rows],
-    ids=["gelu", "add_norm", "attention"],
+    [
+        OURS.linear(WeightBias(torch.eye(HEAD)), gelu=True),
+        OURS.linear(WeightBias(torch.eye(HEAD)), WeightBias(torch.ones(HEAD))),
+        attend_last_rows,
+    ],
+    ids=["gelu", "norm", "attention"],
 )
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 def test_inputs_that_are_not_finite_stay_so_in_their_own_row(compute: Callable[[Tensor], Tensor], bad: float) -> None:
@@ -145,9 +156,9 @@ def test_an_engine_on_kernels_gives_the_tokens_of_plain_torch(has_cross: bool) -
 
 
 def test_int8_exact_weights_are_kept_in_int8_and_the_cache_in_fp32() -> None:
-    heads = models.transformer().heads
-    assert isinstance(heads, CPULinear)
-    assert heads.weight.dtype == torch.int8
+    qkv = models.transformer().layers[0].qkv
+    assert isinstance(qkv, CPULinear)
+    assert qkv.weight.dtype == torch.int8
     assert models.transformer().cache.dtype == torch.float32
     assert models.transformer(quantize="int8").cache.dtype == torch.int8
 
@@ -182,7 +193,7 @@ def test_recorded_calls_are_replayed_on_the_same_tensors() -> None:
     outputs: list[Tensor] = []
 
     def compute() -> None:
-        outputs.append(OURS.gelu(matmul(matmul(x, weight, ones, ones), weight, ones, ones)))
+        outputs.append(matmul(matmul(x, weight, ones, ones), weight, ones, ones, gelu=True))
 
     replay = record(compute)
     x.copy_(torch.randn(2, 64))
@@ -203,7 +214,7 @@ def test_threads_that_sleep_at_a_barrier_are_all_woken(monkeypatch: pytest.Monke
     def compute() -> None:
         outputs.append(x)
         for _ in range(10):
-            outputs.append(OURS.gelu(matmul(outputs[-1], weight, ones, ones)))
+            outputs.append(matmul(outputs[-1], weight, ones, ones, gelu=True))
 
     replay = record(compute)
     expected = outputs[-1].clone()

@@ -12,6 +12,7 @@ pytest.importorskip("llvmlite")
 from audiocraft_ext.engine.backends import cpu_kernels
 from audiocraft_ext.engine.backends.cpu import CPULinear
 from audiocraft_ext.engine.quantize import dequantize, quantize
+from audiocraft_ext.engine.transformer import WeightBias
 
 matmul_int16 = partial(cpu_kernels.matmul, packed_dtype=torch.int16)
 
@@ -58,7 +59,7 @@ def test_a_row_of_zeros_gives_the_bias() -> None:
 @pytest.mark.parametrize("n_inputs", [48, 8288])
 def test_widths_unfit_for_int16_are_multiplied_in_fp32(n_inputs: int) -> None:
     torch.manual_seed(0)
-    linear, x = CPULinear(torch.randn(8, n_inputs), None, True), torch.randn(2, n_inputs)
+    linear, x = CPULinear(WeightBias(torch.randn(8, n_inputs)), None, False, True), torch.randn(2, n_inputs)
     expected = functional.linear(x, dequantize(linear.weight, linear.scale))
     torch.testing.assert_close(linear(x), expected, rtol=1e-5, atol=1e-3)
 

@@ -16,10 +16,9 @@ from audiocraft_ext.engine.backends import llvm_jit
 ROOT = Path(__file__).parents[4]
 SOURCE = ROOT / "audiocraft_ext/engine/backends/cpu_kernels.c"
 IR = SOURCE.with_suffix(".ll")
-MATMUL = {"N_OUTPUTS": 2, "N_COLUMNS": 64}
+MATMUL = {"N_OUTPUTS": 2, "N_COLUMNS": 64, "ADDS": 1, "HAS_GELU": 1}
 KERNELS = [
-    ("add_norm", {}),
-    ("gelu", {}),
+    ("norm", {}),
     ("apply_rotary", {"HEAD_WIDTH": 64}),
     ("pack_rows", {"X_IS_INT16": 1}),
     ("matmul", MATMUL | {"N_ROWS": 8, "X_IS_INT16": 0, "IS_INT8": 0}),

@@ -7,11 +7,10 @@ import torch
 
 pytest.importorskip("triton")
 
-from audiocraft_ext.engine.backends import triton_attention, triton_linear
-from audiocraft_ext.engine.backends.torch import StepAttention, TorchBackend
+from audiocraft_ext.engine.backends import triton_attention
+from audiocraft_ext.engine.backends.torch import StepAttention
 from audiocraft_ext.engine.backends.triton import TritonAttention, TritonBackend
 from audiocraft_ext.engine.kv_cache import KVCache
-from audiocraft_ext.engine.quantize import quantize
 from tests.support import engines as models
 from tests.support.engines import closing, results
 
@@ -86,33 +85,6 @@ def test_positions_beyond_a_row_s_length_are_not_read() -> None:
     assert out.isfinite().all()
 
 
-@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
-@pytest.mark.parametrize("width", [48, 128])
-@pytest.mark.parametrize("has_bias", [True, False])
-def test_add_norm_is_torch_s(dtype: torch.dtype, width: int, has_bias: bool) -> None:
-    torch.manual_seed(1)
-    x, y = torch.randn(5, width, device=DEVICE), torch.randn(5, width, device=DEVICE).to(dtype)
-    weight = torch.randn(width, device=DEVICE)
-    bias = torch.randn(width, device=DEVICE) if has_bias else None
-    other = x.clone()
-    ours = triton_linear.add_norm(x, y, weight, bias, 1e-5, dtype)
-    theirs = TorchBackend(DEVICE, dtype, width, False, False).add_norm(other, y, weight, bias)
-    torch.testing.assert_close(x, other, rtol=0, atol=1e-6)
-    torch.testing.assert_close(ours, theirs, rtol=TOLERANCES[dtype], atol=1e-5)
-
-
-@pytest.mark.parametrize("shape", [(40, 48), (64, 512)], ids=str)
-@pytest.mark.parametrize("n_rows", [1, 2, 8, 32])
-def test_the_int8_product_is_that_of_the_scaled_weights(n_rows: int, shape: tuple[int, int]) -> None:
-    torch.manual_seed(2)
-    weight, scale = quantize(torch.randn(shape, device=DEVICE))
-    x = torch.randn(n_rows, shape[1], device=DEVICE).half()
-    exact = x.double() @ (weight.double() * scale.double()[:, None]).T
-    ours = triton_linear.matmul_int8(x, weight, scale)
-    assert (ours.double() - exact).norm() / exact.norm() < 1e-3
-    assert torch.equal(triton_linear.matmul_int8(x[:1], weight, scale), ours[:1])
-
-
 def test_an_engine_on_kernels_gives_the_greedy_tokens_of_plain_torch() -> None:
     place: dict[str, Any] = {"device": DEVICE.type}
     nothing = torch.zeros(4, 0).long()
@@ -124,14 +96,3 @@ def test_an_engine_on_kernels_gives_the_greedy_tokens_of_plain_torch() -> None:
         assert isinstance(fast.backend, TritonBackend)
         for a, b in zip(results(fast, jobs), results(slow, jobs), strict=True):
             assert torch.equal(a, b)
-
-
-def test_kernels_that_do_not_compile_or_fit_are_not_available(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert triton_linear.is_available(DEVICE, 64)
-    assert not triton_linear.is_available(DEVICE, 48)
-
-    def without_a_compiler(*_: Any) -> None:
-        raise RuntimeError("Failed to find C compiler")
-
-    monkeypatch.setattr(triton_linear, "add_norm", without_a_compiler)
-    assert not triton_linear.is_available(DEVICE, 64)
