@@ -60,11 +60,12 @@ def test_parts_are_merged_in_order_and_counted_from_zero_again() -> None:
     lengths = torch.tensor([600, 513, 512, 257, 256, 0], device=DEVICE)
     cache, query = filled_cache(torch.float16), torch.randn(N_ROWS, N_HEADS, HEAD, device=DEVICE).half()
     attend = triton_attention.Attend(N_ROWS, N_HEADS, HEAD, N_POSITIONS, DEVICE)
-    first = attend(query, cache.keys[0], cache.values[0], lengths, None)
+    rows = torch.arange(N_ROWS, device=DEVICE)
+    first = attend(query, cache.keys[0], cache.values[0], rows, lengths, None)
     attend.parts.fill_(torch.nan)
     attend.stats.fill_(torch.nan)
     assert not attend.n_arrived.any()
-    assert torch.equal(attend(query, cache.keys[0], cache.values[0], lengths, None), first)
+    assert torch.equal(attend(query, cache.keys[0], cache.values[0], rows, lengths, None), first)
 
 
 def test_an_idle_row_writes_nothing_and_gives_zeros() -> None:
