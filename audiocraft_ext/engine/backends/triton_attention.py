@@ -20,28 +20,33 @@ SPLIT, TILE = 128, 64
 
 
 @triton.jit
-def _load_heads(cache, cells, steps, valid, columns, HEAD: tl.constexpr, WIDTH: tl.constexpr):
-    """Numbers [TILE, HEAD] of the heads at cells [TILE], and the steps to multiply them by [TILE]."""
-    x = tl.load(cache + cells[:, None] * WIDTH + columns[None, :], mask=valid[:, None], other=0.0).to(tl.float32)
+def _load_heads(cache, steps, base, offsets, valid, columns, HEAD: tl.constexpr, WIDTH: tl.constexpr):
+    """Numbers [TILE, HEAD] of the heads in cells base + offsets [TILE], and the steps [TILE] to multiply them by."""
+    cells = base * WIDTH + offsets[:, None] * WIDTH + columns[None, :]
+    x = tl.load(cache + cells, mask=valid[:, None], other=0.0).to(tl.float32)
     if WIDTH == HEAD:
-        return x, 1.0
-    return x, tl.load(steps + cells * (WIDTH // 4) + HEAD // 4, mask=valid, other=0.0)
+        step = tl.full(offsets.shape, 1.0, tl.float32)
+    else:
+        words: tl.constexpr = WIDTH // 4
+        step = tl.load(steps + base * words + offsets * words + words - 1, mask=valid, other=0.0)
+    return x, step
 
 
 @triton.jit
-def _store_head(cache, cell, steps, x, columns, HEAD: tl.constexpr, WIDTH: tl.constexpr):
+def _store_head(cache, steps, cell, x, columns, HEAD: tl.constexpr, WIDTH: tl.constexpr):
     """Write a head to a cell; what it reads as."""
     if WIDTH == HEAD:
-        x = x.to(cache.dtype.element_ty)
-        tl.store(cache + cell * WIDTH + columns, x)
-        return x.to(tl.float32)
-    largest = tl.max(tl.abs(x), axis=0)
-    # The last bits of a sum whose first bits are known: to the nearest integer, ties to the even one.
-    integers = (x * tl.div_rn(127.0, tl.maximum(largest, 1e-30)) + 12582912.0) - 12582912.0
-    step = tl.div_rn(largest, 127.0) + tl.sum(x * 0.0, axis=0)  # NaN if a number is not finite
-    tl.store(cache + cell * WIDTH + columns, integers.to(tl.int8))
-    tl.store(steps + cell * (WIDTH // 4) + HEAD // 4, step)
-    return integers * step
+        stored = x.to(cache.dtype.element_ty)
+        step = 1.0
+    else:
+        largest = tl.max(tl.abs(x), axis=0)
+        # The last bits of a sum whose first bits are known: to the nearest integer, ties to the even one.
+        x = (x * tl.div_rn(127.0, tl.maximum(largest, 1e-30)) + 12582912.0) - 12582912.0
+        stored = x.to(tl.int8)
+        step = tl.div_rn(largest, 127.0) + tl.sum(x * 0.0, axis=0)  # NaN if a number is not finite
+        tl.store(steps + (cell + 1) * (WIDTH // 4) - 1, step)
+    tl.store(cache + cell * WIDTH + columns, stored)
+    return stored.to(tl.float32) * step
 
 
 @triton.jit
@@ -57,8 +62,8 @@ def _read(
     for start in tl.range(0, SPLIT, TILE, num_stages=3):
         offsets = first + start + tl.arange(0, TILE)
         valid = offsets < n_kept
-        k, k_step = _load_heads(keys, base + offsets, key_steps, valid, columns, HEAD, WIDTH)
-        v, v_step = _load_heads(values, base + offsets, value_steps, valid, columns, HEAD, WIDTH)
+        k, k_step = _load_heads(keys, key_steps, base, offsets, valid, columns, HEAD, WIDTH)
+        v, v_step = _load_heads(values, value_steps, base, offsets, valid, columns, HEAD, WIDTH)
         scores = tl.where(valid, tl.sum(k * q[None, :], axis=1) * k_step, float("-inf"))
         new_top = tl.maximum(top, tl.max(scores, axis=0))
         origin = tl.where(first + start < n_kept, new_top, 0.0)
@@ -108,8 +113,8 @@ def _attend(
             # The newest position comes from the projection, and the row's last program alone writes it to the cache.
             if length <= first + SPLIT:
                 k_new, v_new = tl.load(new_key + here).to(tl.float32), tl.load(new_value + here).to(tl.float32)
-                k_new = _store_head(keys, base + length - 1, key_steps, k_new, columns, HEAD, WIDTH)
-                v_new = _store_head(values, base + length - 1, value_steps, v_new, columns, HEAD, WIDTH)
+                k_new = _store_head(keys, key_steps, base + length - 1, k_new, columns, HEAD, WIDTH)
+                v_new = _store_head(values, value_steps, base + length - 1, v_new, columns, HEAD, WIDTH)
                 score = tl.sum(k_new * q, axis=0)
                 new_top = tl.maximum(top, score)
                 share, weight = tl.exp(top - new_top), tl.exp(score - new_top)
@@ -161,6 +166,6 @@ class Attend:
             out, query.stride(0), n_heads, keys.shape[2], head_width**-0.5,
             HEAD=head_width, WIDTH=keys.shape[3], SPLIT=SPLIT, TILE=TILE, N_SPLITS=self.n_splits,
             BLOCK=triton.next_power_of_2(self.n_splits), APPENDS=new is not None,
-            maxnreg=96,  # left to itself, the compiler takes 80 on sm_100 and spills
+            maxnreg=104 if is_int8 else 96,  # left to itself, the compiler takes 80 on sm_100 and spills
         )  # fmt: skip
         return out
