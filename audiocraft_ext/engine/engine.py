@@ -232,7 +232,7 @@ class Engine:
 
     def _drop_steps(self) -> None:
         with suppress(RuntimeError):  # a device that has failed
-            self.backend.synchronize_caller()  # steps in flight use what is freed here
+            self.backend.synchronize_caller()  # steps in flight use the buffers freed here
         self._steps.clear()
 
     def _decode(self, sequences: list[Sequence], n_slots: int = 1, is_eager: bool = False) -> Step:
@@ -249,7 +249,7 @@ class Engine:
             self.stop_capturing(f"{error}.")
             raise
         except Exception:
-            self._drop_steps()  # what they keep from one step to the next may be half written
+            self._drop_steps()  # their scratch may be half written
             raise
         return step
 

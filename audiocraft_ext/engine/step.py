@@ -46,7 +46,7 @@ class Step:
         (self.run_eagerly if is_eager else self._run)()
 
     def _select(self, selection: Selection) -> None:
-        # What was captured reads these tensors where they are.
+        # In place: a captured step reads these tensors where they are.
         slots, counts = zip(*selection, strict=True)
         self._rows.copy_(torch.tensor([ROWS_PER_SLOT * slot + i for slot, n in selection for i in range(n)]))
         self._row_slots.copy_(self._rows // ROWS_PER_SLOT)

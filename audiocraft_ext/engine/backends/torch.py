@@ -1,8 +1,8 @@
 """Plain torch on any device: a backend's interface, the oracle of the others, and what runs where they cannot.
 
 A row of any result depends on the same row of the inputs alone, added up in a fixed order: that is what makes a job's
-tokens the same alone and in company. Plain torch needs a fixed number of rows for it, and steps all slots. Knows nothing
-of jobs.
+tokens the same alone and in company. Plain torch needs a fixed number of rows for it, and steps all slots. Knows
+nothing of jobs.
 """
 
 import logging

@@ -3,9 +3,8 @@
 Imported only where it is used: Triton exists on Linux alone. A row is reduced in an order that depends on its own
 length and on nothing else.
 
-An int8 cache is that of the CPU: each head has its quantisation step, an fp32 number, behind it. A tile's heads and steps
-are one stretch of memory, read whole; 68 bytes allow vectors of 4 bytes in place of 16, which makes more loads and no
-more traffic. Steps apart from the heads would be read in lines of their own.
+An int8 cache has the CPU's layout, each head's quantisation step behind it: a tile's heads and steps are one stretch of
+memory, read whole. Heads of 68 bytes are loaded by 4 bytes in place of 16, in more instructions and no more traffic.
 """
 
 import torch
@@ -13,9 +12,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Positions that one program reads, and how many of them at a time. A program's loop has the loads of two tiles under way
-# before it needs the first: with two tiles in all, it waits for the memory once. For one clip of the medium size, at 256
-# of its positions, that makes 96 programs, at 1,500 of them 576: fewer than an H100 has at once. Not measured yet.
+# Positions that one program reads, and how many of them at a time. The loop starts the loads of two tiles before it
+# needs the first: with two in all, it waits for the memory once. For one clip of the medium size that is 96 programs at
+# 256 positions, 576 at 1,500: no more than an H100 runs at once. Not tuned yet: no GPU was available.
 SPLIT, TILE = 128, 64
 
 

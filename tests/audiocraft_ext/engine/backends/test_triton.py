@@ -8,7 +8,7 @@ import torch
 
 pytest.importorskip("triton")
 
-from audiocraft_ext.engine.backends import triton_attention, triton_linear
+from audiocraft_ext.engine.backends import BackendName, triton_attention, triton_linear
 from audiocraft_ext.engine.backends.torch import StepAttention, TorchBackend
 from audiocraft_ext.engine.backends.triton import TritonAttention, TritonBackend
 from audiocraft_ext.engine.kv_cache import KVCache, dequantize_kv, quantize_kv
@@ -20,6 +20,7 @@ from tests.support import engines as models
 from tests.support.engines import PATIENCE_S, closing, results
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+NAMES: tuple[BackendName, ...] = ("triton", "cpu")
 TOLERANCES = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 # More positions than one program reads, and lengths on both sides of its tiles' and its own ends.
 N_ROWS, N_HEADS, HEAD, N_POSITIONS = 6, 3, 16, 600
@@ -163,9 +164,10 @@ def test_an_engine_on_kernels_gives_the_greedy_tokens_of_plain_torch() -> None:
             assert torch.equal(a, b)
 
 
-def step_of(slots: list[int], busy: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits [J, 2, K, V] and tokens [J, K] of one step of `slots`, those that are busy among them at other positions."""
-    made = models.transformer(n_slots=4, backend="triton", quantize="int8", device=DEVICE.type)
+def step_of(slots: list[int], busy: list[int], backend: BackendName = "triton") -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits [J, 2, K, V] and tokens [J, K] of a step of `slots`, those that are busy among them at other positions."""
+    made = models.transformer(n_slots=4, backend=backend, quantize="int8", device=DEVICE.type)
+    assert made.cache.dtype == torch.int8
     generator = torch.Generator().manual_seed(0)
     for part in (*made.cache.keys, *made.cache.values):
         drawn = torch.randn(*part.shape[:3], models.WIDTH // models.N_HEADS, generator=generator)
@@ -190,11 +192,18 @@ def step_of(slots: list[int], busy: list[int]) -> tuple[torch.Tensor, torch.Tens
 
 def test_a_slot_s_step_is_the_same_alone_and_among_others() -> None:
     logits, tokens = step_of([0, 1, 2, 3], [0, 2, 3])
-    for i, slot in enumerate((0, 2, 3)):
-        alone, its_tokens = step_of([slot], [slot])
-        assert torch.equal(alone[0], logits[i])
-        assert torch.equal(its_tokens[0], tokens[i])
+    for slots, places in (([2], [1]), ([0, 3], [0, 2])):
+        fewer, their_tokens = step_of(slots, slots)
+        assert torch.equal(fewer, logits[places])
+        assert torch.equal(their_tokens, tokens[places])
     assert (tokens >= 0).all()
+
+
+@models.needs_llvmlite
+@pytest.mark.skipif(DEVICE.type != "cpu", reason="a step of the CPU's")
+def test_a_step_over_an_int8_cache_is_that_of_the_cpu_s_kernels() -> None:
+    (ours, _), (theirs, _) = (step_of([0, 3], [0, 3], name) for name in NAMES)
+    assert (ours - theirs).norm() / theirs.norm() < 1e-3  # CPUDIFF
 
 
 @pytest.mark.slow
