@@ -55,6 +55,7 @@ class Step:
         jobs = torch.tensor([slots, [0, *stops[:-1]], [stop - 1 for stop in stops]])
         if jobs.shape != self._jobs.shape:  # only where rows are of busy slots alone: sampling is not captured there
             self._jobs = torch.empty_like(jobs, device=self._rows.device)
+            self._slots, self._conditional, self._unconditional = self._jobs
         self._jobs.copy_(jobs)
         self._selection = selection
 
@@ -78,5 +79,4 @@ class Step:
         self.logits = self._transformer.logits(hidden)
 
     def sample(self) -> None:
-        slots, conditional, unconditional = self._jobs
-        self._sample(slots, self.logits, (conditional, unconditional))
+        self._sample(self._slots, self.logits, (self._conditional, self._unconditional))
