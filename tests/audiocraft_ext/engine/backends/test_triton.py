@@ -203,7 +203,7 @@ def test_a_slot_s_step_is_the_same_alone_and_among_others() -> None:
 @pytest.mark.skipif(DEVICE.type != "cpu", reason="a step of the CPU's")
 def test_a_step_over_an_int8_cache_is_that_of_the_cpu_s_kernels() -> None:
     (ours, _), (theirs, _) = (step_of([0, 3], [0, 3], name) for name in NAMES)
-    assert (ours - theirs).norm() / theirs.norm() < 1e-3  # CPUDIFF
+    assert (ours - theirs).norm() / theirs.norm() < 5e-4  # 1.3e-4 measured: the activations of the CPU have 16 bits
 
 
 @pytest.mark.slow
