@@ -73,8 +73,9 @@ def _build(lm: LMModel, n_frames: int, settings: EngineSettings, backend: TorchB
     pattern = DelayPattern(tuple(lm.pattern_provider.delays), lm.special_token_id)
     n_steps = pattern.n_steps(n_frames)
     n_positions = n_steps + capacity(lm, "prepend") + 1
-    slot_bytes = ROWS_PER_SLOT * kv_bytes_per_row(len(lm.transformer.layers), lm.dim, n_positions, backend.dtype)
-    n_slots = backend.fitting_slots(settings.n_slots, slot_bytes)
+    n_layers, n_heads = len(lm.transformer.layers), lm.transformer.layers[0].self_attn.num_heads
+    row_bytes = kv_bytes_per_row(n_layers, n_heads, n_positions, lm.dim // n_heads, backend.cache_dtype)
+    n_slots = backend.fitting_slots(settings.n_slots, ROWS_PER_SLOT * row_bytes)
     weights = engine_weights(lm, settings.consume)
     check = SelfCheck(weights, pattern, n_steps, backend) if self_check else None
     if check:
@@ -83,6 +84,8 @@ def _build(lm: LMModel, n_frames: int, settings: EngineSettings, backend: TorchB
     engine = Engine(transformer, pattern, n_slots, n_steps)
     if check:
         engine.self_check = check.compare(engine)
+    else:
+        engine.call(engine.capture_steps)
     return engine
 
 

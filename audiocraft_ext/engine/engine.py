@@ -6,19 +6,23 @@ admits jobs, feeds their prompts piece by piece between the steps of the others,
 
 import atexit
 import threading
-from collections.abc import Iterator
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from audiocraft_ext.engine.backends.torch import CaptureError, ReplayError
 from audiocraft_ext.engine.kv_cache import ROWS_PER_SLOT
 from audiocraft_ext.engine.pattern import DelayPattern
 from audiocraft_ext.engine.scheduler import Job, Scheduler, Sequence, Status
 from audiocraft_ext.engine.slots import SlotTable
-from audiocraft_ext.engine.step import Step
+from audiocraft_ext.engine.step import Selection, Step
 from audiocraft_ext.engine.transformer import Transformer
+
+Result = TypeVar("Result")
 
 
 class NotFiniteError(RuntimeError):
@@ -39,7 +43,7 @@ class Engine:
         shape = n_slots, transformer.n_codebooks, n_steps, transformer.cache.n_positions
         self._table = SlotTable(*shape, self.backend.device, self.backend.is_host)
         self._steps: dict[int, Step] = {}  # by number of rows
-        self._all_slots = [(slot, ROWS_PER_SLOT) for slot in range(n_slots)]
+        self._n_slots, self.step_sizes = n_slots, self.backend.step_sizes(n_slots)
         self._scheduler = Scheduler(n_slots)
         self.self_check: float | None = None  # its largest difference, if there was one
         self._thread: threading.Thread | None = None
@@ -49,12 +53,12 @@ class Engine:
     def description(self) -> str:
         """How tokens are made, on what, and the cache that was allocated: for the log of set-up."""
         backend, cache = self.backend, self.transformer.cache
-        parts = (cache.keys, cache.values, cache.cross_keys, cache.cross_values)
-        gigabytes = sum(tensor.nbytes for part in parts for tensor in part) / 1e9
-        dtype = f"{str(backend.dtype).removeprefix('torch.')}{' with int8 weights' if backend.is_int8 else ''}"
+        int8 = {"weights": backend.is_int8, "cache": cache.dtype == torch.int8}
+        parts = " and ".join(part for part, is_int8 in int8.items() if is_int8)
+        dtype = f"{str(backend.dtype).removeprefix('torch.')}{f' with int8 {parts}' if parts else ''}"
         check = "off" if self.self_check is None else f"{self.self_check:.1e} from plain torch"
         where = f"{backend.description}, on {backend.device} in {dtype}"
-        return f"{where}; {len(self._all_slots)} slots, {gigabytes:.2f} GB of keys and values; self-check: {check}"
+        return f"{where}; {self._n_slots} slots, {cache.n_bytes / 1e9:.2f} GB of keys and values; self-check: {check}"
 
     def submit(self, job: Job) -> Future[Tensor]:
         """A future of the job's frames [K, T] on the host, prompt included; the thread starts with the first job.
@@ -150,7 +154,7 @@ class Engine:
     def _finish(self, sequence: Sequence, outcome: Tensor | Exception) -> None:
         if sequence.status is not Status.WAITING:
             self._table.release(sequence.slot)
-            if isinstance(outcome, Exception) and self.backend.has_fixed_shapes:
+            if isinstance(outcome, Exception) and self.backend.reads_masked:
                 first = ROWS_PER_SLOT * sequence.slot
                 self.transformer.cache.clear(slice(first, first + ROWS_PER_SLOT))
         self._scheduler.finish(sequence, outcome)
@@ -184,20 +188,37 @@ class Engine:
         logits = self.transformer.logits(hidden[:, -1])
         self._table.sample(torch.full((1,), slot, device=logits.device), logits[:1], logits[-1:])
 
-    @torch.inference_mode()
-    def forced_steps(self, job: Job, given: Tensor, is_eager: bool) -> tuple[Tensor, Tensor]:
+    def call(self, function: Callable[[], Result]) -> Result:
+        """A function's result in a thread like the engine's own, before the first job."""
+        self.backend.synchronize_caller()  # weights and caches come from its stream
+
+        @torch.inference_mode()
+        def run() -> Result:
+            with self.backend.engine_thread():
+                return function()
+
+        with ThreadPoolExecutor(1, "set-up") as thread:
+            return thread.submit(run).result()
+
+    def capture_steps(self) -> None:
+        """Capture the step of each size: no job shall wait for it. By ``call``."""
+        for n_slots in reversed(self.step_sizes):  # the smaller ones fit into the memory of the largest
+            if self.backend.captures:
+                self._decode([], n_slots)
+
+    def forced_steps(self, job: Job, given: Tensor, n_slots: int, is_eager: bool) -> tuple[Tensor, Tensor]:
         """Logits [N, 2, K, V] and tokens [N, K] of the steps after a prompt, each following `given` [K, S].
 
-        For a self-check, in its thread, before the first job; in the last slot, whose rows have the largest offsets.
+        For a self-check, by ``call``; in steps of `n_slots` and in the last slot, whose rows have the largest offsets.
         """
-        sequence = Sequence(job, Future(), Status.PREFILLING, self._all_slots[-1][0])
+        sequence = Sequence(job, Future(), Status.PREFILLING, self._n_slots - 1)
         made: list[tuple[Tensor, Tensor]] = []
         self._assign_slot(sequence)
         while sequence.status is Status.PREFILLING:
             self._prefill(sequence)
         for step in range(sequence.first_step + 1, sequence.stop):
             self._table.sequence[sequence.slot, :, :step] = given[:, :step].to(self.backend.device)
-            logits = self._decode([sequence], is_eager).logits[-ROWS_PER_SLOT:]
+            logits = self._decode([sequence], n_slots, is_eager).logits[-ROWS_PER_SLOT:]
             made.append((logits.clone(), self._table.sequence[sequence.slot, :, step].clone()))
         self._table.release(sequence.slot)
         self.transformer.cache.clear(slice(ROWS_PER_SLOT * sequence.slot, None))
@@ -207,13 +228,36 @@ class Engine:
     def stop_capturing(self, reason: str) -> None:
         """Run each step eagerly from now on; from the thread that runs them."""
         self.backend.stop_capturing(reason)
+        self._drop_steps()
+
+    def _drop_steps(self) -> None:
+        with suppress(RuntimeError):  # a device that has failed
+            self.backend.synchronize_caller()  # steps in flight use the buffers freed here
         self._steps.clear()
 
-    def _decode(self, sequences: list[Sequence], is_eager: bool = False) -> Step:
-        """One step of all jobs whose prompts are in the cache."""
-        busy = [(sequence.slot, sequence.job.n_rows) for sequence in sequences]
-        selection = self._all_slots if self.backend.has_fixed_shapes else busy
+    def _decode(self, sequences: list[Sequence], n_slots: int = 1, is_eager: bool = False) -> Step:
+        """One step of these jobs, whose prompts are in the cache, and of so many slots at least."""
+        selection = self._select([(sequence.slot, sequence.job.n_rows) for sequence in sequences], n_slots)
         n_rows = sum(n for _, n in selection)
         step = self._steps.get(n_rows) or self._steps.setdefault(n_rows, Step(self.transformer, self._table, n_rows))
-        step.run(selection, is_eager)
+        try:
+            step.run(selection, is_eager)
+        except CaptureError as error:
+            self.stop_capturing(f"A step cannot be captured: {error}.")
+            return self._decode(sequences, n_slots, is_eager=True)
+        except ReplayError as error:
+            self.stop_capturing(f"{error}.")
+            raise
+        except Exception:
+            self._drop_steps()  # their scratch may be half written
+            raise
         return step
+
+    def _select(self, busy: Selection, n_slots: int) -> Selection:
+        """The slots of a step: busy ones, and as many idle ones as its size has room for."""
+        size = next((size for size in self.step_sizes if size >= max(len(busy), n_slots)), None)
+        if size is None:
+            return busy
+        slots = {slot for slot, _ in busy}
+        idle = [slot for slot in range(self._n_slots) if slot not in slots]
+        return [(slot, ROWS_PER_SLOT) for slot in sorted([*slots, *idle[: size - len(slots)]])]

@@ -20,6 +20,7 @@ def quantize_kv(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Keys or values [..., Dh] in the cache's form: in int8 [..., Dh + 4], scaled to each head's largest magnitude."""
     if dtype != torch.int8:
         return x.to(dtype)
+    x = x.float()
     largest = x.abs().amax(-1, keepdim=True)
     integers = (x * (127 / largest.clamp(min=1e-30))).round().to(torch.int8)
     return torch.cat([integers, (largest / 127).view(torch.int8)], -1)
@@ -29,7 +30,7 @@ def dequantize_kv(cached: Tensor, dtype: torch.dtype) -> Tensor:
     """Keys or values [..., Dh] in `dtype` from the cache's form."""
     if cached.dtype != torch.int8:
         return cached.to(dtype)
-    return cached[..., :-_STEP_BYTES] * cached[..., -_STEP_BYTES:].contiguous().view(torch.float32).to(dtype)
+    return (cached[..., :-_STEP_BYTES] * cached[..., -_STEP_BYTES:].contiguous().view(torch.float32)).to(dtype)
 
 
 class KVCache:
@@ -39,6 +40,7 @@ class KVCache:
         """`shape` is [L, B, H, S, Dh]. Zeros, since masked positions are multiplied by 0, and 0 times NaN is NaN."""
         n_layers, *rows_of_heads, head_dim = shape
         self.dtype, self._zeros = dtype, zeros
+        self.head_dim = head_dim
         layer_shape = (*rows_of_heads, head_dim + (_STEP_BYTES if dtype == torch.int8 else 0))
         self.keys, self.values = ([zeros(layer_shape, dtype) for _ in range(n_layers)] for _ in range(2))
         self.cross_keys: list[Tensor] = []
@@ -54,6 +56,12 @@ class KVCache:
     def cross_capacity(self) -> int:
         """Cross-attention positions T' that a row has."""
         return self.cross_keys[0].shape[2] if self.cross_keys else 0
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all keys and values."""
+        parts = (self.keys, self.values, self.cross_keys, self.cross_values)
+        return sum(tensor.nbytes for part in parts for tensor in part)
 
     def update(
         self, layer: int, rows: Tensor | slice, positions: Tensor | slice, keys: Tensor, values: Tensor
@@ -98,6 +106,7 @@ class KVCache:
         self.cross_keys, self.cross_values = keys, values
 
 
-def kv_bytes_per_row(n_layers: int, dim: int, n_positions: int, dtype: torch.dtype) -> int:
-    """Bytes of self-attention keys and values that one row takes."""
-    return 2 * n_layers * dim * n_positions * dtype.itemsize
+def kv_bytes_per_row(n_layers: int, n_heads: int, n_positions: int, head_dim: int, dtype: torch.dtype) -> int:
+    """Bytes of self-attention keys and values that one row takes; `dtype` is the cache's."""
+    shape = (n_layers, 1, n_heads, n_positions, head_dim)
+    return KVCache(shape, dtype, lambda shape, dtype: torch.empty(shape, dtype=dtype, device="meta")).n_bytes

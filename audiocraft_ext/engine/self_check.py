@@ -6,8 +6,8 @@ what a difference means for the server.
 
 import math
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -47,6 +47,7 @@ class SelfCheck:
         self._states = self._states.to(backend.device, backend.dtype)
         self._weights = weights
         self._plain = TorchBackend(backend.device, backend.dtype, dim, backend.is_int8, False)
+        self._plain.cache_dtype = backend.cache_dtype
 
     @torch.no_grad()
     def layers(self) -> Iterator[Layer[WeightBias]]:
@@ -77,29 +78,30 @@ class SelfCheck:
         """
         if not self._expected.isfinite().all():
             raise NotFiniteError("the model's logits are not finite")
-        engine.backend.synchronize_caller()  # weights and caches come from its stream
-        with ThreadPoolExecutor(1, "self-check") as thread:
-            return thread.submit(self._compare, engine).result()
+        return engine.call(partial(self._compare, engine))
 
     def _compare(self, engine: Engine) -> float:
         tolerance = _TOLERANCE[self._plain.dtype]
-        with engine.backend.engine_thread():
-            eager = captured = self._difference(engine, is_eager=True)
-            if not eager <= tolerance:
-                raise SelfCheckError(f"its self-check differs from plain torch by {eager:.2g}")
-            if engine.backend.captures:
-                captured = self._difference(engine, is_eager=False)
-            if not captured <= tolerance:
-                engine.stop_capturing(f"Captured, its self-check differs from plain torch by {captured:.2g}.")
-                return eager
+        eager = self._largest(engine, is_eager=True)
+        if not eager <= tolerance:
+            raise SelfCheckError(f"its self-check differs from plain torch by {eager:.2g}")
+        engine.capture_steps()
+        captured = self._largest(engine, is_eager=False) if engine.backend.captures else 0.0
+        if not captured <= tolerance:
+            engine.stop_capturing(f"Captured, its self-check differs from plain torch by {captured:.2g}.")
+            return eager
         return max(eager, captured)
 
-    def _difference(self, engine: Engine, is_eager: bool) -> float:
+    def _largest(self, engine: Engine, is_eager: bool) -> float:
+        """The largest difference in steps of any size; NaN if one is."""
+        return torch.tensor([self._difference(engine, n, is_eager) for n in engine.step_sizes]).max().item()
+
+    def _difference(self, engine: Engine, n_slots: int, is_eager: bool) -> float:
         prefix = self._states[:, :0]
         cross = self._states if self._has_cross else None
         n_frames = self._prompt.shape[1] + _N_NEW
         job = Job(self._prompt, n_frames, prefix, cross, guidance=_GUIDANCE, temperature=0.0)
-        logits, drawn = engine.forced_steps(job, self._steps, is_eager)
+        logits, drawn = engine.forced_steps(job, self._steps, n_slots, is_eager)
         scale = torch.full((len(logits),), _GUIDANCE)
         guided, expected = (apply_guidance(x[:, 0], x[:, 1], scale) for x in (logits, self._expected))
         # Only a margin that is larger than what both may have moved decides about a token.

@@ -4,7 +4,6 @@ from itertools import accumulate
 
 import torch
 
-from audiocraft_ext.engine.backends.torch import CaptureError
 from audiocraft_ext.engine.kv_cache import ROWS_PER_SLOT
 from audiocraft_ext.engine.slots import SlotTable
 from audiocraft_ext.engine.transformer import Transformer
@@ -23,6 +22,7 @@ class Step:
         self.n_rows = n_rows
         self._transformer, self.table = transformer, table
         self._row_slots, self._rows = torch.zeros(2, n_rows, dtype=torch.int64, device=transformer.backend.device)
+        self._jobs = self._rows.new_empty(3, 0)  # slot, first and last row of each
         self._selection: Selection = []
         self._inputs = torch.empty(n_rows, transformer.dim, device=self._rows.device)
         self._rotary = transformer.position_encoding(self._rows)[1]
@@ -33,31 +33,30 @@ class Step:
         cache = self._transformer.cache
         self._cross_capacity = cache.cross_capacity
         self._attention = self._transformer.backend.attention(cache, self._rows)
+        self._sample = self._transformer.backend.sampler(self.table)
         self._run = self._transformer.backend.capture(self)
 
     def run(self, selection: Selection, is_eager: bool = False) -> None:
-        """Step the selected jobs, B rows in all; captured where the backend can, unless `is_eager`."""
+        """Step the selected jobs, B rows in all, slots ascending; captured where the backend can, unless `is_eager`."""
         if self._cross_capacity != self._transformer.cache.cross_capacity:
             self._transformer.backend.synchronize_caller()  # steps in flight use the buffers freed here
             self.reset()
         if selection != self._selection:
             self._select(selection)
-        try:
-            (self.run_eagerly if is_eager else self._run)()
-        except CaptureError as error:  # no step is captured from here on
-            self._transformer.backend.stop_capturing(f"A step cannot be captured: {error}.")
-            self._run = self.run_eagerly
-            self._run()
+        (self.run_eagerly if is_eager else self._run)()
 
     def _select(self, selection: Selection) -> None:
-        # Where whole steps are captured, all slots are stepped: there the selection never changes.
+        # In place: a captured step reads these tensors where they are.
         slots, counts = zip(*selection, strict=True)
         self._rows.copy_(torch.tensor([ROWS_PER_SLOT * slot + i for slot, n in selection for i in range(n)]))
         self._row_slots.copy_(self._rows // ROWS_PER_SLOT)
         # A job's first row is conditional and its last one unconditional: without guidance, the same.
         stops = list(accumulate(counts))
-        index = [slots, [0, *stops[:-1]], [stop - 1 for stop in stops]]
-        self._slots, self._conditional, self._unconditional = torch.tensor(index).to(self._rows.device)
+        jobs = torch.tensor([slots, [0, *stops[:-1]], [stop - 1 for stop in stops]])
+        if jobs.shape != self._jobs.shape:  # only where rows are of busy slots alone: sampling is not captured there
+            self._jobs = torch.empty_like(jobs, device=self._rows.device)
+            self._slots, self._conditional, self._unconditional = self._jobs
+        self._jobs.copy_(jobs)
         self._selection = selection
 
     def run_eagerly(self) -> None:
@@ -75,5 +74,4 @@ class Step:
         self.logits = self._transformer.logits(hidden)
 
     def sample(self) -> None:
-        rows = self._conditional, self._unconditional
-        self._transformer.backend.sample(self.table, self._slots, self.logits, rows)
+        self._sample(self._slots, self.logits, (self._conditional, self._unconditional))

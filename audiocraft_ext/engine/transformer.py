@@ -88,7 +88,11 @@ class Transformer:
         self.n_codebooks, n_tokens, self.dim = weights.embeddings.shape
         self.vocabulary = n_tokens - 1
         self.n_heads, head_dim = weights.n_heads, self.dim // weights.n_heads
-        self.layers = [_pack(layer, backend) for layer in weights.layers]
+        self.layers: list[Layer[Linear]] = []
+        self._zero_has_value = False  # a state of zeros, in cross-attention
+        for layer in weights.layers:
+            self._zero_has_value |= layer.cross is not None and layer.cross.key_value.bias is not None
+            self.layers.append(_pack(layer, backend))
         self._heads = backend.linear(weights.heads, weights.out_norm)
         # One table for all codebooks, so that an input is one gather and one sum.
         self.embeddings = weights.embeddings.reshape(-1, self.dim)
@@ -116,7 +120,9 @@ class Transformer:
         n_rows, length, _ = states.shape
         self.cache.reserve_cross(length)
         rows = slice(first_row, first_row + n_rows)
-        self.cache.cross_lengths[rows] = length
+        # Over values of zeros, as a text model's unconditional ones are, attention is zero: nothing is read of them.
+        is_read = states.flatten(1).any(1) | self._zero_has_value
+        self.cache.cross_lengths[rows] = torch.where(is_read, length, 0)
         inputs = states.reshape(-1, self.dim).to(self.backend.dtype)
         for i, layer in enumerate(self.layers):
             assert layer.cross is not None

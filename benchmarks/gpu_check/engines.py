@@ -74,8 +74,9 @@ def transformer(
     up = layers[0].up.weight
     backend = backends.choose(up, weights.n_heads, quantize=quantize, name=name, capture=capture)
     n_positions = PATTERN.n_steps(n_frames) + 1
-    slot_bytes = ROWS_PER_SLOT * kv_bytes_per_row(len(layers), up.shape[1], n_positions, backend.dtype)
-    n_slots = n_slots if name == "torch" else backend.fitting_slots(n_slots, slot_bytes)
+    head_dim = up.shape[1] // weights.n_heads
+    row_bytes = kv_bytes_per_row(len(layers), weights.n_heads, n_positions, head_dim, backend.cache_dtype)
+    n_slots = n_slots if name == "torch" else backend.fitting_slots(n_slots, ROWS_PER_SLOT * row_bytes)
     return Transformer(weights, ROWS_PER_SLOT * n_slots, n_positions, backend)
 
 
@@ -89,6 +90,7 @@ def running(weights: Weights, n_slots: int, n_frames: int, **choices: Any) -> It
     made = transformer(weights, n_slots, n_frames, **choices)
     engine = Engine(made, PATTERN, len(made.cache.keys[0]) // ROWS_PER_SLOT, PATTERN.n_steps(n_frames))
     try:
+        engine.call(engine.capture_steps)
         engine.submit(job(engine, 0, 4)).result(PATIENCE_S)
         yield engine
     finally:

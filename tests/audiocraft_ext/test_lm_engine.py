@@ -10,13 +10,16 @@ import torch
 from torch import Tensor
 
 from audiocraft_ext.checkpoint import Checkpoint, load
+from audiocraft_ext.engine import backends
+from audiocraft_ext.engine.quantize import Quantize
 from audiocraft_ext.engine.sampling import uniform_bits
 from audiocraft_ext.errors import InputError
-from audiocraft_ext.lm_engine import reason_unsupported
+from audiocraft_ext.lm_engine import build_engine, reason_unsupported
 from audiocraft_ext.musicgen import Model
 from audiocraft_ext.settings import EngineSettings
 from audiocraft_ext.upstream import ConditioningAttributes, MusicGen
 from tests.support import tiny
+from tests.support.engines import InterpretedBackend, needs_interpreter
 from tests.support.music import window_tokens
 from tests.support.tiny import CARD, WINDOW_S, Kind
 
@@ -54,6 +57,33 @@ def attributes(checkpoint: Checkpoint, text: str) -> list[ConditioningAttributes
 
 def ours(model: Model, prompt: Tensor | None, conditions: Any, **arguments: Any) -> Tensor:
     return window_tokens(model, prompt, conditions, seed=SEED, **arguments)
+
+
+class FewSlots(InterpretedBackend):
+    """Records what a slot is said to take."""
+
+    slot_bytes = 0
+
+    def fitting_slots(self, n_requested: int, slot_bytes: int) -> int:
+        self.slot_bytes = slot_bytes
+        return n_requested
+
+
+@needs_interpreter
+@pytest.mark.parametrize(("quantize", "dtype"), [("none", torch.float32), ("int8", torch.int8)])
+def test_memory_is_divided_by_the_bytes_that_a_slot_s_cache_takes(
+    tiny_checkpoint: TinyCheckpoint, monkeypatch: pytest.MonkeyPatch, quantize: Quantize, dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(backends, "TritonBackend", FewSlots)
+    settings = EngineSettings(backend="triton", n_slots=3, quantize=quantize, consume=False, capture=False)
+    made = build_engine(tiny_checkpoint("text").lm, 50, settings)
+    assert made is not None
+    assert isinstance(made.backend, FewSlots)
+    cache = made.transformer.cache
+    assert cache.dtype == dtype
+    assert 3 * made.backend.slot_bytes == sum(part.nbytes for part in (*cache.keys, *cache.values))
+    assert f"{cache.n_bytes / 1e9:.2f} GB" in made.description
+    assert ("with int8 weights and cache" in made.description) == (quantize == "int8")
 
 
 def codes(n_codebooks: int, n_frames: int) -> Tensor | None:

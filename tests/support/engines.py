@@ -23,6 +23,9 @@ from audiocraft_ext.engine.transformer import CrossAttention, Layer, Transformer
 
 # A GPU's machine may lack it, and needs it for nothing.
 needs_llvmlite = pytest.mark.skipif(find_spec("llvmlite") is None, reason="there is no llvmlite here")
+needs_interpreter = pytest.mark.skipif(
+    find_spec("triton") is None or torch.cuda.is_available(), reason="Triton interprets where there is no CUDA"
+)
 N_CODEBOOKS, CARD, WIDTH, N_HEADS, N_LAYERS = 4, 64, 64, 2, 2
 PATTERN = DelayPattern((0, 1, 2, 3), CARD)
 N_STEPS, N_PREFIX = 160, 24

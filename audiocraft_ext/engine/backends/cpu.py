@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 class CPUBackend(TorchBackend):
     """Compiled kernels; the cache is int8 where weights are: late steps of several clips read more of it."""
 
-    has_fixed_shapes = False
+    reads_masked = False
+    has_int8_cache = True
     apply_rotary = staticmethod(cpu_kernels.apply_rotary)
-
-    @property
-    def cache_dtype(self) -> torch.dtype:
-        return torch.int8 if self.is_int8 else self.dtype
 
     def linear(self, matrix: "WeightBias", norm: "WeightBias | None" = None, gelu: bool = False) -> Linear:
         return CPULinear(matrix, norm, gelu, self.is_int8)
+
+    def step_sizes(self, n_slots: int) -> list[int]:
+        return []
 
     def attention(self, cache: KVCache, rows: Tensor) -> StepAttention:
         return CPUAttention(cache, rows)
@@ -90,6 +90,7 @@ class CPUAttention(StepAttention):
     def update(self, positions: Tensor) -> None:
         torch.add(positions, 1, out=self._lengths)
         torch.index_select(self.cache.cross_lengths, 0, self.rows, out=self._cross_lengths)
+        self._cross_lengths.clamp_(min=1)  # the kernel reads a position at least: a null row's value there is 0
 
     def self_attention(self, layer: int, qkv: Tensor) -> Tensor:
         cached, new = (self.cache.keys[layer], self.cache.values[layer]), qkv[:, 1:]

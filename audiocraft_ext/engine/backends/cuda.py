@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from audiocraft_ext.engine.backends.torch import CaptureError, TorchBackend
+from audiocraft_ext.engine.backends.torch import CaptureError, ReplayError, TorchBackend
 
 if TYPE_CHECKING:
     from audiocraft_ext.engine.step import Step
@@ -33,9 +33,14 @@ class CUDABackend(TorchBackend):
         # Sums in half precision, by which cuBLAS may join the parts of a product, would differ from plain ones.
         torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+        self._pool: Any = None
 
     def capture(self, step: "Step") -> Callable[[], None]:
-        return CUDAGraphStep(step) if self.captures else step.run_eagerly
+        if not self.captures:
+            return step.run_eagerly
+        # One for all graphs, which are replayed one at a time and leave nothing in it that another reads.
+        self._pool = self._pool or torch.cuda.graph_pool_handle()
+        return CUDAGraphStep(step, self._pool)
 
     def fitting_slots(self, n_requested: int, slot_bytes: int) -> int:
         free, _ = torch.cuda.mem_get_info(self.device)
@@ -71,36 +76,40 @@ def slots_that_fit(n_bytes: int, slot_bytes: int, n_requested: int) -> int:
 class CUDAGraphStep:
     """A step as one CUDA graph, replayed with a single launch."""
 
-    def __init__(self, step: "Step") -> None:
-        self._step = step
+    def __init__(self, step: "Step", pool: Any) -> None:
+        self._step, self._pool = step, pool
         self._graph: torch.cuda.CUDAGraph | None = None
         self._last_replay = torch.cuda.Event()
 
     def __call__(self) -> None:
         if self._graph is None:
             self._graph = self._capture()
-        self._graph.replay()
-        # The host stays one step ahead: enough to keep the device busy, little enough to stop a cancelled job at once.
-        self._last_replay.synchronize()  # at the first, there is nothing to wait for
-        self._last_replay.record()
+        try:
+            self._graph.replay()
+            # The host stays one step ahead: enough to keep the device busy, little enough to stop a cancelled job at
+            # once.
+            self._last_replay.synchronize()  # at the first, there is nothing to wait for
+            self._last_replay.record()
+        except Exception as error:
+            raise ReplayError(f"A captured step failed: {type(error).__name__}: {error}") from error
 
     def _capture(self) -> torch.cuda.CUDAGraph:
         is_active, stream = self._step.table.is_active, torch.cuda.current_stream()
-        was_active, pool = is_active.clone(), torch.cuda.graph_pool_handle()
+        was_active = is_active.clone()
         is_active.zero_()  # meanwhile no slot advances
         try:
-            return self._record(pool)
+            return self._record()
         except Exception as error:
             # torch leaves neither the stream nor the pool of a capture that cannot be ended.
             torch.cuda.set_stream(stream)
-            for release in (torch._C._cuda_endAllocateToPool, torch._C._cuda_releasePool):
-                with suppress(RuntimeError):  # it was released, or never begun
-                    release(torch.cuda.current_device(), pool)
+            with suppress(RuntimeError):  # of one that never began, or was ended, the first raises
+                torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), self._pool)
+                torch._C._cuda_releasePool(torch.cuda.current_device(), self._pool)
             raise CaptureError(f"{type(error).__name__}: {error}") from error
         finally:
             is_active.copy_(was_active)
 
-    def _record(self, pool: Any) -> torch.cuda.CUDAGraph:
+    def _record(self) -> torch.cuda.CUDAGraph:
         stream = torch.cuda.Stream(priority=_HIGH_PRIORITY)
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -109,6 +118,6 @@ class CUDAGraphStep:
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         # Other threads decode audio and compute conditions meanwhile: only this thread's calls are checked.
-        with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
             self._step.run_eagerly()
         return graph

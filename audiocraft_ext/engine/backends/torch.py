@@ -1,8 +1,8 @@
 """Plain torch on any device: a backend's interface, the oracle of the others, and what runs where they cannot.
 
 A row of any result depends on the same row of the inputs alone, added up in a fixed order: that is what makes a job's
-tokens the same alone and in company. A backend that needs a fixed number of rows for it steps all slots. Knows nothing
-of jobs.
+tokens the same alone and in company. Plain torch needs a fixed number of rows for it, and steps all slots. Knows
+nothing of jobs.
 """
 
 import logging
@@ -56,17 +56,24 @@ class Linear:
         return y if residual is None else residual.add_(y)
 
 
+# Draws the next step of slots [J] from logits [B, K, V] and their (conditional, unconditional) rows [J]
+Sampler = Callable[[Tensor, Tensor, tuple[Tensor, Tensor]], None]
+
+
 class CaptureError(RuntimeError):
     """A step cannot be captured; nothing of it has run."""
+
+
+class ReplayError(RuntimeError):
+    """A captured step has failed; how much of it has run is unknown."""
 
 
 class TorchBackend:
     """One device, and how to compute there what a decoding step needs; subclasses replace what they do faster."""
 
     prefill_positions = 128  # of a prompt, fed between two steps of the others: a newcomer must not delay them
-    # A step is of all slots and reads all positions, idle and masked ones too, so that NaN must not stay there; else
-    # it is of the busy slots, each read up to its length.
-    has_fixed_shapes = True
+    reads_masked = True  # positions too, which then are multiplied by 0: NaN must not stay in the cache
+    has_int8_cache = False  # beside int8 weights
     is_host = True  # reading a value of a tensor waits for nothing
     is_self_checked = False  # at set-up
     cross_positions = 0  # reserved from the start: where the cache grows later, steps are captured again
@@ -74,6 +81,7 @@ class TorchBackend:
     def __init__(self, device: torch.device, dtype: torch.dtype, dim: int, is_int8: bool, captures: bool) -> None:
         """`dtype` is that of weights and activations; residuals are fp32. `is_int8` asks for weights in int8."""
         self.device, self.dtype, self.is_int8 = device, dtype, is_int8
+        self.cache_dtype = torch.int8 if is_int8 and self.has_int8_cache else dtype
         self.captures = captures and type(self).capture is not TorchBackend.capture
         self._n_threads = num_threads() if dim >= _MIN_DIM_OF_ALL_CORES else 1
 
@@ -111,14 +119,18 @@ class TorchBackend:
             rotary.copy_(factors)
         attention.update(positions)
 
-    def sample(self, table: "SlotTable", slots: Tensor, logits: Tensor, rows: tuple[Tensor, Tensor]) -> None:
-        """``SlotTable.sample`` of slots [J] from logits [B, K, V] and their (conditional, unconditional) rows [J]."""
-        table.sample(slots, logits[rows[0]], logits[rows[1]])
+    def step_sizes(self, n_slots: int) -> list[int]:
+        """Numbers of slots that a step may have, ascending; none: it is of the busy slots' rows alone."""
+        return [n_slots]
+
+    def sampler(self, table: "SlotTable") -> Sampler:
+        """``SlotTable.sample``, for one step's tensors."""
+        return lambda slots, logits, rows: table.sample(slots, logits[rows[0]], logits[rows[1]])
 
     def capture(self, step: "Step") -> Callable[[], None]:
         """``step.run_eagerly``, perhaps captured when it is first called and replayed from then on.
 
-        That first call may raise ``CaptureError``.
+        That first call may raise ``CaptureError``, a later one ``ReplayError``.
         """
         return step.run_eagerly
 
@@ -132,10 +144,6 @@ class TorchBackend:
         """Its name, and whether steps are captured."""
         name = type(self).__name__.removesuffix("Backend").lower()
         return f"{name}, {'captured' if self.captures else 'eager'}"
-
-    @property
-    def cache_dtype(self) -> torch.dtype:
-        return self.dtype
 
     def zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         return torch.zeros(shape, dtype=dtype, device=self.device)

@@ -1,12 +1,13 @@
 """The backend for CUDA with Triton's kernels, in the same graph."""
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from audiocraft_ext.engine.backends.cuda import CUDABackend
-from audiocraft_ext.engine.backends.torch import Linear, StepAttention
+from audiocraft_ext.engine.backends.torch import Linear, Sampler, StepAttention
 from audiocraft_ext.engine.kv_cache import KVCache
 
 if TYPE_CHECKING:
@@ -15,9 +16,14 @@ if TYPE_CHECKING:
 
 
 class TritonBackend(CUDABackend):
-    """``CUDABackend`` with Triton kernels, which read no more of the cache than is valid."""
+    """``CUDABackend`` with Triton kernels, which read no more of the cache than is valid.
 
-    _n_arrived = torch.empty(0)  # made for the first table
+    A step is of the busy slots, filled up to a power of two. The cache is int8 where weights are: for 16 clips, it is
+    most of what a step reads.
+    """
+
+    reads_masked = False
+    has_int8_cache = True
 
     def __init__(self, *settings: Any) -> None:
         super().__init__(*settings)
@@ -48,34 +54,35 @@ class TritonBackend(CUDABackend):
         tables = transformer.embeddings, transformer.sines, transformer.rotary
         triton_inputs.prepare(table, slots, tables, inputs, rotary, attention.lengths)
 
-    def sample(self, table: "SlotTable", slots: Tensor, logits: Tensor, rows: tuple[Tensor, Tensor]) -> None:
+    def step_sizes(self, n_slots: int) -> list[int]:
+        return [*(1 << i for i in range((n_slots - 1).bit_length())), n_slots]
+
+    def sampler(self, table: "SlotTable") -> Sampler:
         from audiocraft_ext.engine.backends import triton_sampling
 
-        if self._n_arrived.shape != table.step.shape:
-            self._n_arrived = torch.zeros_like(table.step, dtype=torch.int32)
-        triton_sampling.sample(table, slots, logits, rows, self._n_arrived)
+        n_arrived = torch.zeros_like(table.step, dtype=torch.int32)
+        return partial(triton_sampling.sample, table, n_arrived=n_arrived)
 
 
 class TritonAttention(StepAttention):
-    """A step's attention, split over each row's valid positions; for all rows of the cache, in order."""
+    """A step's attention, split over each row's valid positions."""
 
     def __init__(self, cache: KVCache, rows: Tensor) -> None:
         from audiocraft_ext.engine.backends.triton_attention import Attend
 
-        n_rows, n_heads, _, head_dim = cache.keys[0].shape
-        assert len(rows) == n_rows
+        n_heads, head_dim = cache.keys[0].shape[1], cache.head_dim
         self.cache, self.rows = cache, rows
         self.lengths = torch.zeros_like(rows)
-        self._attend = Attend(n_rows, n_heads, head_dim, cache.n_positions, rows.device)
-        self._cross_attend = Attend(n_rows, n_heads, head_dim, max(cache.cross_capacity, 1), rows.device)
+        self._attend = Attend(len(rows), n_heads, head_dim, cache.n_positions, rows.device)
+        self._cross_attend = Attend(len(rows), n_heads, head_dim, max(cache.cross_capacity, 1), rows.device)
 
     def update(self, positions: Tensor) -> None:
         self.lengths.copy_(torch.where(positions == self.cache.n_positions - 1, 0, positions + 1))
 
     def self_attention(self, layer: int, qkv: Tensor) -> Tensor:
         keys, values = self.cache.keys[layer], self.cache.values[layer]
-        return self._attend(qkv[:, 0], keys, values, self.lengths, qkv[:, 1:])
+        return self._attend(qkv[:, 0], keys, values, self.rows, self.lengths, qkv[:, 1:])
 
     def cross_attention(self, layer: int, query: Tensor) -> Tensor:
         keys, values = self.cache.cross_keys[layer], self.cache.cross_values[layer]
-        return self._cross_attend(query, keys, values, self.cache.cross_lengths, None)
+        return self._cross_attend(query, keys, values, self.rows, self.cache.cross_lengths, None)

@@ -13,8 +13,12 @@ import torch
 from torch import Tensor
 
 from audiocraft_ext.engine.backends import BackendName
+from audiocraft_ext.engine.backends.torch import TorchBackend
 from audiocraft_ext.engine.engine import ClosedError, NotFiniteError
 from audiocraft_ext.engine.quantize import Quantize
+from audiocraft_ext.engine.slots import SlotTable
+from audiocraft_ext.engine.step import Step
+from audiocraft_ext.engine.transformer import Transformer
 from tests.support.engines import (
     CARD,
     N_CODEBOOKS,
@@ -25,8 +29,11 @@ from tests.support.engines import (
     engine,
     job,
     long_job,
+    needs_interpreter,
     needs_llvmlite,
     results,
+    transformer,
+    weights,
 )
 
 # Compiled kernels step busy slots, plain torch all of them, as CUDA does.
@@ -125,6 +132,45 @@ def test_a_job_in_line_can_end_before_its_turn() -> None:
         for future in futures:
             future.result(timeout=PATIENCE_S)
     assert ended == [False] * 3
+
+
+def logits_and_lengths(backend: BackendName, null_length: int | None = None) -> tuple[Tensor, list[int]]:
+    """Logits [2, K, V] of a step with and without conditions, and how many of their positions are read."""
+    made = transformer(n_slots=1, backend=backend)
+    made.cache.reserve_cross(70)
+    for values in made.cache.cross_values:
+        values.fill_(3.0)  # of a former job
+    states = torch.randn(2, 70, WIDTH, generator=torch.Generator().manual_seed(0))
+    states[1] = 0
+    made.cache_cross_kv(0, states)
+    if null_length is not None:
+        made.cache.cross_lengths[1] = null_length
+    table = SlotTable(1, N_CODEBOOKS, N_STEPS, made.cache.n_positions, torch.device("cpu"))
+    table.activate(0, 0)
+    step = Step(made, table, 2)
+    step.run([(0, 2)])
+    return step.logits, made.cache.cross_lengths.tolist()
+
+
+@pytest.mark.parametrize("backend", [*BACKENDS, pytest.param("triton", marks=needs_interpreter)])
+def test_conditions_of_zeros_are_not_read_and_the_logits_are_the_same(backend: BackendName) -> None:
+    (logits, lengths), (read, _) = logits_and_lengths(backend), logits_and_lengths(backend, 70)
+    assert lengths == [70, 0]
+    assert torch.equal(logits, read)
+    assert not torch.equal(logits[0], logits[1])
+
+
+def test_conditions_of_zeros_are_read_where_values_have_a_bias() -> None:
+    model = weights(True)
+    layers = []
+    for layer in model.layers:
+        assert layer.cross is not None
+        biased = replace(layer.cross.key_value, bias=torch.ones(2 * WIDTH))
+        layers.append(replace(layer, cross=replace(layer.cross, key_value=biased)))
+    backend = TorchBackend(torch.device("cpu"), torch.float32, WIDTH, False, False)
+    made = Transformer(replace(model, layers=layers), 2, N_STEPS + 1, backend)
+    made.cache_cross_kv(0, torch.zeros(2, 9, WIDTH))
+    assert made.cache.cross_lengths.tolist() == [9, 9]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from audiocraft_ext.engine.kv_cache import KVCache, dequantize_kv, quantize_kv
+from audiocraft_ext.engine.kv_cache import KVCache, dequantize_kv, kv_bytes_per_row, quantize_kv
 
 HEAD = 32
 
@@ -52,3 +52,14 @@ def test_a_non_finite_head_stays_so_in_int8_and_leaves_the_others(bad: float) ->
     is_bad[1, 2, 0] = True
     assert not read[is_bad].isfinite().any()
     assert torch.equal(read[~is_bad], right[~is_bad])
+
+
+def test_half_precision_is_quantised_as_the_same_numbers_in_fp32() -> None:
+    x = torch.randn(5, 3, 2, HEAD, generator=torch.Generator().manual_seed(0)).half()
+    x[0, 0, 0] = 0
+    assert torch.equal(quantize_kv(x, torch.int8), quantize_kv(x.float(), torch.int8))
+
+
+@pytest.mark.parametrize(("dtype", "head_bytes"), [(torch.float16, 2 * 64), (torch.float32, 4 * 64), (torch.int8, 68)])
+def test_bytes_of_a_row_are_those_of_the_cache_s_type(dtype: torch.dtype, head_bytes: int) -> None:
+    assert kv_bytes_per_row(48, 24, 1505, 64, dtype) == 2 * 48 * 24 * 1505 * head_bytes
