@@ -126,7 +126,7 @@ def test_positions_beyond_a_row_s_length_are_not_read() -> None:
 def test_an_engine_on_kernels_gives_the_greedy_tokens_of_plain_torch() -> None:
     place: dict[str, Any] = {"device": DEVICE.type}
     nothing = torch.zeros(4, 0).long()
-    jobs = [models.job(seed, temperature=0.0, n_frames=6, prompt=nothing, **place) for seed in range(3)]
+    jobs = [models.job(seed, temperature=0.0, n_frames=3, prompt=nothing, **place) for seed in range(3)]
     with (
         closing(models.engine(n_slots=2, backend="triton", **place)) as fast,
         closing(models.engine(n_slots=2, backend="torch", **place)) as slow,
