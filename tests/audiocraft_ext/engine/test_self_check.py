@@ -164,7 +164,8 @@ def test_interpreted_kernels_pass_the_self_check(
     model = Model(checkpoint.load(str(tiny.write(tmp_path, kind)), "cpu"), settings, self_check=True)
     assert model.engine is not None
     assert model.engine.self_check is not None
-    assert 0 < model.engine.self_check < 1e-5  # 1e-6 measured
+    # 1e-6 measured; with an int8 cache 2e-5, since rounding to 255 steps enlarges the last bit's differences.
+    assert 0 < model.engine.self_check < (1e-4 if quantize == "int8" else 1e-5)
 
 
 def test_without_the_smoke_test_there_is_no_self_check(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:

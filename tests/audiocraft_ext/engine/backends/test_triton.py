@@ -179,7 +179,7 @@ def test_a_step_over_an_int8_cache_is_that_of_the_cpu_s_kernels() -> None:
 
 
 @pytest.mark.slow
-def test_jobs_in_steps_of_one_to_four_slots_get_the_tokens_that_they_get_alone() -> None:
+def test_jobs_in_steps_of_any_size_get_the_tokens_that_they_get_alone() -> None:
     place: dict[str, Any] = {"device": DEVICE.type}
     nothing = torch.zeros(4, 0).long()
     jobs = [models.job(seed, n_frames=n, prompt=nothing, **place) for seed, n in ((1, 7), (2, 3), (5, 1))]
