@@ -127,6 +127,7 @@ class Predictor(BasePredictor):
                     classifier_free_guidance=classifier_free_guidance,
                     output_format=output_format,
                     seed=seed,
+                    context=getattr(cog.current_scope(), "context", None),
                     max_duration_s=self.service.max_duration_s,
                 )
                 print(f"Using seed {request.seed}", flush=True)

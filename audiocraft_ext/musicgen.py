@@ -53,7 +53,7 @@ class Model:
     """
 
     def __init__(self, checkpoint: Checkpoint, settings: EngineSettings, self_check: bool = False) -> None:
-        self.checkpoint = checkpoint
+        self.checkpoint, self.settings = checkpoint, settings
         if next(checkpoint.codec.parameters()).is_cuda:
             # Some of cuDNN's transposed convolutions sum in any order: the same tokens would give other samples.
             torch.backends.cudnn.deterministic = True

@@ -7,6 +7,7 @@ the end of the clip, are made where it is read.
 import math
 import secrets
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
@@ -17,6 +18,7 @@ NormalizationStrategy = Literal["loudness", "clip", "peak", "rms"]
 OutputFormat = Literal["wav", "mp3"]
 MAX_SEED = 2**32 - 1
 MAX_GUIDANCE = 100
+MAX_STRENGTH = 10  # of an adapter
 # A text encoder's attention grows with the square of its input; the longest prompts in use have some 500 characters.
 MAX_PROMPT_CHARACTERS = 4000
 DEFAULT_MAX_DURATION_S = 300
@@ -26,6 +28,8 @@ MIN_TOP_P = 1e-6
 MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-30, 1e30
 
 Number = TypeVar("Number", int, float)
+# Name and strength of each; 1 merges all of an adapter, 0 nothing
+AdapterNames = tuple[tuple[str, float], ...]
 
 
 @dataclass(frozen=True)
@@ -50,10 +54,17 @@ class Request:
     classifier_free_guidance: int = 3
     output_format: OutputFormat = "wav"
     seed: int = 0
+    adapters: AdapterNames = ()  # not an input: from the request's context
 
     def inputs(self) -> dict[str, Any]:
         """All inputs but the audio and those not given, ready to be sent again."""
-        return {name: value for name, value in asdict(self).items() if name != "input_audio" and value is not None}
+        others = ("input_audio", "adapters")
+        return {name: value for name, value in asdict(self).items() if name not in others and value is not None}
+
+    def description(self) -> dict[str, Any]:
+        """The inputs, and the adapters as a context, if there are any: for the file's comment."""
+        adapters = ",".join(f"{name}:{strength:g}" for name, strength in self.adapters)
+        return self.inputs() | ({"context": {"adapter": adapters}} if adapters else {})
 
     @staticmethod
     def from_inputs(
@@ -72,9 +83,10 @@ class Request:
         classifier_free_guidance: int,
         output_format: str,
         seed: int | None,
+        context: Mapping[str, str] | None = None,
         max_duration_s: int = DEFAULT_MAX_DURATION_S,
     ) -> "Request":
-        """The request with these inputs; raises ``InputError`` for the first that cannot be served."""
+        """The request with these inputs and context; raises ``InputError`` for the first that cannot be served."""
         if prompt is None and input_audio is None:
             hint = "Send at least one of them; over HTTP, inside input."
             raise InputError("prompt", "neither a prompt nor input_audio was given.", hint)
@@ -112,6 +124,7 @@ class Request:
             ),
             output_format=_one_of("output_format", output_format, OutputFormat),
             seed=_valid_seed(seed),
+            adapters=_adapters((context or {}).get("adapter", "")),
         )
 
 
@@ -154,6 +167,22 @@ def _valid_seed(seed: int | None) -> int:
     if seed is None or seed == -1:
         return secrets.randbelow(MAX_SEED + 1)
     return _integer("seed", seed, 0, MAX_SEED, "-1 is a random one.")
+
+
+def _adapters(text: str) -> AdapterNames:
+    """Those of "name", "name:0.8" or several of these, separated by commas."""
+    adapters = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, colon, strength = part.partition(":")
+        try:
+            number = float(strength) if colon else 1.0
+        except ValueError:
+            number = math.nan
+        if not abs(number) <= MAX_STRENGTH:
+            problem = f"{part!r:.80} has no strength from {-MAX_STRENGTH} to {MAX_STRENGTH} after its colon."
+            raise InputError("context.adapter", problem, 'Use "name" or "name:0.8".')
+        adapters.append((name.strip(), number))
+    return tuple(adapters)
 
 
 def _integer(field: str, value: float, low: int, high: int | None, note: str) -> int:

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from audiocraft_ext import checkpoint, memory, musicgen
+from audiocraft_ext.adapters import Adapters
 from audiocraft_ext.audio.ffmpeg import ffmpeg_path
 from audiocraft_ext.audio.loudness import normalize
 from audiocraft_ext.audio.read import Clip, read
@@ -77,6 +78,7 @@ class Service:
             chosen = checkpoint.default_weights(weights)
             loading = loader.submit(musicgen.load, chosen, settings.device, settings.engine, settings.smoke_test)
             self.model: musicgen.Model = loading.result()
+        self._adapters = Adapters(self.model, chosen, settings.device, settings.adapters, settings.max_adapters)
         n_threads = 1 if settings.device == "cpu" and self.model.engine is not None else num_threads()
         thread_settings = n_threads, request_streams(settings.device)
         # Twice the slots: a prediction that reads a URL which sends nothing keeps its thread after it was cancelled.
@@ -93,8 +95,9 @@ class Service:
 
     def close(self) -> None:
         """Release the model's memory, before another is loaded."""
+        self._adapters.close()
         self.model.close()
-        del self.model
+        del self.model, self._adapters
         memory.collect()
 
     async def is_healthy(self) -> bool:
@@ -143,10 +146,11 @@ class Service:
         """Request → conditions → tokens → samples → file; in a worker thread."""
         progress.dequeue()
         clip = self._read_clip(request, progress)
-        samples = self.model.generate(request, clip, progress)
+        with self._adapters.model(request.adapters, progress) as model:
+            samples = model.generate(request, clip, progress)
         samples = normalize(samples, self.model.sample_rate, request.normalization_strategy)
         progress.check()
-        write(samples, self.model.sample_rate, path, request.output_format, request.inputs(), progress)
+        write(samples, self.model.sample_rate, path, request.output_format, request.description(), progress)
         progress.check()
 
     def _read_clip(self, request: Request, progress: Progress) -> Clip | None:

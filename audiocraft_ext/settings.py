@@ -3,6 +3,7 @@
 import os
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
@@ -35,6 +36,8 @@ class Settings:
     engine: EngineSettings = field(default_factory=EngineSettings)
     smoke_test: bool = True
     max_duration_s: int = DEFAULT_MAX_DURATION_S
+    adapters: Path | None = None  # a folder
+    max_adapters: int = 2  # in memory
 
     @staticmethod
     def from_environment(max_concurrency: int) -> "Settings":
@@ -51,6 +54,8 @@ class Settings:
             ),
             smoke_test=_choice("MUSICGEN_SMOKE_TEST", ("on", "off")) == "on",
             max_duration_s=_number("MUSICGEN_MAX_DURATION", DEFAULT_MAX_DURATION_S),
+            adapters=_folder("MUSICGEN_ADAPTERS"),
+            max_adapters=_number("MUSICGEN_MAX_ADAPTERS", Settings.max_adapters),
         )
 
 
@@ -69,6 +74,13 @@ def _choice(variable: str, choices: tuple[str, ...]) -> Any:
     if value not in choices:
         raise ValueError(f"{variable}={value}: use one of {', '.join(choices)}.")
     return value
+
+
+def _folder(variable: str) -> Path | None:
+    value = os.environ.get(variable)
+    if value and not Path(value).is_dir():
+        raise ValueError(f"{variable}={value}: it is not a folder.")
+    return Path(value) if value else None
 
 
 def _number(variable: str, default: int, largest: int | None = None) -> int:

@@ -17,9 +17,14 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def _server_and_answer(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[tuple[httpx.Client, dict[str, Any]]]":
-    from tests.support.server import running  # here, since machines for the GPU tests have no httpx
+    # Here, since machines for the GPU tests have no httpx.
+    from audiocraft_ext.checkpoint.locate.source import EMBEDDED
+    from tests.support.adapters import write_by_our_names
+    from tests.support.server import running
 
-    with running(tmp_path_factory.mktemp("server")) as started:
+    adapters = tmp_path_factory.mktemp("adapters")
+    write_by_our_names(adapters / "warm", EMBEDDED)
+    with running(tmp_path_factory.mktemp("server"), MUSICGEN_ADAPTERS=str(adapters)) as started:
         first = started.client.post("/predictions", json={"input": {"prompt": "x", "duration": 1}})
         yield started.client, first.json()
 

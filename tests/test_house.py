@@ -22,12 +22,13 @@ ORDER = [
     "checkpoint",
     "lm_engine",
     "musicgen",
+    "adapters",
     "service",
 ]
 CORE = [ROOT / "predict.py", *FILES]
 TOOLS = [*(ROOT / "weights").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
-MAX_CORE_LINES, MAX_TOP_MODULES, MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_TEST_NAME = 7600, 12, 320, 60, 70
+MAX_CORE_LINES, MAX_TOP_MODULES, MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_TEST_NAME = 7750, 12, 320, 60, 70
 
 
 def top_level(path: Path) -> set[str]:

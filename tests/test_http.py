@@ -94,6 +94,31 @@ def test_the_same_seed_gives_the_same_file_and_another_seed_another(server: http
     assert first != other
 
 
+def test_an_adapter_in_the_context_plays_and_an_unknown_one_is_refused(server: httpx.Client) -> None:
+    def play(context: dict[str, Any]) -> dict[str, Any]:
+        body = {"input": {"prompt": "bass", "duration": 1, "seed": 5}, "context": context}
+        answer: dict[str, Any] = retry_on_409(lambda: server.post("/predictions", json=body)).json()
+        return answer
+
+    plain, other, nothing, warm, again, unknown = (
+        play(context)
+        for context in (
+            {},
+            {"trace": "1"},
+            {"adapter": "warm:0"},
+            {"adapter": "warm"},
+            {"adapter": " warm:1.0 "},
+            {"adapter": "warn"},
+        )
+    )
+    assert output_of(plain) == output_of(other)
+    assert samples_of(plain).tolist() == samples_of(nothing).tolist() != samples_of(warm).tolist()
+    assert output_of(warm) == output_of(again)
+    assert b'"context":{"adapter":"warm:1"}' in output_of(warm)
+    assert "Merged warm:1 in" in warm["logs"]
+    assert unknown["error"].endswith("context.adapter: there is no adapter 'warn'. Known are: warm.")
+
+
 def test_multi_band_diffusion_works_on_the_embedded_checkpoint(server: httpx.Client) -> None:
     inputs = {"prompt": "hats", "duration": 2, "seed": 5}
     plain = predict(server, **inputs)

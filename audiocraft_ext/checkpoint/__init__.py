@@ -4,7 +4,8 @@
 the package imports this module alone, and the scripts ``bundle`` and ``convert``.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,9 +18,10 @@ from audiocraft_ext.checkpoint.locate.pretrained import DIFFUSION_CODEC, find_di
 from audiocraft_ext.checkpoint.locate.source import default_weights, display_name, locate
 from audiocraft_ext.checkpoint.read import formats
 from audiocraft_ext.codec.multiband import MultiBandDecoder
+from audiocraft_ext.errors import CheckpointError
 from audiocraft_ext.upstream import CompressionModel, LMModel
 
-__all__ = ["Checkpoint", "candidate_dtypes", "default_weights", "display_name", "load"]
+__all__ = ["Checkpoint", "candidate_dtypes", "default_weights", "display_name", "load", "with_adapters"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,19 @@ class Checkpoint:
     def load_diffusion(self) -> MultiBandDecoder:
         """The codec's diffusion decoder on its device, read from disk at each call; raises ``CheckpointError``."""
         return multiband.load_diffusion(self.codec, self.folder)
+
+
+def with_adapters(base: Checkpoint, weights: str, device: str, adapters: Sequence[tuple[Path, float]]) -> Checkpoint:
+    """``base``, loaded from ``weights``, with (adapter, strength) merged into its language model; its codec is shared.
+
+    Raises ``CheckpointError``, also for anything but an adapter.
+    """
+    located = [(formats.root_of(locate(str(path))), strength) for path, strength in adapters]
+    for folder, _ in located:
+        if not formats.is_adapter(folder):
+            raise CheckpointError(f"{folder.name} is not an adapter: it has no adapter_config.json.")
+    files = formats.read(locate(weights), located)
+    return replace(base, lm=build_lm(files, device, getattr(torch, base.lm.cfg.dtype)))
 
 
 def load(weights: str, device: str, dtype: torch.dtype | None = None) -> Checkpoint:

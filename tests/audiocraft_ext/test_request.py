@@ -132,3 +132,26 @@ def test_a_requests_inputs_are_all_that_were_given_but_the_audio() -> None:
         if name not in ("input_audio", "continuation_end")
     }
     assert "prompt" not in dataclasses.replace(request, prompt=None).inputs()
+
+
+@pytest.mark.parametrize(
+    ("text", "adapters"),
+    [
+        ("", ()),
+        ("warm", (("warm", 1.0),)),
+        ("warm:0.8, cold:-1", (("warm", 0.8), ("cold", -1.0))),
+        ("a b:2,", (("a b", 2.0),)),
+    ],
+)
+def test_adapters_come_from_the_context(text: str, adapters: object) -> None:
+    request = request_with(context={"adapter": text, "trace": "1"})
+    assert request.adapters == adapters
+    again = request.description().get("context")
+    assert request_with(context=again).adapters == adapters
+    assert "adapters" not in request.inputs()
+
+
+@pytest.mark.parametrize("text", ["warm:", "warm:loud", "warm:nan", "warm:11", "warm:inf", "warm:1:2"])
+def test_an_adapters_strength_is_a_number_within_bounds(text: str) -> None:
+    with pytest.raises(InputError, match=r"context.adapter: '.*' has no strength from -10 to 10"):
+        request_with(context={"adapter": text})

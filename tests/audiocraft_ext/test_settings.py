@@ -1,5 +1,7 @@
 """Settings from the environment: set, unset and wrong."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -41,6 +43,13 @@ def test_every_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+def test_adapters_are_in_a_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MUSICGEN_ADAPTERS", str(tmp_path))
+    monkeypatch.setenv("MUSICGEN_MAX_ADAPTERS", "5")
+    settings = Settings.from_environment(16)
+    assert (settings.adapters, settings.max_adapters) == (tmp_path, 5)
+
+
 def test_without_kernels_a_gpu_runs_its_own_backend_of_plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setenv("MUSICGEN_KERNELS", "off")
@@ -59,6 +68,8 @@ def test_without_kernels_a_gpu_runs_its_own_backend_of_plain_torch(monkeypatch: 
         ("MUSICGEN_SMOKE_TEST", "yes", "use one of on, off"),
         ("MUSICGEN_MAX_DURATION", "5m", "at least 1"),
         ("MUSICGEN_MAX_DURATION", "0", "at least 1"),
+        ("MUSICGEN_ADAPTERS", "/no/such/folder", "it is not a folder"),
+        ("MUSICGEN_MAX_ADAPTERS", "none", "at least 1"),
         ("COG_MAX_CONCURRENCY", "-1", "from 1 to 16"),
         ("COG_MAX_CONCURRENCY", "²", "from 1 to 16"),
         ("COG_MAX_CONCURRENCY", "17", "from 1 to 16"),

@@ -25,9 +25,10 @@ _DECODERS = ("base_model.model.model.", "base_model.model.lm_heads.")  # the nam
 _EMBEDDING = re.compile(r"emb\.\d+|.*\.embed_tokens|.*\.shared|.*\.relative_attention_bias")
 
 
-def merge(base: nn.Module, folder: Path) -> None:
+def merge(base: nn.Module, folder: Path, strength: float = 1.0) -> None:
     """Merge the adapter in ``folder`` into ``base``, in fp32 on the CPU; one of the decoder alone into its ``decoder``.
 
+    At another ``strength`` each weight moves by so much of the way from the base's, whatever the adapter's kind.
     Raises ``CheckpointError`` if a weight of the adapter has no place in the base, or one is missing.
     """
     import peft
@@ -42,7 +43,7 @@ def merge(base: nn.Module, folder: Path) -> None:
         if config.is_prompt_learning:
             raise CheckpointError(f"The adapter is of the type {config.peft_type.value}, which no weights can hold.")
         config.task_type, config.inference_mode = None, True  # a task would add methods that generate text
-        _detach_from_files(base)
+        originals = _detach_from_files(base)
         is_decoders = any(name.startswith(_DECODERS) for name in weights)
         with torch.random.fork_rng(devices=[]):  # PiSSA's fast decomposition is random
             torch.manual_seed(0)
@@ -56,6 +57,9 @@ def merge(base: nn.Module, folder: Path) -> None:
             if keys:
                 raise CheckpointError(f"The adapter {problem} {first_few(sorted(keys))}: name its own base.")
         model.merge_and_unload()
+        if strength != 1:
+            for name, parameter in base.named_parameters():
+                parameter.data = originals[name].float().lerp(parameter.data.float(), strength)
     except (CheckpointError, MemoryError):
         raise
     except Exception as error:  # it validates little: a wrong value ends in an error of any kind
@@ -63,7 +67,7 @@ def merge(base: nn.Module, folder: Path) -> None:
         raise CheckpointError(f"The adapter in {folder.name} cannot be merged into its base: {problem:.400}") from error
 
 
-def merge_state(state: State, folder: Path) -> State:
+def merge_state(state: State, folder: Path, strength: float = 1.0) -> State:
     """A language model's weights under audiocraft's names, with the adapter in ``folder`` merged; in fp32."""
     if any(name.startswith("base_model.model.decoder.") for name in _read_weights(folder)):
         raise CheckpointError(
@@ -71,18 +75,22 @@ def merge_state(state: State, folder: Path) -> State:
             "in Hugging Face's form, with a config.json and a model.safetensors."
         )
     modules = _as_modules(state)
-    merge(modules, folder)
+    merge(modules, folder, strength)
     merged = dict(modules.state_dict())
     join_thirds(merged)
     return merged
 
 
-def _detach_from_files(base: nn.Module) -> None:
-    """Copy each weight out of its file's mapping, which PEFT would write to, and which frees nothing until its end."""
-    mappings = memory.clean_mappings()
-    for parameter in base.requires_grad_(False).parameters():
-        mapped, parameter.data = parameter.data, parameter.data.clone()
-        memory.drop_pages(mapped, mappings)
+def _detach_from_files(base: nn.Module) -> State:
+    """Copy each weight out of its file's mapping, which PEFT would write to, and which frees nothing until its end.
+
+    The weights in the mapping, by name.
+    """
+    mappings, mapped = memory.clean_mappings(), dict[str, Tensor]()
+    for name, parameter in base.requires_grad_(False).named_parameters():
+        mapped[name], parameter.data = parameter.data, parameter.data.clone()
+        memory.drop_pages(mapped[name], mappings)
+    return mapped
 
 
 def _read_weights(folder: Path) -> State:

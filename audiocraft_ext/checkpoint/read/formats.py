@@ -36,6 +36,9 @@ _SUPPORTED = (
     "writes."
 )
 
+# The folder of an adapter, and how much of it is merged: 1 is all
+AdapterStrength = tuple[Path, float]
+
 
 @dataclass(frozen=True)
 class LanguageModelFile:
@@ -98,15 +101,20 @@ class CheckpointFiles:
         return {name: pretrained.locate_model(name, self.folder) for name in names}
 
 
-def read(path: Path) -> CheckpointFiles:
-    """The models in a file or folder; raises ``CheckpointError`` if it has no LM, or cannot be read."""
-    root, adapters = root_of(path), list[Path]()
+def read(path: Path, more: Sequence[AdapterStrength] = ()) -> CheckpointFiles:
+    """The models in a file or folder, with more adapters merged after its own.
+
+    Raises ``CheckpointError`` if it has no LM, or cannot be read.
+    """
+    root, adapters = root_of(path), list[AdapterStrength]()
     while is_adapter(root):
-        if root in adapters:
+        if (root, 1.0) in adapters:
             raise CheckpointError(f"The adapter in {root.name} names itself as its base (base_model_name_or_path).")
-        adapters.insert(0, root)
+        adapters.insert(0, (root, 1.0))
         root = root_of(_base_path(root))
-    return (_read_huggingface if _is_huggingface(root) else _read_audiocraft)(root, adapters)
+    if _is_huggingface(root):
+        return _read_huggingface(root, [*adapters, *more], folder=adapters[-1][0] if adapters else root)
+    return _read_audiocraft(root, [*adapters, *more])
 
 
 def root_of(path: Path) -> Path:
@@ -146,18 +154,18 @@ def _base_path(folder: Path) -> Path:
         raise CheckpointError(f"The adapter's base model cannot be located. {error} {hint}.") from error
 
 
-def _read_huggingface(folder: Path, adapters: Sequence[Path]) -> CheckpointFiles:
+def _read_huggingface(root: Path, adapters: Sequence[AdapterStrength], folder: Path) -> CheckpointFiles:
     """The models in a folder of transformers' MusicGen, with adapters merged into them."""
-    model = huggingface.load_musicgen(folder, torch.float32 if adapters else "auto")
-    for merged in adapters:
-        adapter.merge(model, merged)
-    codec, text_encoder = (TransformersModel(part, folder) for part in (model.audio_encoder, model.text_encoder))
+    model = huggingface.load_musicgen(root, torch.float32 if adapters else "auto")
+    for merged, strength in adapters:
+        adapter.merge(model, merged, strength)
+    codec, text_encoder = (TransformersModel(part, root) for part in (model.audio_encoder, model.text_encoder))
     decoder, state = model.config.decoder, huggingface.take_language_model(model)
     config = infer.infer_config(state, decoder)
-    return CheckpointFiles([folder, *adapters][-1], LanguageModelFile(config, state), codec, text_encoder)
+    return CheckpointFiles(folder, LanguageModelFile(config, state), codec, text_encoder)
 
 
-def _read_audiocraft(path: Path, adapters: Sequence[Path] = ()) -> CheckpointFiles:
+def _read_audiocraft(path: Path, adapters: Sequence[AdapterStrength]) -> CheckpointFiles:
     models: dict[str, LanguageModelFile] = {}
     codecs: dict[str, CodecFile | str] = {}
     others: dict[str, dict[Any, Any]] = {}
@@ -178,8 +186,8 @@ def _read_audiocraft(path: Path, adapters: Sequence[Path] = ()) -> CheckpointFil
         if len(found) > 1:
             raise CheckpointError(f"{path} has {len(found)} {what}, {', '.join(found)}: keep one, or name one file.")
     lm = next(iter(models.values()))
-    for merged in adapters:
-        lm = LanguageModelFile(lm.config, adapter.merge_state(lm.state, merged))
+    for merged, strength in adapters:
+        lm = LanguageModelFile(lm.config, adapter.merge_state(lm.state, merged, strength))
     if codecs:
         return CheckpointFiles(path, lm, next(iter(codecs.values())))
     for folder in entries:

@@ -20,7 +20,7 @@ from audiocraft_ext.checkpoint import convert
 from audiocraft_ext.checkpoint.locate import source
 from audiocraft_ext.checkpoint.read import adapter, formats, huggingface
 from audiocraft_ext.errors import CheckpointError
-from tests.support import reference, tiny, tiny_components
+from tests.support import adapters, reference, tiny, tiny_components
 from tests.support.music import greedy
 from tests.support.reference import their_logits
 
@@ -176,30 +176,8 @@ OURS = [f"{attention}.{name}" for attention in ("self_attn", "cross_attention") 
 OURS += ["out_proj", "linear1", "linears.0", "emb.2", "description.output_proj"]
 
 
-def write_our_adapter(folder: Path, base: Path) -> dict[str, Tensor]:
-    """An adapter of audiocraft's weights, written without PEFT; returns the products B A by the module's name."""
-    width = formats.read(base).lm.state["out_norm.weight"].shape[0]
-    sizes = {"transformer.layers.0.self_attn.v_proj": (width, width), "emb.1": (513, width), "linears.0": (512, width)}
-    weights: dict[str, Tensor] = {}
-    products: dict[str, Tensor] = {}
-    generator = torch.Generator().manual_seed(0)
-    for name, (n_out, n_in) in sizes.items():
-        up, down = (0.1 * torch.randn(size, generator=generator) for size in ((n_out, 4), (4, n_in)))
-        products[name] = up @ down
-        if name.startswith("emb"):  # an embedding is adapted as its transpose
-            pair = {"lora_embedding_A": up.T.contiguous(), "lora_embedding_B": down.T.contiguous()}
-        else:
-            pair = {"lora_A.weight": down, "lora_B.weight": up}
-        weights |= {f"base_model.model.{name}.{key}": value for key, value in pair.items()}
-    folder.mkdir()
-    settings = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": list(sizes)}
-    (folder / adapter.CONFIG).write_text(json.dumps({"base_model_name_or_path": str(base), **settings}))
-    save_file(weights, folder / "adapter_model.safetensors")
-    return products
-
-
 def test_an_adapter_by_audiocraft_s_names_changes_the_embedded_model(tmp_path: Path) -> None:
-    products = write_our_adapter(tmp_path / "adapter", source.EMBEDDED)
+    products = adapters.write_by_our_names(tmp_path / "adapter", source.EMBEDDED)
     before, after = (formats.read(path).lm.state for path in (source.EMBEDDED, tmp_path / "adapter"))
     for name, weight in before.items():
         change = products.get(name.removesuffix(".weight"))
@@ -237,8 +215,22 @@ def test_every_module_of_audiocraft_s_can_be_adapted(tmp_path: Path, kind: tiny.
     assert torch.equal(thirds[1], state["transformer.layers.0.self_attn.in_proj_weight"].chunk(3)[1])  # k
 
 
+def test_a_strength_moves_each_weight_by_a_share(base: Path, tmp_path: Path) -> None:
+    write_adapter(tmp_path / "dora", base, lora(use_dora=True))
+    adapters.write_by_our_names(tmp_path / "ours", source.EMBEDDED)
+    for path, folder in ((base, tmp_path / "dora"), (source.EMBEDDED, tmp_path / "ours")):
+        none, half, whole, once = (formats.read(path, [(folder, share)]).lm.state for share in (0.0, 0.5, 1.0, 1.0))
+        before = formats.read(path).lm.state
+        changed = {name for name, weight in before.items() if not torch.equal(weight.float(), whole[name])}
+        assert len(changed) > 2
+        for name, weight in before.items():
+            assert torch.equal(none[name], weight.float()), name
+            torch.testing.assert_close(half[name], weight.float().lerp(whole[name], 0.5), rtol=0, atol=1e-6)
+            assert torch.equal(once[name], whole[name])
+
+
 def test_a_merged_adapter_converts_into_one_checkpoint(tmp_path: Path) -> None:
-    write_our_adapter(tmp_path / "adapter", source.EMBEDDED)
+    adapters.write_by_our_names(tmp_path / "adapter", source.EMBEDDED)
     convert.convert(str(tmp_path / "adapter"), tmp_path / "merged")
     assert torch.equal(greedy(tmp_path / "merged"), greedy(tmp_path / "adapter"))
 
