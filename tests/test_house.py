@@ -23,6 +23,7 @@ ORDER = [
     "lm_engine",
     "musicgen",
     "service",
+    "training",
 ]
 CORE = [ROOT / "predict.py", *FILES]
 TOOLS = [*(ROOT / "weights").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]
