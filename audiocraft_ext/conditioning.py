@@ -29,13 +29,19 @@ class TextConditioner(T5Conditioner):
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, encoder: T5EncoderModel, output_dim: int, device: str, finetune: bool
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        encoder: T5EncoderModel,
+        output_dim: int,
+        device: str,
+        finetune: bool,
+        word_dropout: float = 0.0,  # in training alone
     ) -> None:
         # Skip the parent's __init__, which loads a public T5 by name.
         BaseConditioner.__init__(self, encoder.config.d_model, output_dim)
         self.device = device
         self.finetune = finetune
-        self.word_dropout = 0.0
+        self.word_dropout = word_dropout
         self.normalize_text = False
         # T5 overflows in half precision.
         self.autocast = TorchAutocast(enabled=device != "cpu", device_type=device, dtype=torch.float32)

@@ -17,6 +17,7 @@ from audiocraft_ext.errors import CheckpointError
 
 WEIGHTS_FOLDER = Path(__file__).parents[3] / "weights"
 EMBEDDED = WEIGHTS_FOLDER / "demo"
+EMBEDDED_NAME = "embedded"  # in an adapter's config, which other machines read
 MANIFEST = "manifest.json"  # script/fetch-weights lists there what it copied into a folder
 CODEC_TYPES = ("encodec", "dac")  # in transformers' config.json
 
@@ -68,7 +69,7 @@ def locate(weights: str, is_base: bool = False) -> Path:
 def _find(weights: str, cache: Path, is_base: bool) -> Path:
     if "://" in weights:
         return download(weights, cache / "downloads")
-    local = Path(os.path.expanduser(weights))
+    local = EMBEDDED if weights == EMBEDDED_NAME else Path(os.path.expanduser(weights))
     if local.exists():
         return local
     if match := _HUB_ID.fullmatch(weights):

@@ -11,6 +11,8 @@
 | an adapter (LoRA and its kin) | ``adapter_config.json``; merged into its base, which is located, too | PEFT |
 """
 
+import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,6 +32,10 @@ from audiocraft_ext.checkpoint.read.tensors import State
 from audiocraft_ext.errors import CheckpointError
 from audiocraft_ext.upstream import PreTrainedModel
 
+_log = logging.getLogger(__name__)
+
+BASE_HASH = "base_model_sha256"  # what our trainer adds to an adapter's auto_mapping, which PEFT lets pass
+_HASHED_PARTS = 64
 _SUPPORTED = (
     "Supported are audiocraft's export (state_dict.bin), the fine-tuner's trained_model.tar, dora's checkpoint.th, a "
     "bare or Lightning state dict, a Hugging Face MusicGen, a LoRA adapter of one, and what script/convert-weights "
@@ -100,19 +106,41 @@ class CheckpointFiles:
 
 def read(path: Path) -> CheckpointFiles:
     """The models in a file or folder; raises ``CheckpointError`` if it has no LM, or cannot be read."""
+    root, adapters = base_and_adapters(path)
+    return (_read_huggingface if is_huggingface(root) else _read_audiocraft)(root, adapters)
+
+
+def base_and_adapters(path: Path) -> tuple[Path, list[Path]]:
+    """The checkpoint at ``path``, or the base of the adapter there, and the adapters to merge into it, in order."""
     root, adapters = root_of(path), list[Path]()
     while is_adapter(root):
         if root in adapters:
             raise CheckpointError(f"The adapter in {root.name} names itself as its base (base_model_name_or_path).")
         adapters.insert(0, root)
         root = root_of(_base_path(root))
-    return (_read_huggingface if _is_huggingface(root) else _read_audiocraft)(root, adapters)
+        trained_on = (read_json(adapters[0] / adapter.CONFIG).get("auto_mapping") or {}).get(BASE_HASH)
+        if trained_on not in (None, hash_of(root)):
+            _log.warning("The adapter in %s was trained on another base than %s: name its own.", adapters[0].name, root)
+    return root, adapters
+
+
+def hash_of(path: Path) -> str:
+    """A SHA-256 of the sizes and samples of a checkpoint's files: a base of gigabytes is compared in no time."""
+    digest = hashlib.sha256()
+    for file in sorted(source.candidates(path)) if path.is_dir() else [path]:
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size}".encode())
+        with file.open("rb") as opened:
+            for part in range(_HASHED_PARTS):
+                opened.seek(size * part // _HASHED_PARTS)
+                digest.update(opened.read(1 << 16))
+    return digest.hexdigest()
 
 
 def root_of(path: Path) -> Path:
     """``path``, or its folder if it is one of several files of a Hugging Face model or adapter."""
     folder = path.parent
-    if path.is_dir() or not (is_adapter(folder) or _is_huggingface(folder)):
+    if path.is_dir() or not (is_adapter(folder) or is_huggingface(folder)):
         return path
     return path if isinstance(recognise(files.load(path)), LanguageModelFile) else folder
 
@@ -122,7 +150,8 @@ def is_adapter(folder: Path) -> bool:
     return (folder / adapter.CONFIG).is_file()
 
 
-def _is_huggingface(folder: Path) -> bool:
+def is_huggingface(folder: Path) -> bool:
+    """Whether a folder contains transformers' MusicGen."""
     # Meta's own repositories have both an export and Hugging Face's form; of a checkpoint, only the export is fetched.
     return (
         model_type(folder) in huggingface.MODEL_TYPES
