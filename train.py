@@ -1,22 +1,24 @@
 """The training, as cog reads it: its inputs, and the archive that it returns.
 
-Like ``predict.py`` it imports cog and nothing below does; cog's schema generator reads it as text, so the ``Input(...)``
-literals stay here. ``audiocraft_ext/training/request.py`` and docs/fine-tuning.md say what they mean.
+With ``predict.py`` the only file that imports cog, whose schema generator reads it as text: the ``Input(...)`` literals
+stay here. ``audiocraft_ext/training/request.py`` and docs/fine-tuning.md say what they mean.
 """
 
 import asyncio
 import contextvars
 import logging
 from functools import partial
-from pathlib import Path as LocalPath
-from typing import Any, Optional
+from typing import Optional
 
 import cog
 from cog import BaseModel, Input, Path
 
 from audiocraft_ext.progress import Progress
 from audiocraft_ext.service import KEEP_OUTPUT_S
+from audiocraft_ext.training import run
+from audiocraft_ext.training.loop import StepReport
 from audiocraft_ext.training.request import TrainingRequest
+from audiocraft_ext.training.run import TrainingSettings
 
 
 class TrainingOutput(BaseModel):
@@ -152,22 +154,21 @@ async def train(
     request = TrainingRequest(**locals())
     logging.basicConfig(format="%(message)s")
     progress, record_metric = Progress(), cog.current_scope().record_metric
-    future = asyncio.get_running_loop().run_in_executor(
-        None, partial(contextvars.copy_context().run, _train, request, progress, record_metric)
-    )
+    settings = TrainingSettings.from_environment()
+
+    def record(step: StepReport) -> None:
+        for name, value in (("step", step.step), ("loss", step.loss), ("held_out", step.held_out)):
+            if value is not None:
+                record_metric(name, value)
+
+    run_in_context = partial(contextvars.copy_context().run, run.train, request, settings, progress, record)
+    future = asyncio.get_running_loop().run_in_executor(None, run_in_context)
     try:
         archive = await asyncio.shield(future)
+        assert archive is not None  # cog starts one process
     except asyncio.CancelledError:
         progress.stop()
         await asyncio.wait([future])
         raise
     asyncio.get_running_loop().call_later(KEEP_OUTPUT_S, partial(archive.unlink, missing_ok=True))
     return TrainingOutput(weights=Path(archive))
-
-
-def _train(request: TrainingRequest, progress: Progress, record_metric: Any) -> LocalPath:
-    # Here, since cog imports this file for its server too, and refuses inputs before any of it is needed.
-    from audiocraft_ext.training.report import line
-    from audiocraft_ext.training.run import TrainingSettings, train_to_archive
-
-    return train_to_archive(request, TrainingSettings.from_environment(), progress, record_metric)

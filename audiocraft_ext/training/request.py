@@ -127,9 +127,8 @@ class TrainingRequest:
         return max(1, n_steps // _N_EVALUATIONS)
 
     def settings(self) -> dict[str, Any]:
-        """What makes it another training, besides the data: not how often it is saved, and what is sampled after it."""
-        return {name: value for name, value in asdict(self).items() if name not in _TEXTS = ("one_same_description", "trigger_word", "sample_prompts")
-_NOT_OF_THE_TRAINING}
+        """What makes it another training, besides the data: not how often it is saved, or sampled afterwards."""
+        return {name: value for name, value in asdict(self).items() if name not in _NOT_OF_THE_TRAINING}
 
     def _n_updates(self) -> int | None:
         if self.epochs is None and self.updates_per_epoch is None:

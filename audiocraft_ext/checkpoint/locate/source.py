@@ -52,7 +52,7 @@ def locate(weights: str, is_base: bool = False) -> Path:
     A folder whose only candidate is an archive is that archive; diffusion weights beside it are ignored then.
     ``is_base`` is for an adapter's base. Raises ``CheckpointError``.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "musicgen"
+    cache = cache_folder()
     try:
         path = _find(weights, cache, is_base)
         files = candidates(path) if path.is_dir() else [path]
@@ -64,6 +64,11 @@ def locate(weights: str, is_base: bool = False) -> Path:
             f"{redact_url(weights)} cannot be read, or cannot be cached in {cache}: {problem}"
             f"{f' ({error.filename})' if error.filename else ''}. XDG_CACHE_HOME sets another cache folder."
         ) from error
+
+
+def cache_folder() -> Path:
+    """Where everything is kept that can be made or downloaded again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "musicgen"
 
 
 def _find(weights: str, cache: Path, is_base: bool) -> Path:
