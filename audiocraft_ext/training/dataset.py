@@ -142,7 +142,7 @@ def _raise_faults(files: Files, songs: list[Song]) -> None:
         files.faults.append("there is no audio file in it.")
     if files.faults:
         listed = "".join(f"\n- {fault}" for fault in files.faults)
-        hint = "Correct or remove these files, and send the data set again."
+        hint = "Correct or remove these files, and send a zip, tar or tar.gz, or one audio file."
         raise InputError(FIELD, f"it cannot be used as it is:{listed}\n", hint)
 
 

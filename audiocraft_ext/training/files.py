@@ -8,9 +8,10 @@ of ``NAME.txt`` beside ``NAME.wav``, not its first line alone: no word is lost. 
 import csv
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from audiocraft_ext.checkpoint.locate.archive import Limits, is_archive, unpack
 from audiocraft_ext.errors import CheckpointError, InputError
@@ -49,7 +50,7 @@ def find_files(path: Path, workdir: Path) -> Files:
 
     Raises ``InputError`` for an archive that is damaged, too large or unsafe.
     """
-    if not path.is_dir() and not is_archive(path):
+    if not (path.is_dir() or _is_compressed(path) or is_archive(path)):
         return Files({shown_name(path.name): path})
     root = path if path.is_dir() else _unpack(path, workdir / "archives")
     found = {shown_name(file.relative_to(root).as_posix()): file for file in sorted(root.rglob("*")) if file.is_file()}
@@ -68,6 +69,12 @@ def find_files(path: Path, workdir: Path) -> Files:
 def shown_name(name: str) -> str:
     """A file's name as text: archives may name one in bytes that are not UTF-8."""
     return name.encode(errors="replace").decode()
+
+
+def _is_compressed(path: Path) -> bool:
+    """Whether the file was an archive, even if it is cut now."""
+    with path.open("rb") as file:
+        return file.read(5).startswith((b"PK\3\4", b"\x1f\x8b", b"BZh", b"\xfd7zXZ"))
 
 
 def _unpack(path: Path, cache: Path) -> Path:
@@ -121,7 +128,9 @@ def _read_table(files: Files, name: str, file: Path) -> None:
 def _rows(text: str, suffix: str) -> Iterator[tuple[str, str]]:
     """File name and caption of each row."""
     lines = text.splitlines(keepends=True)
-    rows = csv.DictReader(lines) if suffix == ".csv" else map(json.loads, filter(str.strip, lines))
+    rows: Iterable[Any] = csv.DictReader(lines) if suffix == ".csv" else map(json.loads, filter(str.strip, lines))
+    if isinstance(rows, csv.DictReader) and not {"file_name", "text"} <= set(rows.fieldnames or ()):
+        raise ValueError("no such columns")
     for row in rows:
         audio, caption = row["file_name"], row["text"]
         if not (isinstance(audio, str) and isinstance(caption, str)):

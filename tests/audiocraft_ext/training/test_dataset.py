@@ -61,7 +61,10 @@ def test_one_audio_file_is_a_data_set(tmp_path: Path, read: Read) -> None:
     [
         ("captions.csv", 'file_name,genre,text\na.wav,x,"bass, and\nhats"\nin/b.wav,y,pads\n'),
         ("metadata.csv", 'text,file_name\n"bass, and hats",a.wav\npads,./in/b.wav\n'),
-        ("metadata.jsonl", '{"file_name": "a.wav", "text": "bass, and hats"}\n\n{"file_name": "in/b.wav", "text": "pads"}'),
+        (
+            "metadata.jsonl",
+            '{"file_name": "a.wav", "text": "bass, and hats"}\n\n{"file_name": "in/b.wav", "text": "pads"}',
+        ),
     ],
 )
 def test_a_table_s_file_names_are_relative_to_its_folder(tmp_path: Path, read: Read, name: str, text: str) -> None:
@@ -173,12 +176,18 @@ NOTES: dict[str, tuple[Callable[[Path], object], int, str]] = {
     "stereo": (lambda path: song(path, channels=2), 1, "Stereo, mixed down for a mono base: a.wav."),
     "mono": (song, 2, "Mono, the same on both sides of a stereo base: a.wav."),
     "cover": (lambda path: (song(path), path.with_suffix(".jpg").write_bytes(b"\xff\xd8")), 1, "a.jpg is not audio"),
-    "readme": (lambda path: (song(path), path.with_name("README.txt").write_text("x")), 1, "README.txt is not a caption"),
+    "readme": (
+        lambda path: (song(path), path.with_name("README.txt").write_text("x")),
+        1,
+        "README.txt is not a caption",
+    ),
 }
 
 
 @pytest.mark.parametrize(("make", "channels", "note"), NOTES.values(), ids=NOTES.keys())
-def test_what_is_used_otherwise_is_noted(tmp_path: Path, read: Read, make: Callable[[Path], object], channels: int, note: str) -> None:
+def test_what_is_used_otherwise_is_noted(
+    tmp_path: Path, read: Read, make: Callable[[Path], object], channels: int, note: str
+) -> None:
     make(tmp_path / "songs" / "a.wav")
     data = read(tmp_path / "songs", channels=channels)
     assert set(captions(data)) == {"a.wav"}
