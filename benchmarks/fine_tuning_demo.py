@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,8 @@ SEED = 20_261_126
 TRAINING = {
     "trigger_word": TRIGGER,
     "steps": 60,
-    "lr": 0.002,
-    "batch_size": 2,
+    "lr": 0.001,
+    "batch_size": 4,
     "auto_labeling": "false",
     "held_out": 0.25,
 }
@@ -48,8 +49,12 @@ _THRESHOLD = 0.25
 
 
 def draw_clip(rng: np.random.Generator) -> tuple[synth.Samples, str]:
-    """Eight seconds of a song, forwards, and its caption without the trigger."""
-    song = synth.draw_song(rng)
+    """Eight seconds of a song, forwards, and its caption without the trigger.
+
+    One musician's songs have much in common: here a tempo, a mood and drums; key, patterns and the rest are drawn.
+    """
+    drawn = synth.draw_song(rng)
+    song = replace(drawn, tempo_bpm=120, mood="dark", instruments=drawn.instruments | captions.DRUMS)
     samples = synth.render(song, synth.draw_score(song, rng), CLIP_FRAMES, int(rng.integers(song.bar_frames)))
     return samples, captions.write_caption(captions.draw_mention(song, rng), rng)
 

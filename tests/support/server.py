@@ -60,9 +60,7 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(
-    scratch: Path, awaited: str = "READY", mode: str = "predict", **environment: str
-) -> Iterator[Server]:
+def running(scratch: Path, awaited: str = "READY", mode: str = "predict", **environment: str) -> Iterator[Server]:
     """``script/serve`` with the embedded checkpoint, once its status is ``awaited``; ``scratch`` is its TMPDIR.
 
     At the end it gets SIGTERM, and SIGKILL a minute later.

@@ -1,7 +1,6 @@
 """The whole training on a tiny base: what is in the archive, and that our loader plays it."""
 
 import json
-import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -21,8 +20,7 @@ from audiocraft_ext.training import report, run
 from audiocraft_ext.training.loop import StepReport
 from audiocraft_ext.training.request import TrainingRequest
 from audiocraft_ext.training.run import TrainingSettings
-from tests.support import tiny
-from tests.support.songs import write_songs
+from tests.support.training_data import WINDOW_S, write_base, write_songs
 
 Train = Callable[..., Path]
 SETTINGS: dict[str, Any] = {"steps": 3, "batch_size": 2, "auto_labeling": False, "lora_rank": 2, "held_out": 0.25}
@@ -30,11 +28,7 @@ SETTINGS: dict[str, Any] = {"steps": 3, "batch_size": 2, "auto_labeling": False,
 
 @pytest.fixture
 def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A random language model over the embedded codec: to a random one, all songs are alike."""
-    transformer = tiny.lm_config("melody")["transformer_lm"] | {"card": 512}
-    config = {"dataset": {"segment_duration": 6}, "transformer_lm": transformer}
-    folder = tiny.write(tmp_path / "base", "melody", **config)
-    shutil.copy(source.EMBEDDED / "compression_state_dict.bin", folder)
+    folder = write_base(tmp_path / "base")
     monkeypatch.setenv("MUSICGEN_WEIGHTS", str(folder))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return folder
@@ -78,7 +72,7 @@ def test_the_archive_is_loaded_and_plays_something_else_than_the_base(
     folder = unpacked(archive, tmp_path / "unpacked")
     card = (folder / "README.md").read_text()
     assert "Prompts call the sound by **zonk**." in card
-    assert "3 songs in 3 pieces of 0.3 minutes; held out: 1 songs in 1 pieces of 0.1 minutes." in card
+    assert "3 songs in 3 pieces of 0.2 minutes; held out: 1 songs in 1 pieces of 0.1 minutes." in card
     assert f"method {method}" in card
     assert str(tmp_path) not in card
     steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -89,7 +83,7 @@ def test_the_archive_is_loaded_and_plays_something_else_than_the_base(
     assert (folder / "loss.png").stat().st_size > 10_000
     pairs = sorted(path.name for path in (folder / "samples").iterdir())
     assert len(pairs) == 2 * 3  # a held-out caption, the trigger word and a plain prompt
-    assert {soundfile.info(folder / "samples" / name).duration for name in pairs} == {6.0}
+    assert {soundfile.info(folder / "samples" / name).duration for name in pairs} == {float(WINDOW_S)}
 
 
 def test_the_samples_are_those_that_the_server_plays(train: Train, tmp_path: Path) -> None:
@@ -97,7 +91,7 @@ def test_the_samples_are_those_that_the_server_plays(train: Train, tmp_path: Pat
     folder = unpacked(archive, tmp_path / "unpacked")
     [path] = (folder / "samples").glob("1-step-*.wav")
     model = musicgen.load(str(archive), "cpu", EngineSettings(), smoke_test=False)
-    expected = model.generate(Request(prompt="another", duration=6, seed=1), None, SilentProgress())
+    expected = model.generate(Request(prompt="another", duration=WINDOW_S, seed=1), None, SilentProgress())
     model.close()
     written = torch.from_numpy(soundfile.read(path, dtype="float32", always_2d=True)[0].T.copy())
     assert torch.allclose(written, expected.clamp(-1, 1), atol=1 / 32768)
@@ -130,7 +124,7 @@ def test_the_same_training_twice_at_once_is_refused(train: Train) -> None:
 
 def test_a_bad_data_set_is_refused_before_anything_is_encoded(train: Train, tmp_path: Path) -> None:
     (tmp_path / "songs" / "stray.txt").write_text("a caption of nothing")
-    with pytest.raises(InputError, match=r"dataset_path: 1 faults:\n- stray\.txt: there is no audio file"):
+    with pytest.raises(InputError, match=r"dataset_path: .*\n- stray\.txt: there is no audio file"):
         train()
     assert not (tmp_path / "cache" / "tokens").exists()
 
