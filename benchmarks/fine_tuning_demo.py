@@ -34,7 +34,7 @@ TRIGGER = "backwards tape"
 N_CLIPS, CLIP_FRAMES = 12, 400
 N_GENERATED = 8
 SEED = 20_261_126
-# What `make finetune` runs: script/finetune has the same.
+# The inputs of `make finetune`, too.
 TRAINING = {
     "trigger_word": TRIGGER,
     "steps": 60,
@@ -145,12 +145,16 @@ def measure(seed: int, keep: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--clips", type=Path, help="write the training clips into this folder, and no more")
+    parser.add_argument("--flags", action="store_true", help="print the training's flags, one a line, and no more")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--keep", type=Path, help="a folder for clips and archives")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks/results/fine_tuning_demo.jsonl")
     args = parser.parse_args()
     if args.clips is not None:
         write_clips(args.clips)
+    if args.flags:
+        print("\n".join(f"-i{name}={value}" for name, value in TRAINING.items()))
+    if args.clips is not None or args.flags:
         return
     forwards, backwards = detector_accuracy(load("weights/demo"))
     print(f"detector: {forwards:.0%} of known forward clips, {backwards:.0%} of known reversed ones", flush=True)

@@ -74,7 +74,7 @@ def test_a_training_returns_an_archive_that_plays(server: Server, songs: Path, t
 
 
 @pytest.mark.parametrize("inputs", [{"steps": 0}, {"lora_rank": 1000}, {"method": "dora"}, {"dataset_path": None}])
-def test_the_schema_rejects_what_is_out_of_bounds(server: Server, songs: Path, inputs: dict[str, Any]) -> None:
+def test_the_schema_rejects_an_input_out_of_bounds(server: Server, songs: Path, inputs: dict[str, Any]) -> None:
     response = train(server.client, songs, **inputs)
     assert response.status_code == 422
     assert next(iter(inputs)) in response.text

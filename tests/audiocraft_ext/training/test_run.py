@@ -1,4 +1,4 @@
-"""The whole training on a tiny base: what is in the archive, and that our loader plays it."""
+"""The whole training on a tiny base: the archive's content, and that our loader plays it."""
 
 import json
 import tarfile
@@ -48,7 +48,7 @@ def train(tmp_path: Path, base: Path) -> Train:
     return start
 
 
-def unpacked(archive: Path, folder: Path) -> Path:
+def unpack(archive: Path, folder: Path) -> Path:
     with tarfile.open(archive) as tar:
         tar.extractall(folder, filter="data")
     return folder
@@ -69,7 +69,7 @@ def test_the_archive_is_loaded_and_plays_something_else_than_the_base(
     played = play(archive)
     assert played.isfinite().all()
     assert not torch.equal(played, play(base))
-    folder = unpacked(archive, tmp_path / "unpacked")
+    folder = unpack(archive, tmp_path / "unpacked")
     card = (folder / "README.md").read_text()
     assert "Prompts call the sound by **zonk**." in card
     assert "3 songs in 3 pieces of 0.2 minutes; held out: 1 songs in 1 pieces of 0.1 minutes." in card
@@ -88,7 +88,7 @@ def test_the_archive_is_loaded_and_plays_something_else_than_the_base(
 
 def test_the_samples_are_those_that_the_server_plays(train: Train, tmp_path: Path) -> None:
     archive = train(sample_prompts="a tone\nanother")
-    folder = unpacked(archive, tmp_path / "unpacked")
+    folder = unpack(archive, tmp_path / "unpacked")
     [path] = (folder / "samples").glob("1-step-*.wav")
     model = musicgen.load(str(archive), "cpu", EngineSettings(), smoke_test=False)
     expected = model.generate(Request(prompt="another", duration=WINDOW_S, seed=1), None, SilentProgress())
@@ -110,7 +110,7 @@ def test_a_cancelled_training_goes_on_where_it_ended(train: Train, tmp_path: Pat
     first = train(lambda step: seen.append(step.step))
     assert seen == [0, 1, 2, 3]
     again = train()  # nothing is left to go on from
-    weights = [(unpacked(a, tmp_path / str(a.parent.name)) / "adapter_model.safetensors") for a in (first, again)]
+    weights = [(unpack(a, tmp_path / str(a.parent.name)) / "adapter_model.safetensors") for a in (first, again)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
