@@ -127,7 +127,7 @@ class TrainingRequest:
         return max(1, n_steps // _N_EVALUATIONS)
 
     def settings(self) -> dict[str, Any]:
-        """The inputs that make it another training, besides the data: not how often it is saved, or sampled afterwards."""
+        """All that makes it another training but the data: not how often it is saved, or sampled afterwards."""
         return {name: value for name, value in asdict(self).items() if name not in _NOT_OF_THE_TRAINING}
 
     def _n_updates(self) -> int | None:
