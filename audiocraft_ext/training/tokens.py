@@ -37,7 +37,7 @@ class Example:
     codes: Tensor
     caption: str
     song: str
-    chroma: Tensor | None
+    chroma: Tensor | None = None
 
 
 def encode(pieces: list[Piece], base: Checkpoint, cache: Path, report: Callable[[int, int], None]) -> list[Example]:
