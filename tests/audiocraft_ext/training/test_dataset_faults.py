@@ -86,12 +86,25 @@ def test_a_fault_is_named_with_its_file(tmp_path: Path, read: Read, make: Callab
 
 
 @pytest.mark.parametrize(
-    "row", ['{"file_name": "a.wav"}', "[1]", "{", '{"file_name": "a.wav", "text": 5}', "[" * 10_000]
+    "row",
+    [
+        '{"file_name": "a.wav"}',
+        "[1]",
+        "{",
+        '{"file_name": "a.wav", "text": 5}',
+        '{"file_name": "a.wav", "text": "\\ud800"}',
+        "[" * 10_000,
+    ],
 )
 def test_a_row_that_is_no_caption_is_a_fault(tmp_path: Path, read: Read, row: str) -> None:
     song(tmp_path / "songs" / "a.wav").with_name("metadata.jsonl").write_text(row)
     with pytest.raises(InputError, match=r"metadata\.jsonl: it is not a table"):
         read(tmp_path / "songs")
+
+
+def test_a_path_that_does_not_exist_is_refused(tmp_path: Path, read: Read) -> None:
+    with pytest.raises(InputError, match="there is no such file"):
+        read(tmp_path / "songs.zip")
 
 
 def test_the_shortest_song_is_a_tenth_of_the_window(tmp_path: Path, read: Read) -> None:
