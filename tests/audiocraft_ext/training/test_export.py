@@ -10,15 +10,16 @@ from typing import Any
 import peft
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from audiocraft_ext import checkpoint
 from audiocraft_ext.checkpoint import Checkpoint
 from audiocraft_ext.checkpoint.locate.source import EMBEDDED
 from audiocraft_ext.checkpoint.read.formats import hash_of
 from audiocraft_ext.training import export, lora
+from audiocraft_ext.training.batches import collate
 from audiocraft_ext.training.conditions import Conditions
-from audiocraft_ext.training.loss import mean_loss
+from audiocraft_ext.training.loss import backward, mean_loss
 from audiocraft_ext.upstream import LMModel
 from tests.support import tiny, tiny_components
 from tests.support.training import examples, train
@@ -40,10 +41,10 @@ def huggingface(tmp_path_factory: pytest.TempPathFactory) -> Callable[[tiny.Kind
 @contextmanager
 def strong_factors(lm: LMModel) -> Iterator[State]:
     """An LM with factors that change its logits as much as a long training."""
-    with lora.adapt(lm, 4, 0) as factors, torch.no_grad():
+    with lora.adapt(lm, 4, 0) as factors:
         generator = torch.Generator().manual_seed(0)
         for factor in factors.values():
-            factor.copy_(torch.randn(factor.shape, generator=generator) * 0.2)
+            factor.data.copy_(torch.randn(factor.shape, generator=generator) * 0.2)
         yield {name: factor.detach() for name, factor in factors.items()}
 
 
@@ -91,15 +92,15 @@ def test_peft_and_transformers_play_an_adapter_of_their_base(
     name = "MusicgenMelody" if kind == "melody" else "Musicgen"
     model = getattr(transformers, f"{name}ForConditionalGeneration").from_pretrained(base)
     theirs = peft.PeftModel.from_pretrained(model, tmp_path / "adapter").eval()
-    torch.testing.assert_close(their_logits(theirs, lm, kind), live, rtol=0, atol=1e-5)
+    torch.testing.assert_close(their_logits(theirs, lm, kind).detach(), live, rtol=0, atol=1e-5)
 
 
-@torch.no_grad()
 def their_logits(model: Any, lm: LMModel, kind: tiny.Kind) -> Tensor:
     """transformers' logits of the same clip, by the same encoded conditions, put back into audiocraft's order."""
     [clip] = examples(lm, 1)
     conditions = Conditions(lm, None)
-    prefix, cross = lm.fuser(torch.zeros(1, 0, lm.dim), conditions.embed(conditions.prepare([clip], None)))
+    with torch.no_grad():
+        prefix, cross = lm.fuser(torch.zeros(1, 0, lm.dim), conditions.embed(conditions.prepare([clip], None)))
     pattern = lm.pattern_provider.get_pattern(clip.codes.shape[-1])
     sequence, *_ = pattern.build_pattern_sequence(clip.codes[None].long(), lm.special_token_id, True)
     encoded = {"encoder_hidden_states": prefix if kind == "melody" else cross}
@@ -107,6 +108,30 @@ def their_logits(model: Any, lm: LMModel, kind: tiny.Kind) -> Tensor:
     out = out.reshape(1, lm.n_q, -1, out.shape[-1])[:, :, -sequence.shape[-1] :]
     aligned, *_ = pattern.revert_pattern_logits(out.permute(0, 3, 1, 2), 0.0, keep_only_valid_steps=True)
     return aligned[0].permute(1, 2, 0)
+
+
+def test_peft_computes_our_gradients(huggingface: Callable[[tiny.Kind], Path], tmp_path: Path) -> None:
+    import transformers
+
+    base = huggingface("text")
+    write_strong_adapter(base, tmp_path / "adapter")
+    lm = checkpoint.load(str(base), "cpu").lm
+    [clip], conditions = examples(lm, 1), Conditions(lm, None)
+    with strong_factors(lm):
+        factors = {
+            f"{path}.{name}": p for path, m in lm.named_modules() for name, p in m.named_parameters(recurse=False)
+        }
+        backward(lm.eval(), conditions, collate([clip], conditions, None), [0], 1)
+        ours = {name: p.grad for name, p in factors.items() if p.grad is not None}
+    model = transformers.MusicgenForConditionalGeneration.from_pretrained(base)
+    theirs = peft.PeftModel.from_pretrained(model, tmp_path / "adapter", is_trainable=True).eval()
+    predicted = their_logits(theirs, lm, "text")
+    mask = predicted.detach().any(-1)
+    nats = [nn.functional.cross_entropy(predicted[k][mask[k]], clip.codes[k].long()[mask[k]]) for k in range(4)]
+    torch.stack(nats).mean().backward()
+    their_norms = sorted(float(p.grad.norm()) for p in theirs.parameters() if p.grad is not None)
+    our_norms = sorted(float(block.norm()) for gradient in ours.values() for block in gradient)
+    assert our_norms == pytest.approx(their_norms, rel=1e-4)
 
 
 def test_an_adapter_names_its_base_and_knows_another(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
