@@ -2,9 +2,9 @@
 
 Tempo: the onset envelope's autocorrelation at half a beat, one, two and four, as in music of four beats a bar. Key:
 Krumhansl's profiles. Three times 200 clips of the embedded checkpoint's synthesiser, 80 to 150 bpm: tempo is within 2 %
-in 94 to 96 %, else an octave off; a key is named in 92 to 97 %, and right in 96 % of these on one chord, 90 % on I IV V I,
-53 % where a key and its relative share all chords (one of the two in 99 %). Other music was not measured.
-``python -m benchmarks.labels``
+in 94 to 96 %, nearly all others are an octave off; a key is named in 92 to 97 %, and of these 96 % are right on one
+chord, 90 % on I IV V I, 53 % where a key and its relative share all chords (one of the two in 99 %). No other music was
+measured: ``python -m benchmarks.labels``.
 """
 
 import re
