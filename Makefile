@@ -6,7 +6,7 @@ PORT ?= 5000
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo serve test test-slow lint bench gallery gpu-aot gpu-check requirements
+.PHONY: setup demo serve train-serve finetune test test-slow lint bench gallery gpu-aot gpu-check requirements
 
 setup: .venv/ready
 
@@ -27,6 +27,14 @@ demo: .venv/ready
 serve: .venv/ready
 	ADDRESS=$(ADDRESS) PORT=$(PORT) script/serve
 
+# POST /trainings instead of /predictions: cog's server does one of both.
+train-serve: .venv/ready
+	ADDRESS=$(ADDRESS) PORT=$(PORT) script/serve train
+
+# Fine-tuning from start to sound, on the embedded checkpoint: five minutes on two cores.
+finetune: .venv/ready
+	script/finetune
+
 # Every part's correctness: under 5 minutes on two cores. One thread per worker: with two the workers' threads would
 # wait for each other.
 test: .venv/ready
@@ -41,6 +49,7 @@ lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy .
 	$(BIN)/mypy script/predict
+	$(BIN)/mypy script/train
 	$(BIN)/mypy script/compile-kernels
 	$(BIN)/mypy script/convert-weights
 	$(BIN)/mypy script/fetch-weights

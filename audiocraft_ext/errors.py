@@ -18,3 +18,7 @@ class CheckpointError(RuntimeError):
 
 class Cancelled(Exception):
     """The prediction was cancelled; raised by the step that notices it."""
+
+
+class TrainingError(RuntimeError):
+    """A training that cannot start or go on: the problem, and a hint."""

@@ -105,6 +105,7 @@ with _import_stubs():
     from audiocraft.modules.chroma import ChromaExtractor
     from audiocraft.modules.codebooks_patterns import DelayedPatternProvider
     from audiocraft.modules.conditioners import (
+        AttributeDropout,
         BaseConditioner,
         ChromaStemConditioner,
         ClassifierFreeGuidanceDropout,
@@ -112,6 +113,7 @@ with _import_stubs():
         T5Conditioner,
         WavCondition,
         WaveformConditioner,
+        nullify_wav,
     )
     from audiocraft.modules.diffusion_schedule import NoiseSchedule, SampleProcessor
     from audiocraft.utils.autocast import TorchAutocast

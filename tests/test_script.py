@@ -16,6 +16,7 @@ import pytest
 import soundfile
 
 from audiocraft_ext.audio.source import SUPPORTED
+from script import flags
 
 SCRIPT = Path(__file__).parents[1] / "script" / "predict"
 SCHEMAS = json.loads((SCRIPT.parents[1] / "openapi.json").read_text())["components"]["schemas"]["Input"]["properties"]
@@ -34,7 +35,7 @@ def script() -> ModuleType:
 
 def inputs_of(script: ModuleType, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> dict[str, Any]:
     monkeypatch.setattr(sys, "argv", ["predict", *arguments])
-    inputs: dict[str, Any] = script.inputs_of(script.arguments(), SCHEMAS)
+    inputs: dict[str, Any] = script.inputs_of(flags.arguments("", ""), SCHEMAS)
     return inputs
 
 

@@ -48,7 +48,7 @@ def convert(weights: str, out: Path, dtype: Dtype | None = None) -> None:
     try:
         shutil.rmtree(scratch, ignore_errors=True)  # left by a killed process
         scratch.mkdir(parents=True)
-        _write(files, scratch, dtype)
+        write(files, scratch, dtype)
         scratch.rename(out)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{out} cannot be written: {error}. Free some space, or choose another place.") from error
@@ -56,7 +56,8 @@ def convert(weights: str, out: Path, dtype: Dtype | None = None) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _write(files: CheckpointFiles, out: Path, dtype: Dtype | None) -> None:
+def write(files: CheckpointFiles, out: Path, dtype: Dtype | None) -> None:
+    """Write a checkpoint's files to the empty folder ``out``, as ``convert`` does."""
     transformers_logging.disable_progress_bar()
     config = deepcopy(files.lm.config)
     OmegaConf.set_struct(config, False)

@@ -17,6 +17,7 @@ from audiocraft_ext.errors import CheckpointError
 
 WEIGHTS_FOLDER = Path(__file__).parents[3] / "weights"
 EMBEDDED = WEIGHTS_FOLDER / "demo"
+EMBEDDED_NAME = "embedded"  # in an adapter's config, which other machines read
 MANIFEST = "manifest.json"  # script/fetch-weights lists there what it copied into a folder
 CODEC_TYPES = ("encodec", "dac")  # in transformers' config.json
 
@@ -51,7 +52,7 @@ def locate(weights: str, is_base: bool = False) -> Path:
     A folder whose only candidate is an archive is that archive; diffusion weights beside it are ignored then.
     ``is_base`` is for an adapter's base. Raises ``CheckpointError``.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "musicgen"
+    cache = cache_folder()
     try:
         path = _find(weights, cache, is_base)
         files = candidates(path) if path.is_dir() else [path]
@@ -65,10 +66,15 @@ def locate(weights: str, is_base: bool = False) -> Path:
         ) from error
 
 
+def cache_folder() -> Path:
+    """Where everything is kept that can be made or downloaded again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "musicgen"
+
+
 def _find(weights: str, cache: Path, is_base: bool) -> Path:
     if "://" in weights:
         return download(weights, cache / "downloads")
-    local = Path(os.path.expanduser(weights))
+    local = EMBEDDED if weights == EMBEDDED_NAME else Path(os.path.expanduser(weights))
     if local.exists():
         return local
     if match := _HUB_ID.fullmatch(weights):

@@ -11,6 +11,9 @@
 | an adapter (LoRA and its kin) | ``adapter_config.json``; merged into its base, which is located, too | PEFT |
 """
 
+import hashlib
+import logging
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,6 +33,9 @@ from audiocraft_ext.checkpoint.read.tensors import State
 from audiocraft_ext.errors import CheckpointError
 from audiocraft_ext.upstream import PreTrainedModel
 
+_log = logging.getLogger(__name__)
+
+BASE_HASH = "base_model_sha256"  # what our trainer adds to an adapter's auto_mapping, which PEFT lets pass
 _SUPPORTED = (
     "Supported are audiocraft's export (state_dict.bin), the fine-tuner's trained_model.tar, dora's checkpoint.th, a "
     "bare or Lightning state dict, a Hugging Face MusicGen, a LoRA adapter of one, and what script/convert-weights "
@@ -106,21 +112,47 @@ def read(path: Path, more: Sequence[AdapterStrength] = ()) -> CheckpointFiles:
 
     Raises ``CheckpointError`` if it has no LM, or cannot be read.
     """
-    root, adapters = root_of(path), list[AdapterStrength]()
+    root, adapters = base_and_adapters(path)
+    for folder, _ in more:
+        _compare_base(folder, root)
+    merged = [*((folder, 1.0) for folder in adapters), *more]
+    if is_huggingface(root):
+        return _read_huggingface(root, merged, folder=adapters[-1] if adapters else root)
+    return _read_audiocraft(root, merged)
+
+
+def base_and_adapters(path: Path) -> tuple[Path, list[Path]]:
+    """The checkpoint at ``path``, or the base of the adapter there, and the adapters to merge into it, in order."""
+    root, adapters = root_of(path), list[Path]()
     while is_adapter(root):
-        if (root, 1.0) in adapters:
+        if root in adapters:
             raise CheckpointError(f"The adapter in {root.name} names itself as its base (base_model_name_or_path).")
-        adapters.insert(0, (root, 1.0))
+        adapters.insert(0, root)
         root = root_of(_base_path(root))
-    if _is_huggingface(root):
-        return _read_huggingface(root, [*adapters, *more], folder=adapters[-1][0] if adapters else root)
-    return _read_audiocraft(root, [*adapters, *more])
+        _compare_base(adapters[0], root)
+    return root, adapters
+
+
+def _compare_base(folder: Path, base: Path) -> None:
+    trained_on = (read_json(folder / adapter.CONFIG).get("auto_mapping") or {}).get(BASE_HASH)
+    if trained_on not in (None, hash_of(base)):
+        _log.warning("The adapter in %s was trained on another base than %s: name its own.", folder.name, base)
+
+
+def hash_of(path: Path) -> str:
+    """A SHA-256 of the sizes and samples of a checkpoint's files: a base of gigabytes is compared in no time."""
+    digest = hashlib.sha256()
+    files = sorted(source.candidates(path)) if path.is_dir() else [path]
+    for file in (file for file in files if file.stat().st_size):
+        with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            digest.update(f"{len(data)} ".encode() + data[:: len(data) // 4096 + 1])
+    return digest.hexdigest()
 
 
 def root_of(path: Path) -> Path:
     """``path``, or its folder if it is one of several files of a Hugging Face model or adapter."""
     folder = path.parent
-    if path.is_dir() or not (is_adapter(folder) or _is_huggingface(folder)):
+    if path.is_dir() or not (is_adapter(folder) or is_huggingface(folder)):
         return path
     return path if isinstance(recognise(files.load(path)), LanguageModelFile) else folder
 
@@ -130,7 +162,8 @@ def is_adapter(folder: Path) -> bool:
     return (folder / adapter.CONFIG).is_file()
 
 
-def _is_huggingface(folder: Path) -> bool:
+def is_huggingface(folder: Path) -> bool:
+    """Whether a folder contains transformers' MusicGen."""
     # Meta's own repositories have both an export and Hugging Face's form; of a checkpoint, only the export is fetched.
     return (
         model_type(folder) in huggingface.MODEL_TYPES

@@ -14,8 +14,7 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from audiocraft_ext.checkpoint.locate import archive as module
-from audiocraft_ext.checkpoint.locate.archive import is_archive, unpack
+from audiocraft_ext.checkpoint.locate.archive import Limits, is_archive, unpack
 from audiocraft_ext.errors import CheckpointError
 
 KINDS = ["tar", "gztar", "bztar", "xztar", "zip"]
@@ -177,6 +176,15 @@ def test_other_names_that_lead_outside_are_unpacked_inside(cache: Path, tmp_path
     assert not Path("/tmp/musicgen-escaped").exists()
 
 
+@pytest.mark.parametrize("content", SANITISED.values(), ids=SANITISED.keys())
+def test_a_strict_reader_refuses_what_others_unpack_inside(cache: Path, tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "songs"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="a link, or its name leads outside"):
+        unpack(path, cache, Limits(strict=True))
+    assert not kept(cache)
+
+
 def _lying_zip() -> bytes:
     """A megabyte that claims, in both of its headers, to be one byte."""
     whole = bytearray(zip_of(("lm.bin", 0o100644), size=1 << 20))
@@ -212,15 +220,13 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
 
 @pytest.mark.parametrize(("make", "problem"), BOMBS.values(), ids=BOMBS.keys())
 def test_bombs_are_refused_by_declared_and_by_actual_size(
-    cache: Path, tmp_path: Path, make: Callable[[], bytes], problem: str, monkeypatch: pytest.MonkeyPatch
+    cache: Path, tmp_path: Path, make: Callable[[], bytes], problem: str
 ) -> None:
-    monkeypatch.setattr(module, "MAX_BYTES", 1_000_000)
-    monkeypatch.setattr(module, "MAX_MEMBERS", 100)
     path = tmp_path / "model"
     path.write_bytes(make())
     assert is_archive(path)
     with pytest.raises(CheckpointError, match=problem):
-        unpack(path, cache)
+        unpack(path, cache, Limits(max_bytes=1_000_000, max_members=100))
     assert not kept(cache)
 
 
