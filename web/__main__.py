@@ -7,12 +7,17 @@ import argparse
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import httpx
 import uvicorn
 from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
 
-from web.replicate_api import ReplicateAPI
+from web.replicate_api import ReplicateAPI, problem
 
 
 def app(target: str, own_url: str) -> Starlette:
@@ -24,7 +29,17 @@ def app(target: str, own_url: str) -> Starlette:
         async with client:
             yield
 
-    return Starlette(routes=ReplicateAPI(client, own_url).routes(), lifespan=lifespan)
+    async def forward(request: Request) -> Response:
+        """cog's own answer."""
+        try:
+            answer = await client.get(request.url.path)
+        except httpx.TransportError:
+            return problem(502, f"The server at {target} cannot be reached.")
+        return Response(answer.content, answer.status_code, media_type=answer.headers.get("content-type"))
+
+    forwarded = [Route(path, forward) for path in ("/health-check", "/openapi.json")]
+    page = Mount("/", StaticFiles(directory=Path(__file__).parent / "static", html=True))
+    return Starlette(routes=[*ReplicateAPI(client, own_url).routes(), *forwarded, page], lifespan=lifespan)
 
 
 def main() -> int:

@@ -1,7 +1,7 @@
 """Predictions of one Cog server, kept after they are answered, in the form of Replicate's API.
 
-cog forgets a prediction once it has answered. Here it is made by one long request, followed by cog's webhooks meanwhile,
-and kept until newer ones take its room. Knows no routes.
+cog forgets a prediction once it has answered. Here it is made by one long request, followed by cog's webhooks
+meanwhile, and kept until newer ones take its room. Knows no routes.
 """
 
 import asyncio
@@ -58,6 +58,7 @@ class Predictions:
         """``hooks_url`` of a prediction's id is where cog reports on it: ``update`` takes what arrives there."""
         self._client, self._hooks_url, self._max_bytes = client, hooks_url, max_bytes
         self._all: dict[str, Prediction] = {}
+        self._sending: set[asyncio.Task[None]] = set()  # asyncio itself keeps no reference
 
     def get(self, name: str) -> Prediction | None:
         """The prediction with this id, if it is kept."""
@@ -111,11 +112,14 @@ class Predictions:
             prediction.done.set()
             event = "completed"
         elif before["status"] == "starting":
+            after["started_at"] = datetime.now(UTC).isoformat()
             event = "start"
         else:
             event = "output" if after["output"] != before["output"] else "logs"
         if prediction.webhook and event in prediction.events:
-            asyncio.create_task(_post(prediction.webhook, dict(after)))
+            sending = asyncio.create_task(_post(prediction.webhook, dict(after)))
+            self._sending.add(sending)
+            sending.add_done_callback(self._sending.discard)
 
     async def _run(self, prediction: Prediction, body: dict[str, Any]) -> None:
         response: httpx.Response | None = None
