@@ -17,7 +17,7 @@ import httpx
 
 TERMINAL = ("succeeded", "failed", "canceled")
 EVENTS = ("start", "output", "logs", "completed")
-# What cog has accepted it reports at once, and what it refuses, too.
+# cog reports at once that it has accepted a prediction, or answers why not.
 _ACCEPT_S = 2.0
 _RETRY_S = 0.2
 _WEBHOOK_TRIES = 3
@@ -129,19 +129,19 @@ class Predictions:
                     prediction.accepted.set()
                     await asyncio.sleep(_RETRY_S)
                 if prediction.is_canceled:
-                    return await self.update(prediction, _ended("canceled"))
+                    return await self.update(prediction, _end("canceled"))
                 response = await self._client.put(f"/predictions/{body['id']}", json=body)
         except httpx.TransportError as error:
             problem = f"The server at {self._client.base_url} cannot be reached: {error or type(error).__name__}"
             if not prediction.accepted.is_set():
                 raise RefusedError(502, {"detail": problem}) from error
-            return await self.update(prediction, _ended("failed", problem))
+            return await self.update(prediction, _end("failed", problem))
         answer = response.json() if response.headers.get("content-type", "").startswith("application/json") else {}
         if "status" not in answer:
             if not prediction.accepted.is_set():
                 raise RefusedError(response.status_code, answer or {"detail": response.text})
-            return await self.update(prediction, _ended("failed", str(answer or response.text)))
-        await self.update(prediction, answer | _ended(answer["status"], answer.get("error")))
+            return await self.update(prediction, _end("failed", str(answer or response.text)))
+        await self.update(prediction, answer | _end(answer["status"], answer.get("error")))
 
     def _drop_oldest(self) -> None:
         total = sum(prediction.n_bytes for prediction in self._all.values())
@@ -153,7 +153,7 @@ class Predictions:
                 del self._all[name]
 
 
-def _ended(status: str, error: str | None = None) -> State:
+def _end(status: str, error: str | None = None) -> State:
     return {"status": status, "error": error, "completed_at": datetime.now(UTC).isoformat()}
 
 

@@ -24,6 +24,7 @@ from web.predictions import TERMINAL, Predictions, RefusedError, State
 # As Replicate's own "Prefer: wait" without a number.
 DEFAULT_WAIT_S = 60.0
 MAX_BYTES = 2 << 30
+NAME = "local/musicgen"  # of predictions by a version alone
 _CREATED_AT = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(0))
 _WAIT = re.compile(r"wait(?:=(\d+(?:\.\d+)?))?")
 _NOT_HERE = "This server has one model, its predictions and files, and nothing else of Replicate's API."
@@ -68,7 +69,7 @@ class ReplicateAPI:
         if not isinstance(body, dict) or not isinstance(body.get("input", {}), dict):
             return problem(422, "The body is not a JSON object with an object as its input.")
         path = request.path_params
-        model = f"{path['owner']}/{path['name']}" if path else str(body.get("version", "")).partition(":")[0]
+        model = f"{path['owner']}/{path['name']}" if path else str(body.get("version")).rpartition(":")[0]
         body["input"] = {name: self._resolve(value, request) for name, value in body.get("input", {}).items()}
         version = str(body.get("version") or "").rpartition(":")[2] or await self._version_id()
 
@@ -77,7 +78,7 @@ class ReplicateAPI:
             return {"get": own, "cancel": f"{own}/cancel"}
 
         try:
-            prediction = await self._predictions.create(body, model, version, urls)
+            prediction = await self._predictions.create(body, model or NAME, version, urls)
         except RefusedError as error:
             return problem(error.status, _detail(error.answer))
         wait = _WAIT.search(request.headers.get("prefer", ""))

@@ -64,7 +64,7 @@ async function showResult(element, prediction, { again, onward }) {
   }
 }
 
-// Show a prediction from its start to its end, above all others.
+// Show a prediction from its start to its end, above all others; the errors of one made earlier are no news.
 export async function addTake(prediction, actions) {
   const element = document.querySelector("#take").content.firstElementChild.cloneNode(true);
   const find = (selector) => element.querySelector(selector);
@@ -74,6 +74,7 @@ export async function addTake(prediction, actions) {
   find(".cancel").onclick = () => api.cancel(id);
   list.prepend(element);
   setRunning(id, () => api.cancel(id));
+  const isNews = !prediction.completed_at;
   try {
     const ended = await api.follow(prediction, (state) => {
       const progress = api.progressOf(state.logs);
@@ -87,7 +88,7 @@ export async function addTake(prediction, actions) {
       const problem = api.problemOf(ended.error);
       find(".state").textContent = problem.sentence;
       find(".state").classList.add("failed");
-      fields.showError(problem);
+      if (isNews) fields.showError(problem);
     }
     element.dataset.status = ended.status;
     find("progress").hidden = find(".cancel").hidden = true;
