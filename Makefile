@@ -6,7 +6,7 @@ PORT ?= 5000
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo serve train-serve finetune test test-slow lint bench gallery gpu-aot gpu-check requirements
+.PHONY: setup demo serve web train-serve finetune test test-slow lint bench gallery gpu-aot gpu-check requirements
 
 setup: .venv/ready
 
@@ -34,6 +34,10 @@ train-serve: .venv/ready
 # Fine-tuning from start to sound, on the embedded checkpoint: five minutes on two cores.
 finetune: .venv/ready
 	script/finetune
+
+# The page for musicians and Replicate's API, at port 5001, beside the server, or beside the one at TARGET.
+web: .venv/ready
+	ADDRESS=$(ADDRESS) PORT=$(PORT) TARGET=$(TARGET) script/web
 
 # Every part's correctness: under 5 minutes on two cores. One thread per worker: with two the workers' threads would
 # wait for each other.

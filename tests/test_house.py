@@ -78,6 +78,11 @@ def test_only_predict_imports_cog_and_only_upstream_audiocraft() -> None:
         assert not top_level(path) & {"audiocraft", "transformers"} or path.name == "upstream.py", path
 
 
+def test_the_page_s_server_talks_http_alone() -> None:
+    for path in (ROOT / "web").rglob("*.py"):
+        assert not top_level(path) & {"audiocraft_ext", "predict", "cog", "torch"}, path
+
+
 def test_tests_import_no_test_and_nothing_from_benchmarks() -> None:
     for path in TESTS:
         modules = imports_of(path)
