@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import torch
+from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from audiocraft_ext.upstream import (
@@ -25,28 +26,21 @@ from audiocraft_ext.upstream import (
 class TextConditioner(T5Conditioner):
     """audiocraft's ``T5Conditioner`` around a given tokenizer and encoder; it accepts names of public T5s only.
 
-    With ``finetune`` the encoder was trained too, and its weights are part of the LM's.
+    ``t5`` are its settings; with ``finetune`` the encoder was trained too, and its weights are part of the LM's.
     """
 
     def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        encoder: T5EncoderModel,
-        output_dim: int,
-        device: str,
-        finetune: bool,
-        word_dropout: float = 0.0,  # in training alone
+        self, tokenizer: PreTrainedTokenizerBase, encoder: T5EncoderModel, output_dim: int, device: str, t5: DictConfig
     ) -> None:
         # Skip the parent's __init__, which loads a public T5 by name.
         BaseConditioner.__init__(self, encoder.config.d_model, output_dim)
         self.device = device
-        self.finetune = finetune
-        self.word_dropout = word_dropout
+        self.finetune, self.word_dropout = t5.get("finetune", False), t5.get("word_dropout", 0.0)
         self.normalize_text = False
         # T5 overflows in half precision.
         self.autocast = TorchAutocast(enabled=device != "cpu", device_type=device, dtype=torch.float32)
         self.t5_tokenizer = tokenizer
-        if finetune:
+        if self.finetune:
             self.t5 = encoder
         else:
             nn.Module.to(encoder, device).eval()

@@ -15,7 +15,7 @@ from typing import Any
 from audiocraft_ext.audio.source import check_size, decode_data_url
 from audiocraft_ext.request import DEFAULT_MAX_DURATION_S, MAX_GUIDANCE, MAX_PROMPT_CHARACTERS, MAX_SEED, Request
 from cli import ROOT
-from script.flags import given_inputs, parse
+from cli.flags import given_inputs, parse
 
 ANY_DURATION_S = sys.maxsize
 _MEANING = {

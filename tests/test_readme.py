@@ -15,7 +15,7 @@ import soundfile
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-README_LINES = 120
+README_LINES = 135
 
 
 def snippets(language: str) -> list[str]:

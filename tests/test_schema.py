@@ -1,6 +1,8 @@
-"""openapi.json against the contract, predict.py's signature and, where it is installed, cog's own generator."""
+"""openapi.json against the contract, the signatures and, where it is installed, cog's own generator."""
 
 import ast
+import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -10,10 +12,14 @@ from typing import Any
 
 import pytest
 
+from audiocraft_ext.training.request import CHOICES, RANGES, TrainingRequest
+
 ROOT = Path(__file__).parent.parent
 SPEC: dict[str, Any] = json.loads((ROOT / "openapi.json").read_text())
 SCHEMAS: dict[str, Any] = SPEC["components"]["schemas"]
 CONTRACT: dict[str, Any] = json.loads((ROOT / "tests/contract/input_schema.json").read_text())
+# Of the schema as it was before there was training, without white space: what clients of predictions read.
+PREDICTION_SHA256 = "f6ecebd1fba19f5509a52d96ee0c80557e7d3105d01e1bd8060c1b612f58c095"
 OPTIONAL = {"prompt", "input_audio", "continuation_end", "seed"}
 TYPES = {"str": "string", "File": "string", "int": "integer", "float": "number", "bool": "boolean"}
 
@@ -42,6 +48,17 @@ def signature() -> dict[str, tuple[str, bool, dict[str, Any]]]:
         name = annotation.removeprefix("Optional[").removesuffix("]")
         fields[argument.arg] = (name, annotation.startswith("Optional["), keywords)
     return fields
+
+
+def training_signature() -> dict[str, dict[str, Any]]:
+    """name → Input's keywords of train.py's train, read as text, as cog does."""
+    tree = ast.parse((ROOT / "train.py").read_text())
+    train = next(node for node in tree.body if isinstance(node, ast.AsyncFunctionDef) and node.name == "train")
+    calls = [default for default in train.args.defaults if isinstance(default, ast.Call)]
+    return {
+        argument.arg: {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
+        for argument, call in zip(train.args.args, calls, strict=True)
+    }
 
 
 def cog_command() -> str:
@@ -93,6 +110,34 @@ def test_every_property_matches_the_signature(name: str) -> None:
     assert field.get("minimum") == keywords.pop("ge", None)
     assert field.get("enum") == keywords.pop("choices", None)
     assert keywords == {}
+
+
+def test_training_adds_to_the_schema_and_changes_nothing_in_it() -> None:
+    spec = json.loads((ROOT / "openapi.json").read_text())
+    spec["paths"] = {path: methods for path, methods in spec["paths"].items() if not path.startswith("/trainings")}
+    enumerations = {name for name, keywords in training_signature().items() if "choices" in keywords}
+    schemas = spec["components"]["schemas"]
+    added = {name for name in schemas if name.startswith("Training")} | enumerations
+    spec["components"]["schemas"] = {name: schema for name, schema in schemas.items() if name not in added}
+    canonical = json.dumps(spec, sort_keys=True, separators=(",", ":"))
+    assert hashlib.sha256(canonical.encode()).hexdigest() == PREDICTION_SHA256
+
+
+def test_every_training_input_matches_the_request_and_its_signature() -> None:
+    fields = SCHEMAS["TrainingInput"]["properties"]
+    own = {field.name: field.default for field in dataclasses.fields(TrainingRequest)}
+    assert list(own) == list(training_signature()) == sorted(fields, key=lambda name: fields[name]["x-order"])
+    assert SCHEMAS["TrainingInput"]["required"] == ["dataset_path"]
+    for name, keywords in training_signature().items():
+        field = flatten(fields[name])
+        assert field["description"] == keywords["description"]
+        low, high = keywords.get("ge"), keywords.get("le")
+        assert (field.get("minimum"), field.get("maximum"), field.get("enum")) == (low, high, keywords.get("choices"))
+        if name != "dataset_path":
+            assert field["default"] == keywords["default"] == own[name]
+        if low is not None:
+            assert RANGES[name][:2] == (low, high)
+        assert CHOICES.get(name) == (tuple(keywords["choices"]) if "choices" in keywords else None)
 
 
 def test_cogs_generator_writes_this_schema_byte_for_byte(tmp_path: Path) -> None:

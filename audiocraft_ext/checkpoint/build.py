@@ -145,17 +145,14 @@ def _build_conditioner(
             demucs, stem = load_demucs(files.model_folders[DEMUCS]), settings.chroma_stem
             stem = {key: stem[key] for key in stem if key not in _CHROMA_TRAINING_KEYS}
             return StemConditioner(demucs, output_dim=dim, duration=duration, device=device, **stem)
-    finetune, word_dropout = settings.t5.get("finetune", False), settings.t5.get("word_dropout", 0.0)
     if files.text_encoder is not None:
-        encoder, tokenizer = (
-            files.text_encoder.model.float(),
-            _load_tokenizer(upstream.AutoTokenizer, files.text_encoder.folder),
-        )
+        encoder = files.text_encoder.model.float()
+        tokenizer = _load_tokenizer(upstream.AutoTokenizer, files.text_encoder.folder)
     else:
         folder = files.model_folders[settings.t5.name]
         encoder = huggingface.load_text_encoder(folder, f"text encoder {settings.t5.name}")
         tokenizer = _load_tokenizer(upstream.T5Tokenizer, folder)
-    return TextConditioner(tokenizer, encoder, dim, device, finetune=finetune, word_dropout=word_dropout)
+    return TextConditioner(tokenizer, encoder, dim, device, settings.t5)
 
 
 def _load_tokenizer(kind: Any, folder: Path) -> upstream.PreTrainedTokenizerBase:

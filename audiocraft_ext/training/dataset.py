@@ -10,6 +10,7 @@ from pathlib import Path
 
 from audiocraft_ext.audio.read import read
 from audiocraft_ext.errors import InputError
+from audiocraft_ext.progress import Progress, SilentProgress
 from audiocraft_ext.training.files import FIELD, Files, find_files
 from audiocraft_ext.training.labels import describe
 from audiocraft_ext.training.songs import LIMITS, MAX_SONG_S, MIN_SONG_S, Song, read_song
@@ -59,24 +60,28 @@ def read_dataset(
     held_out: float,
     seed: int,
     channels: int,
+    progress: Progress = SilentProgress(),
 ) -> Dataset:
     """The pieces of an archive, a folder or one audio file, for a base with ``window_s`` seconds and ``channels``.
 
     ``workdir`` keeps the unpacked archive and the songs without vocals: it must outlive the pieces. Raises
-    ``InputError`` that lists the faults of all files.
+    ``InputError`` that lists the faults of all files, and ``Cancelled`` after the song in work.
     """
     demucs = load_separator() if drop_vocals else None
     files = find_files(path, workdir)
-    songs = _read_songs(files, window_s)
+    songs = _read_songs(files, window_s, progress)
     captions = _captions(files, songs, one_same_description)
     songs = _without_duplicates(files, songs, captions)
     _raise_faults(files, songs)
     _note_levels(files, songs, channels)
     if demucs is not None:
-        separated = [remove_vocals(song, demucs, workdir / "without_vocals") for song in songs]
+        separated: list[Song] = []
+        for song in songs:
+            progress.update(len(separated), len(songs), unit="song without vocals")
+            separated.append(remove_vocals(song, demucs, workdir / "without_vocals"))
         songs = [song for song in separated if _starts(song, window_s, window_s)]
         _note(files, "silent without vocals, left out", [song.name for song in separated if song not in songs])
-    labels = {song.name: _label(song, captions[song.name]) if auto_labeling else "" for song in songs}
+    labels = {song.name: _label(song, captions[song.name], progress) if auto_labeling else "" for song in songs}
     texts = {song.name: _join(trigger_word, captions[song.name], labels[song.name]) for song in songs}
     _note_captions(files, texts, labels, one_same_description)
     apart = _held_out_names(files, songs, held_out, seed)
@@ -91,11 +96,12 @@ def read_dataset(
     return Dataset(train, test, files.notes)
 
 
-def _read_songs(files: Files, window_s: float) -> list[Song]:
+def _read_songs(files: Files, window_s: float, progress: Progress) -> list[Song]:
     """The songs that can be used; adds faults and notes of the others."""
     songs = []
     shortest_s = max(MIN_SONG_S, window_s / 10)
-    for name, path in files.audio.items():
+    for n_done, (name, path) in enumerate(files.audio.items()):
+        progress.update(n_done, len(files.audio), unit="song")
         try:
             song = read_song(name, path)
         except InputError as error:
@@ -142,7 +148,7 @@ def _raise_faults(files: Files, songs: list[Song]) -> None:
         files.faults.append("there is no audio file in it.")
     if files.faults:
         listed = "".join(f"\n- {fault}" for fault in files.faults)
-        hint = "Correct or remove these files, and send the data set again."
+        hint = "Correct or remove these files, and send a zip, tar or tar.gz, or one audio file."
         raise InputError(FIELD, f"it cannot be used as it is:{listed}\n", hint)
 
 
@@ -162,7 +168,8 @@ def _note(files: Files, fate: str, names: list[str]) -> None:
         files.notes.append(f"{fate[0].upper()}{fate[1:]}: {', '.join(names[:_N_NAMED])}{more}.")
 
 
-def _label(song: Song, words: str) -> str:
+def _label(song: Song, words: str, progress: Progress) -> str:
+    progress.check()
     clip = read(song.path, max(0.0, (song.duration_s - _LABELLED_S) / 2), max_s=_LABELLED_S, limits=LIMITS)
     return describe(clip, words)
 

@@ -8,9 +8,12 @@ of ``NAME.txt`` beside ``NAME.wav``, not its first line alone: no word is lost. 
 import csv
 import json
 import re
-from collections.abc import Iterator
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from audiocraft_ext.checkpoint.locate.archive import Limits, is_archive, unpack
 from audiocraft_ext.errors import CheckpointError, InputError
@@ -47,27 +50,39 @@ class Files:
 def find_files(path: Path, workdir: Path) -> Files:
     """The files of an archive, which is unpacked below ``workdir``, of a folder, or the one audio file itself.
 
-    Raises ``InputError`` for an archive that is damaged, too large or unsafe.
+    Raises ``InputError`` for a path that does not exist, and an archive that is damaged, too large or unsafe.
     """
-    if not path.is_dir() and not is_archive(path):
-        return Files({shown_name(path.name): path})
+    if not path.exists():
+        raise InputError(FIELD, "there is no such file.", "Send it again.")
+    if not (path.is_dir() or _is_compressed(path) or is_archive(path)):
+        return Files({normal_name(path.name): path})
     root = path if path.is_dir() else _unpack(path, workdir / "archives")
-    found = {shown_name(file.relative_to(root).as_posix()): file for file in sorted(root.rglob("*")) if file.is_file()}
+    found = {normal_name(file.relative_to(root).as_posix()): file for file in sorted(root.rglob("*")) if file.is_file()}
     # macOS adds __MACOSX, .DS_Store and ._song.wav to archives, in any folder.
     found = {name: file for name, file in found.items() if not re.search(r"(^|/)(\.|__MACOSX/)", name)}
     tables = {name: file for name, file in found.items() if file.name.lower() in _TABLES}
     texts = {name: file for name, file in found.items() if file.suffix.lower() == ".txt"}
     files = Files({name: file for name, file in found.items() if name not in tables.keys() | texts.keys()})
+    owners = defaultdict(list)
+    for name in files.audio:
+        for stem in {name, str(PurePosixPath(name).with_suffix(""))}:  # song.wav has song.txt, or song.wav.txt
+            owners[stem].append(name)
     for name, file in texts.items():
-        _read_text_file(files, name, file)
+        _read_caption(files, name, file, owners[name[: -len(".txt")]])
     for name, file in tables.items():
         _read_table(files, name, file)
     return files
 
 
-def shown_name(name: str) -> str:
-    """A file's name as text: archives may name one in bytes that are not UTF-8."""
-    return name.encode(errors="replace").decode()
+def normal_name(name: str) -> str:
+    """A path as it is compared and shown: macOS splits accents off their letters; a tar's need not be UTF-8."""
+    return unicodedata.normalize("NFC", name.encode(errors="backslashreplace").decode())
+
+
+def _is_compressed(path: Path) -> bool:
+    """Whether the file was an archive, even if it is cut now."""
+    with path.open("rb") as file:
+        return file.read(5).startswith((b"PK\3\4", b"\x1f\x8b", b"BZh", b"\xfd7zXZ"))
 
 
 def _unpack(path: Path, cache: Path) -> Path:
@@ -79,10 +94,7 @@ def _unpack(path: Path, cache: Path) -> Path:
         raise InputError(FIELD, str(error), "It may be a zip, tar or tar.gz of audio files.") from error
 
 
-def _read_text_file(files: Files, name: str, file: Path) -> None:
-    folder = name.rpartition("/")[0]
-    beside = [audio for audio in files.audio if audio.rpartition("/")[0] == folder]
-    owners = [audio for audio in beside if file.stem in (files.audio[audio].stem, files.audio[audio].name)]
+def _read_caption(files: Files, name: str, file: Path, owners: list[str]) -> None:
     if not owners and file.stem.lower() in _ABOUT:
         files.notes.append(f"{name} is not a caption: left out.")
     elif not owners:
@@ -121,9 +133,12 @@ def _read_table(files: Files, name: str, file: Path) -> None:
 def _rows(text: str, suffix: str) -> Iterator[tuple[str, str]]:
     """File name and caption of each row."""
     lines = text.splitlines(keepends=True)
-    rows = csv.DictReader(lines) if suffix == ".csv" else map(json.loads, filter(str.strip, lines))
+    rows: Iterable[Any] = csv.DictReader(lines) if suffix == ".csv" else map(json.loads, filter(str.strip, lines))
+    if isinstance(rows, csv.DictReader) and not {"file_name", "text"} <= set(rows.fieldnames or ()):
+        raise ValueError("no such columns")
     for row in rows:
         audio, caption = row["file_name"], row["text"]
         if not (isinstance(audio, str) and isinstance(caption, str)):
             raise ValueError("not text")
-        yield audio.removeprefix("./"), caption
+        caption.encode()  # JSON can escape half of a character: a ValueError
+        yield normal_name(audio.replace("\\", "/").removeprefix("./")), caption

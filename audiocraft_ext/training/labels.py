@@ -43,9 +43,10 @@ def describe(clip: Clip, words: str = "") -> str:
 
 def tempo_bpm(mono: NDArray[np.float32]) -> float | None:
     """Beats a minute of samples [N] at 22,050 Hz, from 60 to 200; None without a pulse."""
-    from librosa import autocorrelate, onset  # here: it takes seconds
+    from librosa import autocorrelate  # here: it takes seconds
+    from librosa.onset import onset_strength
 
-    onsets = onset.onset_strength(y=mono, sr=_RATE, hop_length=_HOP)
+    onsets = onset_strength(y=mono, sr=_RATE, hop_length=_HOP)
     onsets = onsets - onsets.mean()
     n = len(onsets)
     correlation = autocorrelate(onsets) / np.maximum(n - np.arange(n), n / 4)

@@ -85,7 +85,7 @@ def write(
     lines = (json.dumps(asdict(step)) for step in outcome.reports)
     (folder / "metrics.jsonl").write_text("".join(f"{text}\n" for text in lines))
     pieces = {"train": dataset.train, "held_out": dataset.held_out}
-    listed = {name: [_listed(piece) for piece in of_kind] for name, of_kind in pieces.items()}
+    listed = {name: [_as_json(piece) for piece in of_kind] for name, of_kind in pieces.items()}
     (folder / "dataset.json").write_text(json.dumps({**listed, "notes": dataset.notes}, indent=1, ensure_ascii=False))
     has_curve = find_spec("matplotlib") is not None
     if has_curve:
@@ -93,7 +93,7 @@ def write(
     (folder / "README.md").write_text(card(request, base, dataset, outcome, [s.request for s in after], has_curve))
 
 
-def _listed(piece: Piece) -> dict[str, object]:
+def _as_json(piece: Piece) -> dict[str, object]:
     return {
         "song": piece.song,
         "start_s": round(piece.start_s, 3),

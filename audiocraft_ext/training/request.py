@@ -25,14 +25,14 @@ _TEXTS = ("one_same_description", "trigger_word", "sample_prompts")
 _NOT_OF_THE_TRAINING = ("dataset_path", "save_every", "sample_prompts")
 
 
-_CHOICES: dict[str, tuple[str, ...]] = {
+CHOICES: dict[str, tuple[str, ...]] = {
     "model_version": get_args(ModelVersion),
     "method": get_args(Method),
     "optimizer": get_args(Optimizer),
     "lr_scheduler": get_args(LearningRateSchedule),
 }
 # The smallest and the largest: of numbers, or of a text's characters. Then a note.
-_RANGES: dict[str, tuple[float, float, str]] = {
+RANGES: dict[str, tuple[float, float, str]] = {
     "one_same_description": (1, 2000, ""),
     "trigger_word": (1, 40, ""),
     "lora_rank": (1, 128, ""),
@@ -83,9 +83,9 @@ class TrainingRequest:
     def __post_init__(self) -> None:
         for name in _TEXTS:  # clients that fill in every field send empty ones
             object.__setattr__(self, name, (getattr(self, name) or "").strip() or None)
-        for name, choices in _CHOICES.items():
+        for name, choices in CHOICES.items():
             _check_choice(name, getattr(self, name), choices)
-        for name, (low, high, note) in _RANGES.items():
+        for name, (low, high, note) in RANGES.items():
             _check_range(name, getattr(self, name), low, high, note)
         if self.optimizer == "dadam":
             raise InputError(
@@ -127,7 +127,7 @@ class TrainingRequest:
         return max(1, n_steps // _N_EVALUATIONS)
 
     def settings(self) -> dict[str, Any]:
-        """What makes it another training, besides the data: not how often it is saved, or sampled afterwards."""
+        """All that makes it another training but the data: not how often it is saved, or sampled afterwards."""
         return {name: value for name, value in asdict(self).items() if name not in _NOT_OF_THE_TRAINING}
 
     def _n_updates(self) -> int | None:

@@ -34,7 +34,7 @@ from audiocraft_ext.upstream import builders
 ARCHIVE = "trained_model.tar"
 _SAMPLE_S = 8
 _N_CAPTIONS = 3
-# What the base makes of them before the training measures, as tokens, how much of it is forgotten.
+# The base's clips of them, made before the training, measure how much of it is forgotten.
 _PLAIN_PROMPTS = (
     "upbeat electronic music with drums and bass",
     "a calm piano melody",

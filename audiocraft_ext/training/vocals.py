@@ -9,8 +9,8 @@ import torch
 
 from audiocraft_ext.audio.resample import resample
 from audiocraft_ext.checkpoint.demucs import load_demucs
+from audiocraft_ext.checkpoint.locate import source
 from audiocraft_ext.checkpoint.locate.pretrained import DEMUCS, locate_model
-from audiocraft_ext.checkpoint.locate.source import WEIGHTS_FOLDER
 from audiocraft_ext.errors import CheckpointError, InputError
 from audiocraft_ext.training.songs import Song, blocks, read_song
 
@@ -18,7 +18,7 @@ from audiocraft_ext.training.songs import Song, blocks, read_song
 def load_separator() -> Any:
     """Demucs, from ``weights/``, the Hugging Face cache or the hub, on a GPU if there is one; raises ``InputError``."""
     try:
-        demucs = load_demucs(locate_model(DEMUCS, WEIGHTS_FOLDER))
+        demucs = load_demucs(locate_model(DEMUCS, source.WEIGHTS_FOLDER))
     except CheckpointError as error:
         problem = f"true, but Demucs, which separates them, cannot be loaded. {error}"
         raise InputError("drop_vocals", problem, "Or set it to false.") from error

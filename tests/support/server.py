@@ -60,7 +60,7 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(scratch: Path, awaited: str = "READY", **environment: str) -> Iterator[Server]:
+def running(scratch: Path, awaited: str = "READY", mode: str = "predict", **environment: str) -> Iterator[Server]:
     """``script/serve`` with the embedded checkpoint, once its status is ``awaited``; ``scratch`` is its TMPDIR.
 
     At the end it gets SIGTERM, and SIGKILL a minute later.
@@ -70,7 +70,7 @@ def running(scratch: Path, awaited: str = "READY", **environment: str) -> Iterat
     settings = {"PORT": str(port), "TMPDIR": str(scratch), "MUSICGEN_WEIGHTS": "weights/demo", **environment}
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [ROOT / "script" / "serve"], env={**os.environ, **settings}, stdout=output, stderr=output
+            [ROOT / "script" / "serve", mode], env={**os.environ, **settings}, stdout=output, stderr=output
         )
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as client:

@@ -14,4 +14,4 @@ def song(path: Path, duration_s: float = 6.0, *, seed: int | None = None, channe
     generator = torch.Generator().manual_seed(sum(path.name.encode()) if seed is None else seed)
     path.parent.mkdir(parents=True, exist_ok=True)
     samples = gain * torch.randn(channels, round(duration_s * RATE), generator=generator)
-    return write(path, samples, RATE, format=path.suffix[1:] or "wav")
+    return write(path, samples, RATE, format="flac" if path.suffix == ".flac" else "wav")

@@ -25,9 +25,16 @@ CODES = torch.zeros(4, 8, dtype=torch.int16)
 
 
 @pytest.fixture(scope="module")
-def embedded() -> Model:
+def demo() -> Model:
     """The embedded checkpoint, which cross-attends to the text and prepends the melody."""
     return Model(checkpoint.load("embedded", "cpu"), EngineSettings(engine="upstream"))
+
+
+def without_word_dropout(folder: Path, kind: tiny.Kind) -> Checkpoint:
+    """A tiny checkpoint whose captions reach T5 whole."""
+    conditioners = tiny.lm_config(kind)["conditioners"]
+    conditioners["description"]["t5"]["word_dropout"] = 0.0
+    return checkpoint.load(str(tiny.write(folder, kind, conditioners=conditioners)), "cpu")
 
 
 @torch.no_grad()
@@ -38,9 +45,7 @@ def embed(conditions: Conditions, given: list[Example], seed: int | None) -> dic
 def test_a_batch_s_texts_are_embedded_as_audiocraft_embeds_them(
     tiny_checkpoint: Callable[[tiny.Kind], Checkpoint], tmp_path: Path
 ) -> None:
-    config = tiny.lm_config("text")
-    config["conditioners"]["description"]["t5"]["word_dropout"] = 0.0
-    cached = checkpoint.load(str(tiny.write(tmp_path, "text", conditioners=config["conditioners"])), "cpu").lm
+    cached = without_word_dropout(tmp_path, "text").lm
     for lm in (tiny_checkpoint("text").lm, cached):  # of these only the second's T5 states are kept
         given = [*examples(lm, 3), Example(CODES, "", "a song")]
         provider = lm.eval().condition_provider
@@ -52,37 +57,43 @@ def test_a_batch_s_texts_are_embedded_as_audiocraft_embeds_them(
         assert torch.equal(ours[1], theirs[1])
 
 
-def test_dropped_conditions_are_the_server_s_null_rows(embedded: Model) -> None:
-    lm, melody = embedded.checkpoint.lm, torch.sin(torch.arange(8 * 32000) * 0.05)[None, None]
-    prompt = "dark drums and a long bass"
-    music_gen = RequestMusicGen(embedded, Request(prompt=prompt), SilentProgress())
-    wav = WavCondition(melody, torch.tensor([melody.shape[-1]]), [32000], [None], [0.0])
-    silent = WavCondition(torch.zeros(1, 1, 1), torch.tensor([0]), [32000], [None], [None])
-    conditioner: Any = lm.condition_provider.conditioners["self_wav"]
+@pytest.mark.parametrize("kind", ["text", "melody", "embedded"])
+def test_dropped_conditions_are_the_server_s_null_rows(kind: Any, tmp_path: Path, demo: Model) -> None:
+    upstream = EngineSettings(engine="upstream")
+    model = demo if kind == "embedded" else Model(without_word_dropout(tmp_path, kind), upstream)
+    lm, prompt = model.checkpoint.lm, "dark drums and a long bass"
+    music_gen = RequestMusicGen(model, Request(prompt=prompt), SilentProgress())
+    n_samples = int(lm.cfg.dataset.segment_duration) * 32000
+    melody = WavCondition(
+        torch.sin(torch.arange(n_samples) * 0.05)[None, None], torch.tensor([n_samples]), [32000], [None], [0.0]
+    )
+    silence = WavCondition(torch.zeros(1, 1, 1), torch.tensor([0]), [32000], [None], [None])
+    conditioner: Any = dict(lm.condition_provider.conditioners.items()).get("self_wav")
     with torch.no_grad():
-        example = Example(CODES, prompt, "a song", conditioner._get_wav_embedding(wav)[0])
-    for clip, seed in ((wav, 0), (silent, None)):
-        attributes = [ConditioningAttributes({"description": prompt}, {"self_wav": clip})]
+        chroma = None if conditioner is None else conditioner._get_wav_embedding(melody)[0]
+    example = Example(CODES, prompt, "a song", chroma)
+    for wav, seed in ((melody, 0), (silence, None)):
+        attributes = ConditioningAttributes({"description": prompt}, {} if kind == "text" else {"self_wav": wav})
         with torch.no_grad():
-            prefix, cross = music_gen._conditions(attributes, is_guided=True)
-            # In each row: with the text, with all conditions at p = 0, without any at p = 1.
-            given = embed(replace_melody_dropout(Conditions(lm, 0.0)), [example], seed)
-            null = embed(Conditions(lm, 1.0), [example], 0)
-        for row, ours in ((0, given), (1, null)):
-            torch.testing.assert_close(ours["self_wav"][0][0], prefix[row], rtol=0, atol=1e-5)
-            assert cross is not None
-            torch.testing.assert_close(ours["description"][0][0], cross[row], rtol=0, atol=1e-5)
-    assert not prefix[0].equal(cross[0])
+            theirs = music_gen._conditions([attributes], is_guided=True)
+        conditions = without_melody_dropout(Conditions(lm, 0.0))
+        rows = (embed(conditions, [example], seed), embed(Conditions(lm, 1.0), [example], 0))
+        for row, ours in enumerate(rows):
+            fused = lm.fuser(torch.zeros(1, 0, lm.dim), ours)
+            for our_part, their_part in zip(fused, theirs, strict=True):
+                assert (our_part is None) == (their_part is None)
+                if our_part is not None and their_part is not None:
+                    torch.testing.assert_close(our_part[0], their_part[row], rtol=0, atol=1e-5)
 
 
-def replace_melody_dropout(conditions: Conditions) -> Conditions:
-    """Without the melody's own dropout, so that it is certain to be there."""
+def without_melody_dropout(conditions: Conditions) -> Conditions:
+    """So that the melody is certain to be there."""
     conditions._attribute_p = {}
     return conditions
 
 
-def test_batches_are_dropped_as_often_as_the_base_s_were(embedded: Model) -> None:
-    lm, n_draws = embedded.checkpoint.lm, 10_000
+def test_batches_are_dropped_as_often_as_the_base_s_were(demo: Model) -> None:
+    lm, n_draws = demo.checkpoint.lm, 10_000
     example = Example(CODES, "drums", "a song")
     for cfg_p, expected in ((None, 0.12), (0.3, 0.3)):
         conditions = Conditions(lm, cfg_p)
@@ -97,10 +108,10 @@ def _is_dropped(p: float, seed: int) -> bool:
     return drawn.text["description"] is None
 
 
-def test_half_the_batches_of_a_melody_base_train_the_text_alone(embedded: Model) -> None:
-    conditions = Conditions(embedded.checkpoint.lm, 0.0)
+def test_half_the_batches_of_a_melody_base_train_the_text_alone(demo: Model) -> None:
+    conditions = Conditions(demo.checkpoint.lm, 0.0)
     chroma = torch.ones(conditions._silence.shape)
-    example = replace(examples(embedded.checkpoint.lm, 1)[0], chroma=chroma)
+    example = replace(examples(demo.checkpoint.lm, 1)[0], chroma=chroma)
     follows = [conditions.prepare([example], seed).chroma.equal(chroma[None]) for seed in range(1000)]  # type: ignore
     assert 450 < sum(follows) < 550
 

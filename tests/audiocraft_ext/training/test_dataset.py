@@ -1,6 +1,9 @@
 """Data sets as users pack them: captions, windows, held-out songs, and notes on what is used otherwise than sent."""
 
+import os
 import shutil
+import tarfile
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +11,8 @@ import pytest
 import torch
 
 from audiocraft_ext.audio.read import read as read_audio
+from audiocraft_ext.errors import Cancelled
+from audiocraft_ext.progress import Progress
 from audiocraft_ext.training import dataset as module
 from audiocraft_ext.training import songs as songs_module
 from audiocraft_ext.training.dataset import Dataset, Piece
@@ -61,7 +66,10 @@ def test_one_audio_file_is_a_data_set(tmp_path: Path, read: Read) -> None:
     [
         ("captions.csv", 'file_name,genre,text\na.wav,x,"bass, and\nhats"\nin/b.wav,y,pads\n'),
         ("metadata.csv", 'text,file_name\n"bass, and hats",a.wav\npads,./in/b.wav\n'),
-        ("metadata.jsonl", '{"file_name": "a.wav", "text": "bass, and hats"}\n\n{"file_name": "in/b.wav", "text": "pads"}'),
+        (
+            "metadata.jsonl",
+            '{"file_name": "a.wav", "text": "bass, and hats"}\n\n{"file_name": "in/b.wav", "text": "pads"}',
+        ),
     ],
 )
 def test_a_table_s_file_names_are_relative_to_its_folder(tmp_path: Path, read: Read, name: str, text: str) -> None:
@@ -69,6 +77,33 @@ def test_a_table_s_file_names_are_relative_to_its_folder(tmp_path: Path, read: R
     song(tmp_path / "songs" / "set" / "in" / "b.wav")
     (tmp_path / "songs" / "set" / name).write_text(text)
     assert captions(read(tmp_path / "songs")) == {"set/a.wav": "bass, and hats", "set/in/b.wav": "pads"}
+
+
+def test_a_caption_may_be_named_after_the_whole_file_name(tmp_path: Path, read: Read) -> None:
+    for name in ("song.wav", "song.flac", "1. intro", "2. bass"):
+        song(tmp_path / "songs" / name)
+    for name in ("song.wav", "song.flac", "1. intro", "2. bass"):
+        (tmp_path / "songs" / f"{name}.txt").write_text(f"of {name}")
+    assert captions(read(tmp_path / "songs")) == {
+        name: f"of {name}" for name in ("song.wav", "song.flac", "1. intro", "2. bass")
+    }
+
+
+def test_names_match_across_systems(tmp_path: Path, read: Read) -> None:
+    """macOS splits é into two characters; Windows separates folders by a backslash."""
+    song(tmp_path / "songs" / "in" / unicodedata.normalize("NFD", "Café.wav"))
+    (tmp_path / "songs" / "captions.csv").write_text("file_name,text\nin\\Café.wav,bass\n")
+    assert captions(read(tmp_path / "songs")) == {"in/Café.wav": "bass"}
+
+
+def test_a_name_that_is_not_unicode_is_a_song_s(tmp_path: Path, read: Read) -> None:
+    path = song(tmp_path / "a.wav")
+    with tarfile.open(tmp_path / "songs.tar", "w") as tar:
+        for name in (b"\xe8.wav", b"\xe9.wav"):
+            tar.add(path, os.fsdecode(name))
+    data = read(tmp_path / "songs.tar", one_same_description="x")
+    assert captions(data) == {r"\udce8.wav": "x"}
+    assert any(r"\udce9.wav is the same music" in note for note in data.notes)
 
 
 def test_the_trigger_word_is_before_every_caption_once(tmp_path: Path, read: Read) -> None:
@@ -143,7 +178,16 @@ def test_songs_are_held_out_whole(tmp_path: Path, read: Read) -> None:
     assert not read(tmp_path / "songs", held_out=0.0).held_out
 
 
-def test_a_new_song_or_a_new_name_reshuffles_nothing(tmp_path: Path, read: Read) -> None:
+def test_a_cancel_ends_the_reading(tmp_path: Path, read: Read) -> None:
+    for name in "abc":
+        song(tmp_path / "songs" / f"{name}.wav")
+    progress = Progress()
+    progress.stop()
+    with pytest.raises(Cancelled):
+        read(tmp_path / "songs", progress=progress)
+
+
+def test_new_songs_and_new_names_reshuffle_nothing(tmp_path: Path, read: Read) -> None:
     def apart() -> set[str]:
         return {piece.song for piece in read(tmp_path / "songs", held_out=0.5).held_out}
 
@@ -155,8 +199,9 @@ def test_a_new_song_or_a_new_name_reshuffles_nothing(tmp_path: Path, read: Read)
     assert len(apart() & before) >= len(before) - 1
     for i in (10, 11):
         (tmp_path / "songs" / f"0{i}.wav").unlink()
-    (tmp_path / "songs" / "3.wav").rename(tmp_path / "songs" / "z.wav")
-    assert {name.replace("z.wav", "3.wav") for name in apart()} == before
+    for i in range(10):
+        (tmp_path / "songs" / f"{i}.wav").rename(tmp_path / "songs" / f"take {i}.wav")
+    assert {name.removeprefix("take ") for name in apart()} == before
 
 
 def test_the_same_music_twice_is_used_once(tmp_path: Path, read: Read) -> None:
@@ -173,12 +218,18 @@ NOTES: dict[str, tuple[Callable[[Path], object], int, str]] = {
     "stereo": (lambda path: song(path, channels=2), 1, "Stereo, mixed down for a mono base: a.wav."),
     "mono": (song, 2, "Mono, the same on both sides of a stereo base: a.wav."),
     "cover": (lambda path: (song(path), path.with_suffix(".jpg").write_bytes(b"\xff\xd8")), 1, "a.jpg is not audio"),
-    "readme": (lambda path: (song(path), path.with_name("README.txt").write_text("x")), 1, "README.txt is not a caption"),
+    "readme": (
+        lambda path: (song(path), path.with_name("README.txt").write_text("x")),
+        1,
+        "README.txt is not a caption",
+    ),
 }
 
 
 @pytest.mark.parametrize(("make", "channels", "note"), NOTES.values(), ids=NOTES.keys())
-def test_what_is_used_otherwise_is_noted(tmp_path: Path, read: Read, make: Callable[[Path], object], channels: int, note: str) -> None:
+def test_what_is_used_otherwise_is_noted(
+    tmp_path: Path, read: Read, make: Callable[[Path], object], channels: int, note: str
+) -> None:
     make(tmp_path / "songs" / "a.wav")
     data = read(tmp_path / "songs", channels=channels)
     assert set(captions(data)) == {"a.wav"}
