@@ -62,7 +62,7 @@ def save(result: Path, target: Path, force: bool) -> Path:
         shutil.move(result, part)
         for path in [target] if force else _free_names(target):
             try:
-                path.touch(exist_ok=force)  # ours now, whoever else runs
+                path.touch(exist_ok=force)  # reserved: another process gets the next name
             except FileExistsError:
                 continue
             return part.replace(path)

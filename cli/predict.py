@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from audiocraft_ext.request import MAX_SEED
+from cli.flags import add_arguments
 from cli.inputs import ANY_DURATION_S, check, inputs_of, max_duration_s, schemas, table
 from cli.output import save, targets
 from cli.parser import Parser
-from cli.flags import add_arguments
 
 INTERRUPTED = 128 + signal.SIGINT
 MAX_TAKES = 16

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from audiocraft_ext.audio.source import decode_data_url
 
 POLL_S = 0.5
-# cog's names of its own layers, in front of what the model says.
+# cog's names of its own layers, in front of the model's message.
 _LAYERS = re.compile(r"^(?:[A-Z][a-z]+(?: [a-z]+)? failed: )*(?:\w+Error: )?")
 
 
@@ -26,7 +26,7 @@ class Client:
     """One server, by its URL."""
 
     def __init__(self, url: str) -> None:
-        """Raises ``ValueError`` for what is not the URL of a server."""
+        """Raises ``ValueError`` unless it is an http URL."""
         parts = urlsplit(url if "://" in url else f"http://{url}")
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"--server {url}: write it as http://127.0.0.1:5000.")
@@ -36,7 +36,7 @@ class Client:
         self._opener = urllib.request.build_opener(*([urllib.request.ProxyHandler({})] if is_local else []))
 
     def request(self, path: str, body: Any = None) -> tuple[int, Any]:
-        """The answer's status and JSON; raises ``RuntimeError`` if there is none."""
+        """The answer's status and JSON; raises ``RuntimeError`` without an answer in JSON."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"})
         try:
@@ -102,9 +102,7 @@ def to_json(inputs: dict[str, Any]) -> dict[str, Any]:
     return sent
 
 
-def make_remotely(
-    url: str, inputs: dict[str, Any], seeds: list[int], adapters: list[str], folder: Path
-) -> list[Path]:
+def make_remotely(url: str, inputs: dict[str, Any], seeds: list[int], adapters: list[str], folder: Path) -> list[Path]:
     """A file in ``folder`` for each seed, made by the server at the same time."""
     client, sent = Client(url), to_json(inputs)
     context = {"adapter": ",".join(adapters)} if adapters else {}

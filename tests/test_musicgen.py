@@ -61,7 +61,7 @@ def test_the_help_lists_each_input_with_the_bounds_that_hold() -> None:
 
 
 def test_convert_s_number_formats_are_the_model_s() -> None:
-    assert convert.DTYPES == get_args(Dtype)
+    assert get_args(Dtype) == convert.DTYPES
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,10 @@ def test_convert_s_number_formats_are_the_model_s() -> None:
         (["pedict", "x"], "musicgen pedict: no such command; did you mean predict?"),
         (["dark techno"], 'musicgen dark techno: no such command; did you mean musicgen predict "dark techno"?'),
         (["predict", "x", "--forse"], "musicgen predict: --forse: no such option; did you mean --force?"),
-        (["predict", "x", "--duraton", "3"], "musicgen predict: --duraton: no such option; did you mean -i duration=…?"),
+        (
+            ["predict", "x", "--duraton", "3"],
+            "musicgen predict: --duraton: no such option; did you mean -i duration=…?",
+        ),
         (["serve", "--prot", "3"], "musicgen serve: --prot: no such option; did you mean --port?"),
         (["convert", "a", "b", "--dtipe", "int8"], "musicgen convert: --dtipe: no such option; did you mean --dtype?"),
     ],
@@ -94,7 +97,7 @@ def test_words_are_bare_in_a_file_or_on_standard_input(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------- files
 
 
-def named(tmp_path: Path, prompt: str | None, audio: Path | None = None) -> str:
+def save_name(tmp_path: Path, prompt: str | None, audio: Path | None = None) -> str:
     given = {**DEFAULTS, "prompt": prompt, "input_audio": audio}
     [path] = output.targets(tmp_path, given, [3], force=False)
     path.touch()
@@ -102,12 +105,12 @@ def named(tmp_path: Path, prompt: str | None, audio: Path | None = None) -> str:
 
 
 def test_a_folder_gets_readable_names(tmp_path: Path) -> None:
-    assert named(tmp_path, "Dark techno, 130 BPM!") == "dark-techno-130-bpm-seed3.wav"
-    assert named(tmp_path, None, Path("My riff.mp3")) == "my-riff-seed3.wav"
-    assert named(tmp_path, "../../etc/passwd") == "etc-passwd-seed3.wav"
-    assert named(tmp_path, "") == named(tmp_path, "…") == "music-seed3.wav"
-    assert named(tmp_path, "word " * 40) == "word-word-word-word-word-word-word-word-word-seed3.wav"
-    named(tmp_path, "\U00020bb7" * 400)  # four bytes a letter
+    assert save_name(tmp_path, "Dark techno, 130 BPM!") == "dark-techno-130-bpm-seed3.wav"
+    assert save_name(tmp_path, None, Path("My riff.mp3")) == "my-riff-seed3.wav"
+    assert save_name(tmp_path, "../../etc/passwd") == "etc-passwd-seed3.wav"
+    assert save_name(tmp_path, "") == save_name(tmp_path, "…") == "music-seed3.wav"
+    assert save_name(tmp_path, "word " * 40) == "word-word-word-word-word-word-word-word-word-seed3.wav"
+    save_name(tmp_path, "\U00020bb7" * 400)  # four bytes a letter
 
 
 def test_a_name_without_an_ending_gets_one_and_takes_their_seeds(tmp_path: Path) -> None:
@@ -164,7 +167,7 @@ def test_a_server_s_own_refusal_is_its_sentence_alone(server: httpx.Client, tmp_
 
 
 def test_an_interrupt_cancels_at_the_server(server: httpx.Client, tmp_path: Path) -> None:
-    command = [sys.executable, PROGRAM, "predict", "x", "-i", "duration=300", "--server", str(server.base_url)]
+    command = [sys.executable, str(PROGRAM), "predict", "x", "-i", "duration=300", "--server", str(server.base_url)]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as child:
         assert child.stderr is not None
         assert "Making 300 s" in child.stderr.readline()
@@ -204,7 +207,8 @@ def test_a_taken_port_is_one_sentence_with_the_next_free_one() -> None:
         done = run("serve", "--port", str(port))
     assert done.returncode == 1
     free = re.fullmatch(
-        rf"Port {port} of 127.0.0.1 is taken by another program; the next free one: PORT=(\d+) make serve\n", done.stderr
+        rf"Port {port} of 127.0.0.1 is taken by another program; the next free one: PORT=(\d+) make serve\n",
+        done.stderr,
     )
     assert free is not None, done.stderr
     assert int(free[1]) > port

@@ -28,8 +28,8 @@ _LICENCES = {"facebook": "cc-by-nc-4.0"}
 
 @dataclass(frozen=True)
 class Entry:
-    """A file in a manifest: ``path`` is relative to its folder, ``origin`` is ``owner/name@commit`` for the hub's, a URL,
-    or a local checkpoint's name; ``licence`` is the model card's, None if unknown."""
+    """A file in a manifest: ``path`` is relative to its folder, ``origin`` is ``owner/name@commit`` for the hub's, a
+    URL, or a local checkpoint's name; ``licence`` is the model card's, None if unknown."""
 
     path: str
     bytes: int
