@@ -3,6 +3,7 @@
 import os
 import sys
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 from cli import ROOT
@@ -50,11 +51,20 @@ def train(arguments: list[str]) -> int:
 
 
 def web(arguments: list[str]) -> int:
-    if not (ROOT / "web").is_dir():
-        print("musicgen web: there is no folder web/ here.", file=sys.stderr)
+    parser = Parser(prog="musicgen web", description="Serve a page for musicians, and Replicate's API; and the model.")
+    parser.add_argument("--target", help="a running server of this model, instead of one that is started")
+    parser.add_argument("--host", help="default: 127.0.0.1, this machine alone")
+    parser.add_argument("--port", type=int, help="the page's; default: 5001")
+    options = parser.parse_args(arguments)
+    script = ROOT / "script" / "web"
+    missing = [name for name in ("starlette", "uvicorn") if find_spec(name) is None]
+    if missing or not script.exists():
+        lacks = f"the package {missing[0]} is" if missing else "script/web is"
+        print(f"musicgen web: {lacks} not installed here. Install everything with: make setup", file=sys.stderr)
         return 1
-    os.chdir(ROOT)
-    os.execv(sys.executable, [sys.executable, "-m", "web", *arguments])
+    chosen = {"TARGET": options.target, "ADDRESS": options.host, "WEB_PORT": options.port}
+    os.environ.update({name: str(value) for name, value in chosen.items() if value})
+    os.execv(script, [str(script)])
 
 
 def main(arguments: list[str] | None = None, default_output: str | None = None) -> int:

@@ -7,6 +7,7 @@ import argparse
 import asyncio
 import contextlib
 import secrets
+import shutil
 import signal
 import sys
 import tempfile
@@ -58,12 +59,14 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def make(inputs: dict[str, Any], seeds: list[int]) -> list[Path]:
-    """A file for each seed, by a model in this process; in one batch."""
+def make(inputs: dict[str, Any], seeds: list[int], folder: Path) -> list[Path]:
+    """A file in ``folder`` for each seed, by a model in this process; in one batch."""
     start = time.monotonic()
     say("Importing torch and audiocraft …")
-    from predict import Predictor
-
+    try:
+        from predict import Predictor
+    except ModuleNotFoundError as error:
+        raise RuntimeError(f"The package {error.name} is not installed. Install everything with: make setup") from error
     predictor = Predictor()
     say(f"Loading the checkpoint, after {time.monotonic() - start:.1f} s …")
     predictor.setup()
@@ -72,7 +75,10 @@ def make(inputs: dict[str, Any], seeds: list[int]) -> list[Path]:
     async def takes() -> list[Path]:
         return await asyncio.gather(*(predictor.predict(**{**inputs, "seed": seed}) for seed in seeds))
 
-    return asyncio.run(takes())
+    # Out of the predictor's own folder, which ends with it.
+    return [
+        Path(shutil.move(result, folder / str(seed))) for result, seed in zip(asyncio.run(takes()), seeds, strict=True)
+    ]
 
 
 def run(options: argparse.Namespace, default_output: str | None) -> list[Path]:
@@ -91,7 +97,7 @@ def run(options: argparse.Namespace, default_output: str | None) -> list[Path]:
 
             results = make_remotely(options.server, inputs, seeds, options.adapter, Path(scratch))
         else:
-            results = make(inputs, seeds)
+            results = make(inputs, seeds, Path(scratch))
         return [save(result, path, options.force) for result, path in zip(results, paths, strict=True)]
 
 

@@ -37,7 +37,7 @@ def run(*arguments: str | Path, cwd: Path | None = None, text: str = "") -> subp
 # ------------------------------------------------------------------------------------------------- help
 
 
-@pytest.mark.parametrize("command", ["", *(name for name in COMMANDS if name != "web")])
+@pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_help_comes_without_the_imports_of_the_model(command: str) -> None:
     start = time.monotonic()
     done = run(*command.split(), "--help")
@@ -137,6 +137,33 @@ def test_two_at_once_lose_nothing_and_force_replaces(tmp_path: Path) -> None:
         "x-2.wav": "two",
         "x-3.wav": "three",
     }
+
+
+# ------------------------------------------------------------------------------------------------- a model in this process
+
+
+def test_the_first_line_is_there_before_the_imports_which_can_be_interrupted(tmp_path: Path) -> None:
+    command = [sys.executable, str(PROGRAM), "predict", "x"]
+    start = time.monotonic()
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as child:
+        assert child.stderr is not None
+        assert child.stderr.readline() == "Importing torch and audiocraft …\n"
+        assert time.monotonic() - start < 3, "half a second on a quiet machine"
+        time.sleep(0.2)
+        child.send_signal(signal.SIGINT)
+        assert child.wait(20) == 128 + signal.SIGINT
+        assert "Traceback" not in child.stderr.read()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_takes_in_one_batch_are_the_files_that_each_seed_makes(tmp_path: Path) -> None:
+    flags = ["-i", "duration=1", "-i", "seed=5"]
+    done = run("predict", "kick", *flags, "--takes", "2", "-o", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert run("predict", "kick", *flags, "-o", tmp_path / "alone.wav").returncode == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"kick-seed5.wav", "kick-seed6.wav", "alone.wav"}
+    assert (tmp_path / "kick-seed5.wav").read_bytes() == (tmp_path / "alone.wav").read_bytes()
 
 
 # ------------------------------------------------------------------------------------------------- a running server
