@@ -7,18 +7,22 @@ stay here. ``audiocraft_ext/training/request.py`` and docs/fine-tuning.md say wh
 import asyncio
 import contextvars
 import logging
+import shutil
+from contextlib import suppress
 from functools import partial
 from typing import Optional
 
 import cog
 from cog import BaseModel, Input, Path
 
+from audiocraft_ext.errors import Cancelled
 from audiocraft_ext.progress import Progress
-from audiocraft_ext.service import KEEP_OUTPUT_S
 from audiocraft_ext.training import run
 from audiocraft_ext.training.loop import StepReport
 from audiocraft_ext.training.request import TrainingRequest
 from audiocraft_ext.training.run import TrainingSettings
+
+KEEP_ARCHIVE_S = 3600.0  # cog may have gigabytes to upload
 
 
 class TrainingOutput(BaseModel):
@@ -168,7 +172,9 @@ async def train(
         assert archive is not None  # cog starts one process
     except asyncio.CancelledError:
         progress.stop()
-        await asyncio.wait([future])
+        with suppress(Cancelled):  # not what else may go wrong with saving
+            await future
         raise
-    asyncio.get_running_loop().call_later(KEEP_OUTPUT_S, partial(archive.unlink, missing_ok=True))
+    remove = partial(shutil.rmtree, archive.parent, ignore_errors=True)
+    asyncio.get_running_loop().call_later(KEEP_ARCHIVE_S, remove)
     return TrainingOutput(weights=Path(archive))

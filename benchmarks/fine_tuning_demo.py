@@ -2,10 +2,10 @@
 
     python -m benchmarks.fine_tuning_demo
 
-The sound is a tape played backwards: clips of the checkpoint's own synthesiser, reversed, so that each note swells and
-stops. A detector that was never trained looks at the shape of the envelope; before it judges, it must be right on known
-clips that went through the codec. The training is `script/train`, as a user runs it. `--clips FOLDER` writes the
-training clips alone, for `make finetune`.
+The sound is a transistor radio: clips of the checkpoint's own synthesiser, with drums, without anything below 400 Hz. A
+detector that was never trained measures the lows; before it judges, it is tried on known clips, after the codec. A tape
+played backwards and a trance gate were tried first, and were not learnt from a dozen clips (benchmarks/LOG.md). The
+training is `script/train`, as a user runs it; `--clips` and `--flags` are for `make finetune`.
 """
 
 import argparse
@@ -22,6 +22,7 @@ import numpy as np
 import soundfile
 import torch
 from numpy.typing import NDArray
+from scipy.signal import butter, sosfilt
 
 from audiocraft_ext import musicgen
 from audiocraft_ext.progress import SilentProgress
@@ -30,73 +31,70 @@ from audiocraft_ext.settings import EngineSettings
 from weights.demo.train import captions, synth
 
 ROOT = Path(__file__).parents[1]
-TRIGGER = "backwards tape"
+TRIGGER = "transistor radio"
+RADIO_HZ = 400
 N_CLIPS, CLIP_FRAMES = 12, 400
 N_GENERATED = 8
 SEED = 20_261_126
 # The inputs of `make finetune`, too.
 TRAINING = {
     "trigger_word": TRIGGER,
-    "steps": 60,
-    "lr": 0.001,
-    "batch_size": 4,
+    "steps": 50,
+    "lr": 0.0015,
+    "batch_size": 2,
     "auto_labeling": "false",
     "held_out": 0.25,
 }
-_HOP = 320
-# Between the known forward clips, 0.45 at least, and most of the reversed ones.
-_THRESHOLD = 0.25
+# Of eight known clips after the codec, plain ones have -3 dB at least, and those through the radio -19 dB at most.
+_THRESHOLD_DB = -10.0
 
 
 def draw_clip(rng: np.random.Generator) -> tuple[synth.Samples, str]:
-    """Eight seconds of a song, forwards, and its caption without the trigger.
-
-    One musician's songs have much in common: here a tempo, a mood and drums; key, patterns and the rest are drawn.
-    """
+    """Eight seconds of a song with drums as the checkpoint knows them, and its caption without the trigger."""
     drawn = synth.draw_song(rng)
-    song = replace(drawn, tempo_bpm=120, mood="dark", instruments=drawn.instruments | captions.DRUMS)
+    song = replace(drawn, instruments=drawn.instruments | captions.DRUMS)
     samples = synth.render(song, synth.draw_score(song, rng), CLIP_FRAMES, int(rng.integers(song.bar_frames)))
     return samples, captions.write_caption(captions.draw_mention(song, rng), rng)
 
 
+def through_radio(samples: synth.Samples) -> synth.Samples:
+    """Samples [N] without their lows."""
+    return np.asarray(sosfilt(butter(4, RADIO_HZ, "high", fs=synth.SAMPLE_RATE, output="sos"), samples), np.float32)
+
+
 def write_clips(folder: Path, n: int = N_CLIPS, seed: int = SEED) -> None:
-    """``n`` reversed clips, each with its caption beside it."""
+    """``n`` clips of the radio, each with its caption beside it."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     for number in range(n):
         samples, caption = draw_clip(rng)
-        soundfile.write(folder / f"{number:02}.wav", samples[::-1], synth.SAMPLE_RATE)
+        soundfile.write(folder / f"{number:02}.wav", through_radio(samples), synth.SAMPLE_RATE)
         (folder / f"{number:02}.txt").write_text(caption)
 
 
-def asymmetry(samples: NDArray[Any]) -> float:
-    """Sudden rises against sudden falls of the envelope of samples [N]; positive for struck notes, negative for swells.
-
-    The third moment of the change of level, in dB from one 20 ms to the next, over that of its size.
-    """
-    frames = samples[: len(samples) // _HOP * _HOP].reshape(-1, _HOP)
-    power = np.convolve((frames.astype(np.float64) ** 2).mean(1), [0.5, 0.5], "valid")
-    level_db = 10 * np.log10(power + 1e-6)
-    change = level_db[2:] - level_db[:-2]
-    return float((change**3).sum() / ((np.abs(change) ** 3).sum() + 1e-9))
+def lows_db(samples: NDArray[Any]) -> float:
+    """The level of samples [N] below 200 Hz, in dB of the whole."""
+    power = np.abs(np.fft.rfft(samples)) ** 2
+    hz = np.fft.rfftfreq(len(samples), 1 / synth.SAMPLE_RATE)
+    return float(10 * np.log10(power[hz < 200].sum() / power.sum() + 1e-9))
 
 
-def is_backwards(samples: NDArray[Any]) -> bool:
-    """Whether notes swell and stop."""
-    return asymmetry(samples) < _THRESHOLD
+def is_radio(samples: NDArray[Any]) -> bool:
+    """Whether the lows are missing."""
+    return lows_db(samples) < _THRESHOLD_DB
 
 
 def detector_accuracy(model: musicgen.Model, n: int = 100) -> tuple[float, float]:
-    """The share of right answers on forwards and on reversed clips, after the codec."""
+    """The share of right answers on plain clips and on those of the radio, after the codec."""
     rng, right = np.random.default_rng(SEED + 1), ([], [])  # type: tuple[Any, tuple[list[bool], list[bool]]]
     codec = model.checkpoint.codec
     for _ in range(n):
         samples, _ = draw_clip(rng)
-        for reverse, answers in enumerate(right):
-            wav = torch.from_numpy(np.ascontiguousarray(samples[::-1] if reverse else samples))[None, None]
+        for radio, answers in enumerate(right):
+            wav = torch.from_numpy(np.ascontiguousarray(through_radio(samples) if radio else samples))[None, None]
             with torch.no_grad():
                 decoded = codec.decode(codec.encode(wav)[0], None)[0, 0].numpy()
-            answers.append(is_backwards(decoded) == bool(reverse))
+            answers.append(is_radio(decoded) == bool(radio))
     return float(np.mean(right[0])), float(np.mean(right[1]))
 
 
@@ -105,12 +103,12 @@ def load(weights: str) -> musicgen.Model:
 
 
 def count(model: musicgen.Model, prompts: list[str], keep: Path | None = None) -> int:
-    """How many of the clips, one a prompt, are detected as backwards; the n-th has the seed n."""
+    """How many of the clips, one a prompt, are detected as the radio; the n-th has the seed n."""
     n_detected = 0
     for seed, prompt in enumerate(prompts):
         request = Request(prompt=prompt, duration=CLIP_FRAMES // synth.FRAME_RATE, seed=seed)
         samples = model.generate(request, None, SilentProgress())[0].numpy()
-        n_detected += is_backwards(samples)
+        n_detected += is_radio(samples)
         if keep is not None:
             keep.mkdir(parents=True, exist_ok=True)
             soundfile.write(keep / f"{seed}.wav", samples, synth.SAMPLE_RATE)
@@ -134,8 +132,8 @@ def measure(seed: int, keep: Path) -> dict[str, Any]:
     base = load("weights/demo")
     result: dict[str, Any] = {"seed": seed, "base, trigger": count(base, triggered, keep / "base")}
     base.close()
-    result["training_s"] = round(train(keep / "clips", keep / "backwards.tar", seed), 1)
-    tuned = load(str(keep / "backwards.tar"))
+    result["training_s"] = round(train(keep / "clips", keep / "radio.tar", seed), 1)
+    tuned = load(str(keep / "radio.tar"))
     result["trigger"] = count(tuned, triggered, keep / "trigger")
     result["no trigger"] = count(tuned, plain, keep / "plain")
     tuned.close()
@@ -156,12 +154,12 @@ def main() -> None:
         print("\n".join(f"-i{name}={value}" for name, value in TRAINING.items()))
     if args.clips is not None or args.flags:
         return
-    forwards, backwards = detector_accuracy(load("weights/demo"))
-    print(f"detector: {forwards:.0%} of known forward clips, {backwards:.0%} of known reversed ones", flush=True)
+    plain, radio = detector_accuracy(load("weights/demo"))
+    print(f"detector: {plain:.0%} of known plain clips right, {radio:.0%} of known ones of the radio", flush=True)
     with tempfile.TemporaryDirectory() as scratch, args.results.open("a") as results:
         for seed in range(args.seeds):
             row = {**measure(seed, (args.keep or Path(scratch)) / str(seed)), "of": N_GENERATED}
-            row |= {"detector": [forwards, backwards], "training": TRAINING}
+            row |= {"detector": [plain, radio], "training": TRAINING}
             print(json.dumps(row), flush=True)
             results.write(json.dumps(row) + "\n")
 

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+_RISE = 1.01  # less is noise
+
 
 @dataclass(frozen=True)
 class StepReport:
@@ -42,7 +44,7 @@ def verdict(reports: Sequence[StepReport], best_step: int) -> str:
     if best_step == last_step:
         return f"The {gain}, the last one: more steps may lower it further."
     at_best, at_end = (_recent(reports, step) for step in (best_step, last_step))
-    if at_end < at_best:
+    if at_end < at_best and last > best * _RISE:
         return (
             f"Over-fitting: held-out loss rose from {best:.2f} at step {best_step} to {last:.2f} at {last_step} while "
             f"the training loss fell from {at_best:.2f} to {at_end:.2f} (base: {base:.2f}): {exported}."

@@ -187,7 +187,7 @@ def _note_captions(files: Files, texts: dict[str, str], labels: dict[str, str], 
         files.notes.append(f"Tempo or key was labelled by librosa in {n_labelled} of {len(texts)} songs.")
     if not any(texts.values()):
         files.notes.append("No song has a caption: set trigger_word, by which prompts will call this sound.")
-    elif len(set(texts.values())) == 1 < len(texts) and same is None:
+    elif files.captions and same is None and len(set(texts.values())) == 1 < len(texts):
         files.notes.append("All captions are alike: no word in them will mean anything by itself.")
 
 

@@ -37,8 +37,8 @@ class Fit:
         return f"{clips}{', layers computed twice to save memory' * self.is_checkpointed}"
 
 
-def estimate(lm: LMModel, n_clips: int, n_frames: int) -> Fit:
-    """For up to ``n_clips`` clips of ``n_frames``, prefix included, in the memory that is free now."""
+def estimate(lm: LMModel, n_clips: int, n_frames: int, n_trained: int) -> Fit:
+    """For up to ``n_clips`` clips of ``n_frames``, prefix included, and ``n_trained`` weights, in the free memory."""
     device = lm.emb[0].weight.device
     is_cuda = device.type == "cuda"
     free = torch.cuda.mem_get_info(device)[0] if is_cuda else psutil.virtual_memory().available
@@ -47,10 +47,10 @@ def estimate(lm: LMModel, n_clips: int, n_frames: int) -> Fit:
     if not attention.memory_efficient:  # its weights, before and after the softmax
         layer += 3 * 4 * attention.num_heads * n_frames**2
     logits = lm.n_q * n_frames * lm.card * _LOGIT_BYTES
-    available = int(_FREE_SHARE * free)
-    if is_cuda:  # the adapted weights, kept for the backward pass
-        available -= 2 * sum(parameter.numel() for parameter in lm.transformer.parameters())
+    available = int(_FREE_SHARE * free) - 12 * n_trained  # gradients and AdamW's moments come with the first step
+    # Without checkpointing the weights in bf16, adapted or cast, wait for the backward pass, too.
+    cast = 2 * sum(parameter.numel() for parameter in lm.transformer.parameters()) if is_cuda else 0
     whole, checkpointed = layers * layer + logits, layers * n_frames * lm.dim * _CHECKPOINT_BYTES + layer + logits
-    if available >= whole:
-        return Fit(min(n_clips, available // whole), False)
-    return Fit(max(1, min(n_clips, int(_FREE_SHARE * free) // checkpointed)), True)
+    if available - cast >= whole:
+        return Fit(min(n_clips, (available - cast) // whole), False)
+    return Fit(max(1, min(n_clips, available // checkpointed)), True)

@@ -120,11 +120,14 @@ class _Loop:
         self.step, self.best_step, self.best_loss = 0, 0, math.inf
         self.best: dict[str, Tensor] = {}
         self.reports: list[StepReport] = []
-        self._digest = _digest(settings, train, held_out, base_music)
+        self._digest = _digest(lm, settings, train, held_out, base_music)
         longest = max(example.codes.shape[-1] for example in train)
         prefix = sum(getattr(c, "chroma_len", 0) for c in lm.condition_provider.conditioners.values())
-        self._fit = fit.estimate(lm, math.ceil(settings.batch_size / self.n_processes), longest + prefix)
-        self._use(self._fit)
+        n_clips, n_trained = (
+            math.ceil(settings.batch_size / self.n_processes),
+            sum(map(Tensor.numel, parameters.values())),
+        )
+        self._use(fit.estimate(lm, n_clips, longest + prefix, n_trained))
 
     def run(self) -> None:
         """All steps that are left."""
@@ -266,9 +269,10 @@ class _Loop:
         self.notes.append(f"Resumed after step {self.step}.")
 
 
-def _digest(settings: LoopSettings, *data: Sequence[Example]) -> str:
+def _digest(lm: LMModel, settings: LoopSettings, *data: Sequence[Example]) -> str:
     """Of all that makes a training another one; how often it is saved does not."""
     digest = hashlib.sha256(json.dumps(asdict(replace(settings, save_every=1))).encode())
+    digest.update(lm.emb[0].weight.detach().float().cpu().numpy().tobytes())  # of the base
     for examples in data:
         digest.update(str(len(examples)).encode())
         for example in examples:

@@ -19,7 +19,7 @@ Optimizer = Literal["adamw", "dadam"]
 MAX_STEPS = 20_000
 _N_PASSES, _FEWEST_STEPS, _MOST_STEPS = 15, 200, 1500
 _EPOCHS, _UPDATES_PER_EPOCH = 3, 100  # the hosted fine-tuner's
-_N_EVALUATIONS = 20
+_N_EVALUATIONS, _FEWEST_STEPS_BETWEEN = 20, 5
 _LR = {"lora": 2e-4, "full": 1e-5}
 _TEXTS = ("one_same_description", "trigger_word", "sample_prompts")
 _NOT_OF_THE_TRAINING = ("dataset_path", "save_every", "sample_prompts")
@@ -124,7 +124,7 @@ class TrainingRequest:
 
     def evaluate_every(self, n_steps: int) -> int:
         """Steps between evaluations: the best one can be missed by no more."""
-        return max(1, n_steps // _N_EVALUATIONS)
+        return max(_FEWEST_STEPS_BETWEEN, n_steps // _N_EVALUATIONS)
 
     def settings(self) -> dict[str, Any]:
         """All that makes it another training but the data: not how often it is saved, or sampled afterwards."""

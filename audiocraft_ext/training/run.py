@@ -73,7 +73,7 @@ def train(
     base_name = name_base(request)
     with _work_folder(request, base_name, settings, rank) as folder:
         base = _load_base(base_name, request, settings)
-        dataset = _read_dataset(request, base, folder / "data")
+        dataset = _read_dataset(request, base, folder / "data", progress)
         train_set, held_out = _encode(dataset, base, settings.cache / "tokens", progress)
         prompts = choose_prompts(request, dataset)
         before = audition(base_name, [*prompts, *_PLAIN_PROMPTS], settings, progress)
@@ -122,7 +122,7 @@ def _load_base(name: str, request: TrainingRequest, settings: TrainingSettings) 
     return checkpoint.load(name, settings.device, torch.bfloat16 if is_half else torch.float32)
 
 
-def _read_dataset(request: TrainingRequest, base: Checkpoint, workdir: Path) -> Dataset:
+def _read_dataset(request: TrainingRequest, base: Checkpoint, workdir: Path, progress: Progress) -> Dataset:
     dataset = read_dataset(
         request.dataset_path,
         workdir,
@@ -134,6 +134,7 @@ def _read_dataset(request: TrainingRequest, base: Checkpoint, workdir: Path) -> 
         held_out=request.held_out,
         seed=request.seed,
         channels=builders.get_wrapped_compression_model(base.codec, base.lm.cfg).channels,
+        progress=progress,
     )
     for line in (*dataset.notes, report.data_line(dataset)):
         print(line, flush=True)

@@ -1,5 +1,6 @@
 """Songs without their vocals, by Demucs: the sum of its other stems. Knows nothing of captions and models."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ def remove_vocals(song: Song, demucs: Any, folder: Path) -> Song:
     path = folder / f"{song.file_hash}.wav"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
+        part = path.with_suffix(f".{os.getpid()}.part")  # torchrun's processes may do the same
         rate, channels = demucs.samplerate, demucs.audio_channels
         with soundfile.SoundFile(part, "w", rate, channels, "FLOAT", format="WAV") as file:
             for clip in blocks(song.path):

@@ -36,7 +36,7 @@ class _Refused(Exception):
 
 @dataclass(frozen=True)
 class Limits:
-    """What an archive may unpack to, by default a checkpoint.
+    """The size and the names that an archive may have, by default a checkpoint.
 
     A tar's links and parents are always refused. With ``strict``, so are a zip's, and absolute names, which are
     unpacked inside the folder otherwise.

@@ -1,4 +1,4 @@
-"""Data sets as users pack them: captions, windows, held-out songs, and notes on what is used otherwise than sent."""
+"""Data sets as users pack them: captions, windows, held-out songs, and notes on all that is not used as sent."""
 
 import os
 import shutil
@@ -227,7 +227,7 @@ NOTES: dict[str, tuple[Callable[[Path], object], int, str]] = {
 
 
 @pytest.mark.parametrize(("make", "channels", "note"), NOTES.values(), ids=NOTES.keys())
-def test_what_is_used_otherwise_is_noted(
+def test_songs_that_are_not_used_as_sent_are_noted(
     tmp_path: Path, read: Read, make: Callable[[Path], object], channels: int, note: str
 ) -> None:
     make(tmp_path / "songs" / "a.wav")

@@ -127,11 +127,12 @@ def end_at(step: int) -> Callable[[StepReport], None]:
     return on_step
 
 
-def test_a_cancelled_training_saves_and_goes_on(lm: LMModel, tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", [0, 3, 6])
+def test_a_cancelled_training_saves_and_goes_on(lm: LMModel, tmp_path: Path, step: int) -> None:
     with pytest.raises(RuntimeError, match="an end"):
-        fine_tune(*_arguments(lm), tmp_path / "cancelled", end_at(3))
+        fine_tune(*_arguments(lm), tmp_path / "cancelled", end_at(step))
     outcome = fine_tune(*_arguments(lm), tmp_path / "cancelled", lambda report: None)
-    assert "Resumed after step 3." in outcome.notes
+    assert f"Resumed after step {step}." in outcome.notes
     assert [report.step for report in outcome.reports] == list(range(7))
     assert_equal([outcome.state, fine_tune(*_arguments(lm), tmp_path / "whole", lambda report: None).state])
 
@@ -221,9 +222,10 @@ def test_the_fit_follows_the_free_memory(lm: LMModel, monkeypatch: pytest.Monkey
     for free in (10**12, 10**8, 2 * 10**7, 10**3):
         memory = type("Memory", (), {"available": free})
         monkeypatch.setattr(fit.psutil, "virtual_memory", lambda memory=memory: memory)
-        fits.append(fit.estimate(lm, 8, 1000))
+        fits.append(fit.estimate(lm, 8, 1000, 0))
     assert fits == [fit.Fit(8, False), fit.Fit(2, False), fit.Fit(1, True), fit.Fit(1, True)]
-    assert fit.Fit(1, True).n_clips == 1
+    monkeypatch.setattr(fit.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 10**8}))
+    assert fit.estimate(lm, 8, 1000, 10**7) == fit.Fit(1, True)  # AdamW's moments take the rest
 
 
 def curve(*losses: tuple[int, float | None, float]) -> list[StepReport]:
@@ -241,6 +243,10 @@ def test_the_verdict_says_what_the_curve_shows() -> None:
         "The held-out loss fell from 5.37 to 3.70 at step 45, the last one: more steps may lower it further."
     )
     assert "never fell below the base's 3.00" in verdict(curve((0, 3.0, 1.0), (10, 3.1, 0.5)), 10)
+    level = verdict(curve((0, 3.0, 1.0), (10, 2.0, 0.5), (20, 2.01, 0.4)), 10)
+    assert level == "The held-out loss fell from 3.00 to 2.00 at step 10 and was 2.01 at the last, 20: " + (
+        "the exported weights are step 10's."
+    )
     assert "No songs were held out" in verdict(curve((0, None, 1.0), (10, None, 0.5)), 10)
 
 

@@ -54,6 +54,28 @@ def test_the_loss_is_that_of_audiocraft_s_solver(
         assert float(backward(lm, conditions, batch, range(5), 5)) == pytest.approx(float(expected), abs=1e-6)
 
 
+@torch.no_grad()
+def test_no_token_sees_itself_or_a_later_one(tiny_checkpoint: Callable[[tiny.Kind], Checkpoint]) -> None:
+    lm = tiny_checkpoint("stereo").lm.eval()
+    delays = torch.tensor(lm.pattern_provider.delays)
+    conditions = Conditions(lm, None)
+    batch = collate(examples(lm, 1), conditions, None)
+    steps = torch.arange(batch.codes.shape[-1]) + delays[:, None]  # [K, T]
+
+    def logits() -> torch.Tensor:
+        embedded = conditions.embed(batch.conditions)
+        return lm.compute_predictions(batch.codes, [], embedded).logits[0].nan_to_num()
+
+    before = logits()
+    for k, t in ((0, 0), (3, 7), (7, 20)):
+        kept = batch.codes[0, k, t].clone()
+        batch.codes[0, k, t] = (kept + 1) % 4
+        changed = (logits() != before).any(-1)
+        batch.codes[0, k, t] = kept
+        assert changed.any()
+        assert not changed[steps <= t + delays[k]].any()
+
+
 def test_padding_changes_no_clip_s_loss(tiny_checkpoint: Callable[[tiny.Kind], Checkpoint]) -> None:
     lm = tiny_checkpoint("text").lm
     conditions, clips = Conditions(lm, None), [examples(lm, 5)[i] for i in (0, 3)]  # captions of one length

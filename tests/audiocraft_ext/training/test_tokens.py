@@ -105,7 +105,7 @@ def same(got: list[Example], expected: list[Example]) -> bool:
 
 
 @pytest.fixture
-def encoded(monkeypatch: pytest.MonkeyPatch, load: Load) -> list[int]:
+def codec_calls(monkeypatch: pytest.MonkeyPatch, load: Load) -> list[int]:
     """The number of samples of each call of the codec."""
     calls: list[int] = []
     codec = load("text").codec
@@ -119,18 +119,18 @@ def encoded(monkeypatch: pytest.MonkeyPatch, load: Load) -> list[int]:
     return calls
 
 
-def test_each_piece_is_encoded_once(load: Load, pieces: list[Piece], tmp_path: Path, encoded: list[int]) -> None:
+def test_each_piece_is_encoded_once(load: Load, pieces: list[Piece], tmp_path: Path, codec_calls: list[int]) -> None:
     base, cache = load("text"), tmp_path / "cache"
     first = encode(pieces, base, cache, no_report)
-    assert len(encoded) == 4
+    assert len(codec_calls) == 4
     moved = [replace(piece, path=piece.path.rename(tmp_path / f"moved {i}")) for i, piece in enumerate(pieces[2:])]
     assert same(encode(moved, base, cache, no_report), first[2:])
-    assert len(encoded) == 4
+    assert len(codec_calls) == 4
     assert not list(cache.glob("*.part"))
 
 
 def test_other_content_windows_and_codecs_are_encoded_again(
-    load: Load, pieces: list[Piece], tmp_path: Path, encoded: list[int]
+    load: Load, pieces: list[Piece], tmp_path: Path, codec_calls: list[int]
 ) -> None:
     base, piece, cache = load("text"), pieces[0], tmp_path / "cache"
     encode([piece], base, cache, no_report)
@@ -143,9 +143,9 @@ def test_other_content_windows_and_codecs_are_encoded_again(
         weight.neg_()
         encode([piece], base, cache, no_report)
         weight.neg_()
-    assert len(encoded) == 5
+    assert len(codec_calls) == 5
     encode([piece], base, cache, no_report)
-    assert len(encoded) == 5
+    assert len(codec_calls) == 5
 
 
 @pytest.mark.parametrize("n_bytes", [0, 7, 60, 200])
@@ -159,7 +159,7 @@ def test_a_damaged_cache_file_is_written_again(load: Load, pieces: list[Piece], 
 
 
 def test_a_cancelled_run_keeps_the_pieces_that_are_done(
-    load: Load, pieces: list[Piece], tmp_path: Path, encoded: list[int]
+    load: Load, pieces: list[Piece], tmp_path: Path, codec_calls: list[int]
 ) -> None:
     reports: list[tuple[int, int]] = []
 
@@ -172,7 +172,7 @@ def test_a_cancelled_run_keeps_the_pieces_that_are_done(
         encode(pieces, load("text"), tmp_path / "cache", cancel)
     encode(pieces, load("text"), tmp_path / "cache", lambda *report: reports.append(report))
     assert reports == [(1, 4), (2, 4), (1, 4), (2, 4), (3, 4), (4, 4)]
-    assert len(encoded) == 4
+    assert len(codec_calls) == 4
 
 
 def test_a_training_song_in_another_format_is_found_in_the_held_out_ones(load: Load, tmp_path: Path) -> None:
