@@ -139,10 +139,10 @@ def test_two_at_once_lose_nothing_and_force_replaces(tmp_path: Path) -> None:
     }
 
 
-# ------------------------------------------------------------------------------------------------- a model in this process
+# ------------------------------------------------------------------------------------------------- a model of its own
 
 
-def test_the_first_line_is_there_before_the_imports_which_can_be_interrupted(tmp_path: Path) -> None:
+def test_the_first_line_precedes_imports_which_an_interrupt_ends(tmp_path: Path) -> None:
     command = [sys.executable, str(PROGRAM), "predict", "x"]
     start = time.monotonic()
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as child:
@@ -255,6 +255,6 @@ def test_the_log_is_lines_to_read_or_json(log_format: str) -> None:
     if log_format == "json":
         assert all(json.loads(line)["target"].startswith("coglet") for line in [first, *rest.splitlines()])
     else:
-        assert first.startswith(f"Serving at http://127.0.0.1:{port} once set-up is complete")
+        assert first.startswith(f"Serving at http://127.0.0.1:{port} after the line")
         assert "{" not in rest
         assert "\x1b" not in rest

@@ -1,8 +1,8 @@
-"""What replaces an import of audiocraft's: the values are those of the library."""
+"""Replacements of imports: their values are the library's."""
 
 import numpy as np
 import pytest
-from librosa import filters
+from librosa.filters import chroma
 
 from audiocraft_ext.upstream import chroma_filters
 
@@ -11,7 +11,7 @@ from audiocraft_ext.upstream import chroma_filters
 @pytest.mark.parametrize("n_fft", [2048, 4096, 16384])
 @pytest.mark.parametrize("n_chroma", [12, 24, 36])
 def test_chroma_filters_are_librosa_s_to_the_bit(sr: int, n_fft: int, n_chroma: int) -> None:
-    expected = filters.chroma(sr=sr, n_fft=n_fft, tuning=0, n_chroma=n_chroma)
+    expected = chroma(sr=sr, n_fft=n_fft, tuning=0, n_chroma=n_chroma)
     ours = chroma_filters(sr=sr, n_fft=n_fft, tuning=0, n_chroma=n_chroma)
     assert ours.dtype == expected.dtype
     assert ours.flags.c_contiguous
