@@ -11,6 +11,8 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import get_args
 
@@ -22,7 +24,7 @@ from audiocraft_ext.checkpoint.convert import Dtype
 from audiocraft_ext.errors import InputError
 from audiocraft_ext.request import Request
 from cli import convert, inputs, output
-from cli.__main__ import COMMANDS
+from cli.__main__ import COMMANDS, main
 from tests.support.server import ROOT, free_port
 
 PROGRAM = ROOT / "script" / "musicgen"
@@ -62,6 +64,12 @@ def test_the_help_lists_each_input_with_the_bounds_that_hold() -> None:
 
 def test_convert_s_number_formats_are_the_model_s() -> None:
     assert get_args(Dtype) == convert.DTYPES
+
+
+def test_the_package_s_entry_point_is_the_program() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert EntryPoint("musicgen", project["project"]["scripts"]["musicgen"], "").load() is main
+    assert {"cli", "audiocraft_ext"} == set(project["tool"]["setuptools"]["packages"])
 
 
 @pytest.mark.parametrize(
