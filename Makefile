@@ -19,6 +19,7 @@ setup: .venv/ready
 	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet -r requirements.txt -r tests/requirements.txt \
 		"audioop-lts==0.2.2; python_version >= '3.13'"
 	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps audiocraft==1.3.0
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
 demo: .venv/ready
@@ -52,6 +53,7 @@ lint: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy .
+	$(BIN)/mypy script/musicgen
 	$(BIN)/mypy script/predict
 	$(BIN)/mypy script/train
 	$(BIN)/mypy script/compile-kernels

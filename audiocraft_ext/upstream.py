@@ -4,8 +4,9 @@
 Plain imports take 13 s on two cores and need packages that are hard to install, most of it for code that inference
 never reaches. Of audiocraft: xformers (training-time attention), spacy (a conditioner that MusicGen does not use), av
 (dataset reading) and its solvers (training recipes, imported by MultiBand Diffusion's loader). Of transformers: torch's
-compiler and sharded tensors, and with them sympy; its losses; its server. Empty stubs replace them during the import
-and are removed afterwards; librosa, which only melodies need, is imported on first use.
+compiler and sharded tensors, and with them sympy; its losses, server, pictures, video and documentation of classes.
+Empty stubs replace them during the import and are removed afterwards; librosa, of which melodies need one table, is
+replaced by ``chroma_filters``.
 
 ``use_generator`` samples from a caller's generator instead of torch's global one; ``skip_init`` builds modules without
 initial weights. Knows nothing of checkpoints or requests.
@@ -14,11 +15,11 @@ initial weights. Knows nothing of checkpoints or requests.
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from importlib.machinery import ModuleSpec
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
@@ -32,26 +33,41 @@ def _no_op_decorator(function: Any = None, *options: Any, **more: Any) -> Any:
     return function or _no_op_decorator
 
 
-class _LazyModule:
-    """Imports a module on first attribute access."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __getattr__(self, attribute: str) -> Any:
-        return getattr(import_module(self._name), attribute)
+def chroma_filters(sr: int, n_fft: int, tuning: float, n_chroma: int) -> np.ndarray:
+    """``librosa.filters.chroma`` to the bit, [n_chroma, n_fft // 2 + 1]: librosa's import takes 3 s, for this alone."""
+    frequencies = np.linspace(0, sr, n_fft, endpoint=False)[1:]
+    bins = n_chroma * np.log2(frequencies / (440 * 2.0 ** (tuning / n_chroma) / 16))
+    bins = np.concatenate(([bins[0] - 1.5 * n_chroma], bins))  # 0 Hz: an octave and a half below the first
+    widths = np.concatenate((np.maximum(np.diff(bins), 1.0), [1]))
+    half = np.round(n_chroma / 2)
+    distances = np.subtract.outer(bins, np.arange(n_chroma)).T
+    distances = np.remainder(distances + half + 10 * n_chroma, n_chroma) - half
+    weights = np.exp(-0.5 * (2 * distances / widths) ** 2)
+    lengths = np.sum(np.abs(weights) ** 2, axis=0, keepdims=True) ** 0.5
+    weights = weights / lengths * np.exp(-0.5 * ((bins / n_chroma - 5.0) / 2) ** 2)
+    return np.roll(weights, -3 * (n_chroma // 12), axis=0)[:, : 1 + n_fft // 2].astype(np.float32, order="C")
 
 
 def _make_stubs() -> dict[str, ModuleType]:
     contents: dict[str, dict[str, Any]] = {
         "av": {},
-        "librosa": {"filters": _LazyModule("librosa.filters")},
+        "librosa": {"filters": SimpleNamespace(chroma=chroma_filters)},
+        "PIL": {},
+        "PIL.Image": {"Image": _Unused, "Resampling": _Unused},
+        "PIL.ImageOps": {},
         "spacy": {},
         "torch._dynamo": dict.fromkeys(("disable", "allow_in_graph", "assume_constant_result"), _no_op_decorator),
         "torch._dynamo._trace_wrapped_higher_order_op": {"TransformGetItemToIndex": _Unused},
         "transformers.generation.continuous_batching": {"ContinuousMixin": _Unused, "PagedAttentionCache": _Unused},
         "transformers.generation.continuous_batching.cache": {"PagedAttentionCache": _Unused},
         "transformers.loss.loss_utils": {"LOSS_MAPPING": {}},
+        "transformers.utils.auto_docstring": {
+            **dict.fromkeys(("auto_docstring", "auto_class_docstring"), _no_op_decorator),
+            **dict.fromkeys(("ClassAttrs", "ClassDocstring", "ImageProcessorArgs", "ModelArgs"), _Unused),
+            **dict.fromkeys(("ModelOutputArgs", "get_args_doc_from_source", "parse_docstring"), _Unused),
+            "set_min_indent": _Unused,
+        },
+        "transformers.video_processing_utils": {"BaseVideoProcessor": _Unused},
         "xformers": {},
         "xformers.ops": {
             "unbind": torch.unbind,

@@ -1,60 +1,43 @@
 """script/predict: the flags of ``cog predict``, without Docker or a server. The README tests its ordinary use."""
 
 import base64
-import importlib.util
 import json
 import os
 import signal
 import subprocess
 import sys
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import soundfile
 
 from audiocraft_ext.audio.source import SUPPORTED
-from script import flags
+from cli import inputs
+from cli.predict import parser
 
 SCRIPT = Path(__file__).parents[1] / "script" / "predict"
-SCHEMAS = json.loads((SCRIPT.parents[1] / "openapi.json").read_text())["components"]["schemas"]["Input"]["properties"]
+SCHEMAS = inputs.schemas()
 
 
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    """The script as a module."""
-    loader = SourceFileLoader("script_predict", str(SCRIPT))
-    spec = importlib.util.spec_from_loader("script_predict", loader)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    loader.exec_module(module)
-    return module
+def inputs_of(*arguments: str) -> dict[str, Any]:
+    return inputs.inputs_of(parser().parse_intermixed_args(arguments))
 
 
-def inputs_of(script: ModuleType, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> dict[str, Any]:
-    monkeypatch.setattr(sys, "argv", ["predict", *arguments])
-    inputs: dict[str, Any] = script.inputs_of(flags.arguments("", ""), SCHEMAS)
-    return inputs
-
-
-def test_flags_and_json_give_the_same_inputs(
-    script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_flags_and_json_give_the_same_inputs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     flags = ["-i", "prompt=a = b", "-i", "duration=1", "-i", "seed=4", "-i", "continuation=no", "-i", "top_p=0.5"]
     given = {"prompt": "a = b", "duration": 1, "seed": 4, "top_p": 0.5}
     (tmp_path / "inputs.json").write_text(json.dumps({"prompt": "a = b", "duration": 1.0, "top_p": 0.5}))
     expected = {name: schema["default"] for name, schema in SCHEMAS.items()} | given
-    assert inputs_of(script, monkeypatch, *flags) == expected
+    assert inputs_of(*flags) == expected
     for source in ("@inputs.json", "inputs.json", (tmp_path / "inputs.json").read_text()):
-        assert inputs_of(script, monkeypatch, "--json", source, "-i", "seed=4") == expected
+        assert inputs_of("--json", source, "-i", "seed=4") == expected
 
 
-def test_the_output_file_s_name_chooses_the_format(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert inputs_of(script, monkeypatch, "-i", "prompt=x", "-o", "x.mp3")["output_format"] == "mp3"
-    assert inputs_of(script, monkeypatch, "-i", "prompt=x", "-o", "x.wav")["output_format"] == "wav"
+def test_the_output_file_s_name_chooses_the_format() -> None:
+    assert inputs_of("-i", "prompt=x", "-o", "x.mp3")["output_format"] == "mp3"
+    assert inputs_of("-i", "prompt=x", "-o", "x.wav")["output_format"] == "wav"
 
 
 INPUTS = f"The inputs are {', '.join(SCHEMAS)}."
@@ -78,7 +61,16 @@ REFUSED = [
     (["--json", "{'prompt': 'x'}"], f"--json: Expecting property name enclosed in double quotes: line 1 column 2 (char 1). {AGAIN}"),  # noqa: E501
     (["--json", '{"input": {"prompt": "x"}}'], "--json: give the inputs themselves; only over HTTP they are inside input."),  # noqa: E501
     (["-i", "prompt=x", "-o", "nowhere/x.wav"], "-o nowhere/x.wav: there is no folder nowhere. Name a file in a folder that exists."),  # noqa: E501
-    (["-i", "prompt=x", "-o", "."], "-o .: it is a folder. Name a file in a folder that exists."),
+    (["-i", "prompt=x", "-o", "there.wav"], "-o there.wav: it is there already. --force replaces it; or choose another name, or a folder."),  # noqa: E501
+    (["-i", "prompt=x", "-o", "there.wav", "--takes", "2", "-i", "seed=-2"], "seed: -2 is outside its range. Use a number from 0 to 4294967295. -1 is a random one."),  # noqa: E501
+    (["x", "-i", "seed=4294967295", "--takes", "2"], "seed: 4294967296 is outside its range. Use a number from 0 to 4294967295. -1 is a random one."),  # noqa: E501
+    (["x", "--takes", "17"], "--takes 17: use a number from 1 to 16."),
+    (["x", "-i", "prompt=y"], "prompt: it is given twice, as bare words and by -i or --json. Keep one."),
+    (["duration=3"], "duration=3: write it as -i duration=3. A prompt with duration= in it is -i prompt=…."),
+    (["@nothing.txt"], "@nothing.txt: No such file or directory. Name a text file with the prompt."),
+    (["@latin1.json"], "@latin1.json: it is not text. For audio, write -i input_audio=@latin1.json."),
+    (["x", "--adapter", "mine:0.8"], "--adapter: adapters are a running server's. Name it with --server."),
+    (["x", "--server", "ftp://x"], "--server ftp://x: write it as http://127.0.0.1:5000."),
     (["-i", "prompt=x", "-o", "x.FLAC"], "output_format: 'flac' is not one of its choices. Use one of: wav, mp3."),
     (["-i", "prompt=x", "-i", "output_format=wav", "-o", "x.mp3"], "output_format: 'wav', but -o is x.mp3. Change one of them."),  # noqa: E501
     (["-i", "input_audio=@nothing.wav"], f"input_audio: there is no file nothing.wav. {NO_FILE}"),
@@ -99,7 +91,8 @@ REFUSED = [
 def test_a_mistake_is_answered_with_one_sentence_before_any_import(
     tmp_path: Path, arguments: list[str], sentence: str
 ) -> None:
-    (tmp_path / "empty.wav").touch()
+    for name in ("empty.wav", "there.wav"):
+        (tmp_path / name).touch()
     (tmp_path / "latin1.json").write_bytes(b"\xe9")
     environment = {**os.environ, "PYTHONPROFILEIMPORTTIME": "1", "MUSICGEN_MAX_DURATION": "60"}
     command = [sys.executable, str(SCRIPT), *arguments]

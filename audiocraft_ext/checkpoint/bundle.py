@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -28,8 +28,8 @@ _LICENCES = {"facebook": "cc-by-nc-4.0"}
 
 @dataclass(frozen=True)
 class Entry:
-    """A file in a manifest: ``path`` is relative to its folder, ``origin`` is ``owner/name@commit`` for the hub's,
-    ``licence`` is the model card's, None if unknown."""
+    """A file in a manifest: ``path`` is relative to its folder, ``origin`` is ``owner/name@commit`` for the hub's, a
+    URL, or a local checkpoint's name; ``licence`` is the model card's, None if unknown."""
 
     path: str
     bytes: int
@@ -54,7 +54,9 @@ def bundle(weights: str, folder: Path, with_diffusion: bool = True) -> list[Entr
     scratch = folder / ".fetching"
     try:
         shutil.rmtree(scratch, ignore_errors=True)  # left by a killed process
-        new = {name: _copy(wanted[name], scratch, name, redact_url(weights)) for name in wanted.keys() - in_place}
+        local = os.path.expanduser(weights)
+        origin = Path(local).resolve().name if os.path.exists(local) else redact_url(weights)
+        new = {name: _copy(wanted[name], scratch, name, origin) for name in wanted.keys() - in_place}
         # Before any file is moved, so that whatever a killed process leaves is known to be ours.
         _write_manifest(folder, previous | new)
         for name in previous.keys() - wanted.keys():
@@ -118,13 +120,13 @@ def _check_conflicts(folder: Path, wanted: set[str], ours: set[str]) -> None:
         )
 
 
-def _copy(file: Path, scratch: Path, name: str, weights: str) -> Entry:
+def _copy(file: Path, scratch: Path, name: str, default_origin: str) -> Entry:
     copy = scratch / name
     copy.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(file, copy)
     with copy.open("rb") as opened:
         sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
-    return Entry(name, copy.stat().st_size, sha256, *_provenance(file, weights))
+    return Entry(name, copy.stat().st_size, sha256, *_provenance(file, default_origin))
 
 
 def _remove(folder: Path, name: str) -> None:
@@ -134,15 +136,15 @@ def _remove(folder: Path, name: str) -> None:
         os.removedirs((folder / name).parent)
 
 
-def _provenance(file: Path, weights: str) -> tuple[str, str | None]:
-    """A file's origin and licence, from an earlier manifest or the hub's cache; else ``weights``."""
+def _provenance(file: Path, default_origin: str) -> tuple[str, str | None]:
+    """A file's origin and licence, from an earlier manifest or the hub's cache; else ``default_origin``."""
     for folder in file.parents:
         if entry := (_read_manifest(folder) or {}).get(file.relative_to(folder).as_posix()):
             return entry.origin, entry.licence
         if folder.parent.name == "snapshots":  # the Hugging Face cache: models--owner--name/snapshots/commit
             repository = folder.parents[1].name.removeprefix("models--").replace("--", "/")
             return f"{repository}@{folder.name}", _licence(repository, folder.name)
-    return weights, None
+    return default_origin, None
 
 
 @cache
@@ -164,8 +166,13 @@ def _read_manifest(folder: Path) -> dict[str, Entry] | None:
     return {entry.path: entry for entry in entries}
 
 
+def _without_folders(entry: Entry) -> Entry:
+    """Earlier versions wrote a local checkpoint's whole path, which is the business of its machine alone."""
+    return replace(entry, origin=Path(entry.origin).name) if Path(entry.origin).is_absolute() else entry
+
+
 def _write_manifest(folder: Path, entries: dict[str, Entry]) -> list[Entry]:
-    listed = [entries[name] for name in sorted(entries)]
+    listed = [_without_folders(entries[name]) for name in sorted(entries)]
     text = json.dumps({"files": [asdict(entry) for entry in listed]}, indent=2)
     part = (folder / source.MANIFEST).with_suffix(".part")
     part.write_text(text + "\n")

@@ -191,7 +191,21 @@ def test_shared_components_stay_in_place_with_their_origin(written: Path, weight
     assert stamps == {name: (weights / name).stat().st_mtime_ns for name in PARTS}
     now = read_manifest(weights)
     assert {name: now[name] for name in PARTS} == {name: former[name] for name in PARTS}
-    assert now["state_dict.bin"]["origin"] == str(written / "melody")
+    assert now["state_dict.bin"]["origin"] == "melody"
+
+
+def test_a_manifest_contains_no_path_of_its_machine(
+    written: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(written / "text")
+    bundle(".", weights)
+    assert {entry["origin"] for entry in read_manifest(weights).values()} == {"text"}
+    # As an earlier version wrote it.
+    manifest = weights / source.MANIFEST
+    manifest.write_text(manifest.read_text().replace('"origin": "text"', f'"origin": "{written / "text"}"'))
+    bundle(str(weights), weights)
+    assert str(written) not in manifest.read_text()
+    assert read_manifest(weights).keys() == TEXT
 
 
 def test_bundling_a_folder_into_itself_leaves_its_files_alone(written: Path, weights: Path) -> None:

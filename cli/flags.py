@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cli.parser import Parser
+
 BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 READERS: dict[str, Callable[[str], Any]] = {
     "string": str,
@@ -20,13 +22,18 @@ TYPES: dict[str, Any] = {"string": str, "integer": int, "number": int | float, "
 
 def arguments(description: str | None, output: str) -> argparse.Namespace:
     """The command line; ``output`` is the default of ``-o``, for its help."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=description)
+    add_arguments(parser, output)
+    return parser.parse_args()
+
+
+def add_arguments(parser: argparse.ArgumentParser, output: str) -> None:
+    """``-i``, ``--json`` and ``-o``, by default ``output``."""
     parser.add_argument(
         "-i", "--input", action="append", default=[], metavar="NAME=VALUE", help="an input; for a file, @file or a URL"
     )
     parser.add_argument("--json", metavar="OBJECT", help="all inputs as a JSON object, or a file with one")
     parser.add_argument("-o", "--output", type=Path, help=f"default: {output}")
-    return parser.parse_args()
 
 
 def read_json(text: str) -> dict[str, Any]:
