@@ -85,9 +85,13 @@ def test_a_snippet_works_as_written(snippet: str, ran: Runs) -> None:
         assert f"Using seed {seed}\n" in printed
 
 
+def run_over_http(snippet: str, server: httpx.Client, folder: Path) -> str:
+    return run(snippet.replace("http://127.0.0.1:5000", str(server.base_url).rstrip("/")), folder)
+
+
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 def test_the_curl_snippet_works_as_written(server: httpx.Client, clone: Path) -> None:
-    printed = run(CURL.replace("http://127.0.0.1:5000", str(server.base_url).rstrip("/")), clone)
+    printed = run_over_http(CURL, server, clone)
     assert printed.startswith("succeeded")
     assert soundfile.info(clone / "electro.wav").duration == 4
 
@@ -99,19 +103,70 @@ def test_the_python_client_works_as_written(server: httpx.Client, clone: Path) -
     assert soundfile.info(clone / "followed.wav").duration == 8
 
 
-# How README's examples sound. Their seeds give other music on another machine: the bounds hold for most seeds.
+# The sound of README's examples. On another machine a seed gives other music: the bounds hold for most seeds.
 
 
 @pytest.fixture(scope="module")
-def heard() -> detectors.Detectors:
+def detector_set() -> detectors.Detectors:
     rng = np.random.default_rng(0)
     songs = [synth.draw_song(rng) for _ in range(200)]
-    wavs = [synth.render(song, synth.draw_score(song, rng), 400) for song in songs]
-    return detectors.fit(wavs, songs)
+    return detectors.fit([synth.render(song, synth.draw_score(song, rng), 400) for song in songs], songs)
 
 
 def samples(path: Path) -> synth.Samples:
-    return soundfile.read(path, dtype="float32")[0]
+    return np.asarray(soundfile.read(path, dtype="float32")[0])
+
+
+def chroma(wav: synth.Samples) -> torch.Tensor:
+    """The melody of samples [N] as the embedded checkpoint reads it [T, 12]."""
+    reader = ChromaConditioner(output_dim=1, duration=8, **CHROMA)
+    return reader.chroma(torch.from_numpy(wav)[None, None])[0]
+
+
+@pytest.fixture(scope="module")
+def first_sounds(ran: Runs) -> dict[str, synth.Samples]:
+    """The files of README's commands under "First sound", by name."""
+    [snippet] = [snippet for snippet in COMMANDS if "techno.wav" in snippet]
+    folder, _ = ran(snippet)
+    return {name: samples(folder / f"{name}.wav") for name in ("techno", "longer", "followed")}
+
+
+@pytest.mark.slow
+def test_the_techno_has_its_tempo_and_instruments(
+    first_sounds: dict[str, synth.Samples], detector_set: detectors.Detectors
+) -> None:
+    assert detector_set.tempo_bpm(first_sounds["techno"]) == pytest.approx(140, rel=0.04)
+    assert detector_set.present(first_sounds["techno"]) >= {"kick", "hats", "bass", "arp"}
+
+
+@pytest.mark.slow
+def test_the_continuation_is_its_source_and_goes_on_like_it(first_sounds: dict[str, synth.Samples]) -> None:
+    techno, longer = first_sounds["techno"], first_sounds["longer"]
+    given, new = np.split(longer, [len(techno)])
+    assert len(new) == 4 * synth.SAMPLE_RATE
+    assert detectors.likeness(techno, given) > 0.9
+    assert detectors.likeness(techno, new) > 0.6  # another song's is 0.13 on average
+
+
+@pytest.mark.slow
+def test_the_followed_melody_is_nearer_to_its_source_than_in_another_key(
+    first_sounds: dict[str, synth.Samples], detector_set: detectors.Detectors
+) -> None:
+    source, followed = chroma(first_sounds["techno"]), chroma(first_sounds["followed"])
+    turned = [torch.cosine_similarity(source.roll(key, -1), followed, dim=-1).mean().item() for key in range(12)]
+    assert turned[0] > max(turned[1:]) + 0.1
+    assert "arp" in detector_set.present(first_sounds["followed"])  # a pad through the codec is too soft for these
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+def test_the_curl_snippet_s_electro_has_its_tempo_and_instruments(
+    server: httpx.Client, clone: Path, detector_set: detectors.Detectors
+) -> None:
+    run_over_http(CURL, server, clone)
+    electro = samples(clone / "electro.wav")
+    assert detector_set.tempo_bpm(electro) == pytest.approx(120, rel=0.04)
+    assert detector_set.present(electro) >= {"kick", "bass"}
 
 
 def test_the_readme_is_short_and_no_link_to_a_file_is_broken() -> None:

@@ -101,8 +101,8 @@ def instrument_features(wav: Samples) -> Features:
 def likeness(source: Samples, wav: Samples) -> float:
     """How much samples [N'] sound like those somewhere in `source` [N >= N'], from -1 to 1, for a loop that goes on.
 
-    The largest correlation of their bands' log energies over all positions, each band about its mean: the same sounds at
-    the same times, at any loudness.
+    The largest correlation of their bands' log energies over all positions, each band about its mean: the same sounds
+    at the same times, at any loudness.
     """
     ours = _band_energies(wav)
     theirs = sliding_window_view(_band_energies(source), ours.shape[1], axis=1)
