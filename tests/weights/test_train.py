@@ -97,7 +97,7 @@ def test_the_tempo_detector_knows_an_unseen_tempo(detector_set: detectors.Detect
     assert detector_set.tempo_bpm(slowed) == pytest.approx(0.95 * 110, rel=0.02)
 
 
-def test_a_loop_that_goes_on_is_like_its_source_at_any_loudness_and_another_is_not() -> None:
+def test_a_loop_that_goes_on_is_like_its_source_and_another_is_not() -> None:
     source, _ = draw(3, 400)
     other, _ = draw(4, 400)
     rest = source[-170 * synth.FRAME :]
