@@ -70,7 +70,7 @@ bench: .venv/ready
 	$(BIN)/python -m benchmarks.audio
 	$(BIN)/python -m benchmarks.demo_quality
 
-# docs/gallery.md, its pictures, and the sample docs/demo.mp3.
+# docs/gallery.md, its pictures and samples.
 gallery: .venv/ready
 	$(BIN)/python script/gallery
 

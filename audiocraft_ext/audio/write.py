@@ -79,7 +79,8 @@ def _wav(samples: np.ndarray, sample_rate: int, title: str, comment: str) -> byt
     wav = _segment(samples, sample_rate, 2).export(io.BytesIO(), format="wav").getvalue()
     texts = [(b"INAM", title), (b"ICMT", comment)] if title else [(b"ICMT", comment)]
     info = b"".join(_riff_chunk(name, text.encode(), b"\0") for name, text in texts)
-    tags = _riff_chunk(b"LIST", b"INFO", info)
+    # Some players read the one, some the other.
+    tags = _riff_chunk(b"LIST", b"INFO", info) + _riff_chunk(b"id3 ", _id3(title, comment))
     return _riff_chunk(b"RIFF", wav[8:_WAV_HEADER_BYTES], tags, memoryview(wav)[_WAV_HEADER_BYTES:])
 
 
@@ -99,10 +100,7 @@ def _mp3(samples: np.ndarray, sample_rate: int, title: str, comment: str, progre
             _remove_temporary_files(error)
             progress.check()
             raise
-    frames = _id3_frame(b"TIT2", title, b"") if title else b""
-    frames += _id3_frame(b"COMM", comment, b"eng\xff\xfe\0\0")  # language, and no description: the main comment
-    size = bytes(len(frames) >> shift & 0x7F for shift in (21, 14, 7, 0))
-    return b"".join((b"ID3\3\0\0", size, frames, mp3.getvalue()))
+    return b"".join((_id3(title, comment), mp3.getvalue()))
 
 
 def _remove_temporary_files(error: Exception) -> None:
@@ -111,6 +109,13 @@ def _remove_temporary_files(error: Exception) -> None:
         if frame.f_code is AudioSegment.export.__code__:
             for name in {"data", "output"} & frame.f_locals.keys():
                 Path(frame.f_locals[name].name).unlink(missing_ok=True)
+
+
+def _id3(title: str, comment: str) -> bytes:
+    frames = _id3_frame(b"TIT2", title, b"") if title else b""
+    frames += _id3_frame(b"COMM", comment, b"eng\xff\xfe\0\0")  # language, and no description: the main comment
+    size = bytes(len(frames) >> shift & 0x7F for shift in (21, 14, 7, 0))
+    return b"".join((b"ID3\3\0\0", size, frames))
 
 
 def _id3_frame(name: bytes, text: str, prefix: bytes) -> bytes:

@@ -97,6 +97,15 @@ def test_the_tempo_detector_knows_an_unseen_tempo(detector_set: detectors.Detect
     assert detector_set.tempo_bpm(slowed) == pytest.approx(0.95 * 110, rel=0.02)
 
 
+def test_a_loop_that_goes_on_is_like_its_source_and_another_is_not() -> None:
+    source, _ = draw(3, 400)
+    other, _ = draw(4, 400)
+    rest = source[-170 * synth.FRAME :]
+    assert detectors.likeness(source, 0.5 * rest) > 0.95
+    assert detectors.likeness(source[: 230 * synth.FRAME], rest) > 0.8  # another place of the same loop
+    assert detectors.likeness(source, other[-170 * synth.FRAME :]) < 0.5
+
+
 def test_revived_codes_lie_on_encoded_crops() -> None:
     torch.manual_seed(0)
     model = codec.build_codec().train()

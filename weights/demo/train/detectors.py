@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -95,6 +96,20 @@ def instrument_features(wav: Samples) -> Features:
     rises = np.maximum(np.diff(energies, axis=1), 0)
     low, high = np.percentile(energies, [10, 95], axis=1)
     return np.concatenate([energies.mean(1), energies.std(1), low, high, rises.mean(1)])
+
+
+def likeness(source: Samples, wav: Samples) -> float:
+    """How much samples [N'] sound like those somewhere in `source` [N >= N'], from -1 to 1, for a loop that goes on.
+
+    The largest correlation of their bands' log energies over all positions, each band about its mean: the same sounds
+    at the same times, at any loudness.
+    """
+    ours = _band_energies(wav)
+    theirs = sliding_window_view(_band_energies(source), ours.shape[1], axis=1)
+    ours, theirs = (part - part.mean(-1, keepdims=True) for part in (ours, theirs))
+    products = np.einsum("bpt,bt->p", theirs, ours)
+    norms = np.sqrt(np.square(theirs).sum((0, 2)) * np.square(ours).sum())
+    return float((products / (norms + 1e-9)).max())
 
 
 def fit_choice(features: Features, answers: Sequence[int], n_scores: int, l2: float) -> Tensor:
