@@ -6,12 +6,13 @@ import * as sound from "./sound.js";
 import { addTake, stopAll } from "./takes.js";
 
 const $ = (selector) => document.querySelector(selector);
-const EXAMPLES = [
-  "dark techno at 130 BPM, no pad",
-  "upbeat electro with kick and bass, 120 BPM",
-  "dreamy arp and pad",
-  "minimal drums, hats and claps, 110 BPM",
-];
+// Prompts with seeds that please, of the embedded checkpoint.
+const EXAMPLES = {
+  "bright electro with drums, bass and arp, 120 BPM in A minor": 3,
+  "aggressive techno with kick, hats, bass and arp, 140 BPM in E minor": 7,
+  "bright synthwave with kick, snare, arp and pad, 110 BPM in C major": 5,
+  "dark electro with kick, hats and bass, 120 BPM in A minor": 5,
+};
 
 // The sound to start from: {blob, name, buffer, start, end, url}; url once it is uploaded.
 let source = null;
@@ -131,9 +132,12 @@ async function watchServer() {
   }
 }
 
-for (const example of EXAMPLES) {
-  const button = Object.assign(document.createElement("button"), { type: "button", textContent: example });
-  button.onclick = () => ($("#prompt").value = example);
+for (const [prompt, seed] of Object.entries(EXAMPLES)) {
+  const button = Object.assign(document.createElement("button"), { type: "button", textContent: prompt });
+  button.onclick = () => {
+    fields.set("prompt", prompt);
+    fields.set("seed", seed);
+  };
   $("#examples").append(button);
 }
 $("#form").addEventListener("submit", submit);
