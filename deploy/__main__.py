@@ -5,6 +5,8 @@ Ray starts here with it and ends with it; ``deploy/serve.yaml`` is for a Ray tha
 
 import argparse
 import os
+import signal
+import threading
 
 import ray
 from ray import serve
@@ -29,6 +31,7 @@ def main() -> None:
     n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, n_cores // options.replicas)))
     os.environ.setdefault("COG_MAX_CONCURRENCY", str(Options().slots))
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own default makes its workers, and the servers, yield
     # Ray's processors are seats, not cores: a replica more than there are cores may start.
     ray.init(
         num_cpus=2 * options.replicas + 2,
@@ -44,14 +47,15 @@ def main() -> None:
         "gpus": min(1, n_gpus / options.replicas),
         **dict(argument.split("=", 1) for argument in options.argument),
     }
+    stop = threading.Event()
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, lambda *_: stop.set())
     serve.start(http_options={"host": options.address, "port": options.port})
     serve.run(app(arguments))
     print(f"Listening on http://{options.address}:{options.port}; end with Ctrl-C.", flush=True)
-    try:
-        serve.api.wait_for_interrupt()
-    finally:
-        serve.shutdown()
-        ray.shutdown()
+    stop.wait()
+    serve.shutdown()
+    ray.shutdown()
 
 
 if __name__ == "__main__":

@@ -152,8 +152,11 @@ _DECODER = json.JSONDecoder(parse_constant=_no_constant)
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
-def _members(text: str, start: int = 0) -> dict[str, tuple[Any, int, int]]:
-    """Each member of the JSON object at ``start``: its value and the value's span in the text; raises ``ValueError``."""
+def _members(text: str, start: int | None = None) -> dict[str, tuple[Any, int, int]]:
+    """Each member of the JSON object at ``start``: its value and the value's span in the text; raises ``ValueError``.
+
+    Without ``start`` the object must be all of the text.
+    """
 
     def after(character: str, at: int) -> int:
         at = _skip(text, at)
@@ -162,7 +165,7 @@ def _members(text: str, start: int = 0) -> dict[str, tuple[Any, int, int]]:
         return _skip(text, at + 1)
 
     members: dict[str, tuple[Any, int, int]] = {}
-    at = after("{", start)
+    at = after("{", start or 0)
     while text[at : at + 1] != "}":
         name, at = _DECODER.raw_decode(text, at)
         first = after(":", at)
@@ -175,6 +178,8 @@ def _members(text: str, start: int = 0) -> dict[str, tuple[Any, int, int]]:
             at = _skip(text, at + 1)
         elif text[at : at + 1] != "}":
             raise ValueError(f"no member at {at}")
+    if start is None and _skip(text, at + 1) < len(text):
+        raise ValueError("text behind the object")
     return members
 
 

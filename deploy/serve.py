@@ -40,14 +40,17 @@ FULL = Answer(409, JSON, b'{"error":"At capacity - all prediction slots busy","s
 NOT_READY = Answer(503, JSON, b'{"error":"Predictor not ready","status":"failed"}')
 
 
-class Options(BaseModel, extra="forbid"):
+class Options(BaseModel):
     """The application's arguments, in ``deploy/serve.yaml`` or on the command line; an unknown one is an error."""
+
+    model_config = {"extra": "forbid"}
 
     command: list[str] = ["script/serve"]  # starts the server, which reads PORT and ADDRESS
     slots: int = 4  # COG_MAX_CONCURRENCY of each server
     queue: int = 64  # requests that wait for a slot; beyond them, 409
     min_replicas: int = 1
     max_replicas: int = 2
+    ingresses: int = 1
     gpus: float = 0  # of a replica
     longest_s: int = 900  # the longest prediction: as long a replica drains before it is stopped
     downscale_delay_s: float = 300
@@ -62,11 +65,10 @@ class Open:
     is_cancelled: bool = False
 
 
-@serve.deployment
 class Replica:
     """A Cog server, and the Serve replica that lives and dies with it."""
 
-    async def __init__(self, command: list[str], slots: int) -> None:
+    async def __init__(self, command: list[str], slots: int) -> None:  # type: ignore[misc]  # Ray awaits it
         self._server = CogServer(command)
         os.environ["COG_MAX_CONCURRENCY"] = str(slots)
         self._slots = Gauge("musicgen_slots", "Predictions that this replica can run at once.")
@@ -120,7 +122,6 @@ class Replica:
         await self._server.close()
 
 
-@serve.deployment
 class Ingress:
     """Everything that callers see. Open predictions are here; all else is asked of the replicas."""
 
@@ -170,7 +171,7 @@ class Ingress:
             return await opened.task
         except asyncio.CancelledError:
             if opened.is_cancelled:
-                return _cancelled(prediction)
+                return _cancellation(prediction)
             raise  # the caller is gone, and so is the request to the replica
 
     async def _ask(self, opened: Open) -> Answer:
@@ -178,7 +179,7 @@ class Ingress:
         answer: Answer | None = None
         for attempt in range(1 + N_RETRIES):
             if opened.is_cancelled:
-                return _cancelled(opened.prediction)
+                return _cancellation(opened.prediction)
             await asyncio.sleep(attempt * PAUSE_S)
             response = self._replicas.options(
                 method_name="predict", multiplexed_model_id=opened.prediction.adapter
@@ -208,7 +209,7 @@ class Ingress:
         if task.cancelled():
             self._requests.inc(tags={"outcome": "canceled"})
             if opened.is_cancelled:
-                self._notify(opened.prediction, _cancelled(opened.prediction))
+                self._notify(opened.prediction, _cancellation(opened.prediction))
             return
         answer = task.result()
         self._requests.inc(tags={"outcome": answer.outcome})
@@ -286,7 +287,7 @@ def _best_health(answers: list[Answer]) -> Answer:
     return best or Answer(200, JSON, b'{"status":"STARTING"}')
 
 
-def _cancelled(prediction: Prediction) -> Answer:
+def _cancellation(prediction: Prediction) -> Answer:
     """cog's answer to a cancelled prediction, for one that never reached a server."""
     return Answer(200, JSON, _json(id=prediction.id, logs="", metrics={}, status="canceled"))
 
@@ -316,7 +317,7 @@ async def _post(url: str, body: bytes) -> None:
 def app(arguments: Mapping[str, Any]) -> serve.Application:
     """The application; ``arguments`` are those of ``Options``. Ray reads them from a file or the command line."""
     options = Options.model_validate(dict(arguments))
-    replicas = Replica.options(
+    replicas = serve.deployment(
         max_ongoing_requests=options.slots,
         max_queued_requests=options.queue,
         autoscaling_config={
@@ -332,10 +333,11 @@ def app(arguments: Mapping[str, Any]) -> serve.Application:
         health_check_period_s=2,
         health_check_timeout_s=30,
         ray_actor_options={"num_cpus": 1, "num_gpus": options.gpus},
-    ).bind(options.command, options.slots)
-    ingress = Ingress.options(
+    )(Replica).bind(options.command, options.slots)
+    ingress = serve.deployment(
+        num_replicas=options.ingresses,
         max_ongoing_requests=MAX_OPEN_REQUESTS,
         graceful_shutdown_timeout_s=options.longest_s,
         ray_actor_options={"num_cpus": 0},
-    )
+    )(Ingress)
     return ingress.bind(replicas)
