@@ -96,32 +96,34 @@ def faults(server: Server, cluster: Cluster) -> dict[str, Any]:
 
 
 def seconds_to_stop(client: httpx.Client, n_slots: int, stop: str) -> float:
-    """Seconds until a new second of music is made after all slots were taken by predictions that end early."""
+    """Seconds until a second of music is made in each slot after all were taken by predictions that end early."""
     names = [f"{stop}-{time.monotonic_ns()}-{i}" for i in range(n_slots)]
     long = {"input": {"prompt": "x", "duration": 300}}
-    start_s = 2.0
+    patience_s = 8.0 if stop == "disconnect" else PATIENCE_S
 
     def take(name: str) -> None:
+        url = f"{client.base_url}/predictions/{name}"
         try:
-            timeout = start_s if stop == "disconnect" else 120
-            answer = httpx.put(f"{client.base_url}/predictions/{name}", json=long, timeout=timeout).json()
-            if answer["status"] != "canceled":
-                raise RuntimeError(f"{answer}")
-        except httpx.ReadTimeout:
+            retry_on_409(partial(httpx.put, url, json=long, timeout=patience_s))
+        except httpx.ReadTimeout:  # the connection is closed
             pass
 
-    with ThreadPoolExecutor(n_slots) as threads:
+    def end(name: str) -> None:
+        while client.post(f"/predictions/{name}/cancel").status_code != 200:  # cog may not know it yet
+            time.sleep(0.05)
+
+    with ThreadPoolExecutor(n_slots) as threads, ThreadPoolExecutor(n_slots) as others:
         taken = [threads.submit(take, name) for name in names]
-        time.sleep(start_s)
+        while client.get("/health-check").json()["status"] != "BUSY":
+            time.sleep(0.05)
+        time.sleep(1)
         start = time.monotonic()
         if stop == "cancel":
-            cancelled = list(threads.map(lambda name: client.post(f"/predictions/{name}/cancel").status_code, names))
-            if set(cancelled) != {200}:
-                raise RuntimeError(f"{cancelled}")
+            list(others.map(end, names))
         for future in taken:
             future.result()
-        with ThreadPoolExecutor(n_slots) as others:
-            list(others.map(lambda i: ask(client, {"prompt": "x", "duration": 1, "seed": i}), range(n_slots)))
+        start = time.monotonic() if stop == "disconnect" else start
+        list(others.map(lambda i: ask(client, {"prompt": "x", "duration": 1, "seed": i}), range(n_slots)))
     return round(time.monotonic() - start, 2)
 
 
@@ -215,7 +217,7 @@ def overhead(_: Server, cluster: Cluster) -> dict[str, Any]:
 
 def throughput(cluster: Cluster, n_requests: int) -> dict[str, Any]:
     """Requests of one to four seconds from sixteen clients: seconds of music a second, and how long each took."""
-    many = [{"prompt": "pad", "duration": 1 + i % 4, "seed": i} for i in range(n_requests)]
+    many: list[dict[str, Any]] = [{"prompt": "pad", "duration": 1 + i % 4, "seed": i} for i in range(n_requests)]
     took: list[float] = []
     predict_s: list[float] = []
 

@@ -60,73 +60,97 @@ class Request:
     start_s: float = 0.0
 
 
+class Simulation:
+    """Replicas with slots, one queue, and what happens to them in order of time."""
+
+    def __init__(self, n_replicas: int, load: float, death_s: float, given: Measured) -> None:
+        self._given, self._death_s = given, death_s
+        self._draw, self._number = random.Random(n_replicas), itertools.count()
+        self.rate = load * n_replicas * SLOTS / fmean(given.service_s)
+        self.n_ingresses = max(1, -int(-self.rate * given.ingress_s // MAX_INGRESS_LOAD))
+        self._events: list[tuple[float, int, str, Any]] = []
+        self._running: list[set[int]] = [set() for _ in range(n_replicas)]
+        self._open: dict[int, tuple[Request, int]] = {}
+        # A free slot is a replica and its generation, so that the slots of a dead one are void.
+        self._generation = [0] * n_replicas
+        self._slots = [(replica, 0) for _ in range(SLOTS) for replica in range(n_replicas)]
+        self._waiting: deque[Request] = deque()
+        self.waits_s: list[float] = []
+        self.n_again = self.n_lost = self.n_deaths = 0
+
+    def run(self) -> None:
+        """Play until every request has its answer."""
+        self._plan_arrivals()
+        for replica in range(len(self._running)):
+            self._plan(self._draw.expovariate(1 / self._death_s), "die", replica)
+        self._draw.shuffle(self._slots)
+        while len(self.waits_s) + self.n_lost < N_REQUESTS:
+            now, _, kind, what = heapq.heappop(self._events)
+            if kind == "come":
+                self._waiting.append(what)
+            elif kind == "end":
+                self._end(what)
+            elif kind == "die":
+                self._die(now, what)
+            else:
+                self._slots += [(what, self._generation[what])] * SLOTS
+                self._plan(now + self._draw.expovariate(1 / self._death_s), "die", what)
+            self._start(now)
+
+    def _plan(self, at_s: float, kind: str, what: Any) -> None:
+        heapq.heappush(self._events, (at_s, next(self._number), kind, what))
+
+    def _plan_arrivals(self) -> None:
+        now, free_s = 0.0, [0.0] * self.n_ingresses
+        for i in range(N_REQUESTS):
+            now += self._draw.expovariate(self.rate)
+            ingress = i % self.n_ingresses
+            free_s[ingress] = max(now, free_s[ingress]) + self._given.ingress_s
+            self._plan(free_s[ingress], "come", Request(now))
+
+    def _start(self, now: float) -> None:
+        while self._waiting and self._slots:
+            replica, generation = self._slots.pop()
+            if generation == self._generation[replica]:
+                request, job = self._waiting.popleft(), next(self._number)
+                request.n_tries, request.start_s = request.n_tries + 1, now
+                self._open[job] = request, replica
+                self._running[replica].add(job)
+                heapq.heappush(self._events, (now + self._draw.choice(self._given.service_s), job, "end", job))
+
+    def _end(self, job: int) -> None:
+        if job in self._open:  # else its replica has died
+            request, replica = self._open.pop(job)
+            self._running[replica].discard(job)
+            self._slots.append((replica, self._generation[replica]))
+            self.waits_s.append(request.start_s - request.arrival_s)
+
+    def _die(self, now: float, replica: int) -> None:
+        self.n_deaths += 1
+        self._generation[replica] += 1
+        for request in (self._open.pop(job)[0] for job in self._running[replica]):
+            if request.n_tries == MAX_TRIES:
+                self.n_lost += 1
+            else:
+                self.n_again += 1
+                self._waiting.appendleft(request)
+        self._running[replica].clear()
+        self._plan(now + self._given.replacement_s, "live", replica)
+
+
 def simulate(n_replicas: int, load: float, death_s: float, given: Measured) -> dict[str, Any]:
     """Waits, tries and losses of ``N_REQUESTS`` requests at a share ``load`` of the slots."""
-    draw, number = random.Random(n_replicas), itertools.count()
-    rate = load * n_replicas * SLOTS / fmean(given.service_s)
-    n_ingresses = max(1, -int(-rate * given.ingress_s // MAX_INGRESS_LOAD))
-    ingress_free_s = [0.0] * n_ingresses
-    events: list[tuple[float, int, str, Any]] = []
-    now = 0.0
-    for i in range(N_REQUESTS):
-        now += draw.expovariate(rate)
-        ingress = i % n_ingresses
-        ingress_free_s[ingress] = max(now, ingress_free_s[ingress]) + given.ingress_s
-        heapq.heappush(events, (ingress_free_s[ingress], next(number), "come", Request(now)))
-    for replica in range(n_replicas):
-        heapq.heappush(events, (draw.expovariate(1 / death_s), next(number), "die", replica))
-    running = [set[int]() for _ in range(n_replicas)]
-    open_requests: dict[int, tuple[Request, int]] = {}
-    # Each free slot of a living replica once; a replica's generation makes the slots of a dead one void.
-    generation = [0] * n_replicas
-    slots = [(replica, 0) for _ in range(SLOTS) for replica in range(n_replicas)]
-    draw.shuffle(slots)
-    waiting: deque[Request] = deque()
-    waits_s: list[float] = []
-    n_done = n_again = n_lost = n_deaths = 0
-    while n_done + n_lost < N_REQUESTS:
-        at, _, kind, what = heapq.heappop(events)
-        if kind == "come":
-            waiting.append(what)
-        elif kind == "end":
-            if what in open_requests:
-                request, replica = open_requests.pop(what)
-                running[replica].discard(what)
-                slots.append((replica, generation[replica]))
-                waits_s.append(request.start_s - request.arrival_s)
-                n_done += 1
-        elif kind == "die":
-            n_deaths += 1
-            generation[what] += 1
-            for job in running[what]:
-                request, _ = open_requests.pop(job)
-                if request.n_tries == MAX_TRIES:
-                    n_lost += 1
-                else:
-                    n_again += 1
-                    waiting.appendleft(request)
-            running[what].clear()
-            heapq.heappush(events, (at + given.replacement_s, next(number), "live", what))
-        else:
-            slots.extend((what, generation[what]) for _ in range(SLOTS))
-            heapq.heappush(events, (at + draw.expovariate(1 / death_s), next(number), "die", what))
-        while waiting and slots:
-            replica, born = slots.pop()
-            if born == generation[replica]:
-                request, job = waiting.popleft(), next(number)
-                request.n_tries, request.start_s = request.n_tries + 1, at
-                open_requests[job] = request, replica
-                running[replica].add(job)
-                heapq.heappush(events, (at + draw.choice(given.service_s), job, "end", job))
-    cuts = quantiles(waits_s, n=100)
+    simulation = Simulation(n_replicas, load, death_s, given)
+    simulation.run()
+    cuts = quantiles(simulation.waits_s, n=100)
     return {
-        "requests a s": round(rate, 1),
-        "ingresses": n_ingresses,
+        "requests a s": round(simulation.rate, 1),
+        "ingresses": simulation.n_ingresses,
         "wait ms, median": round(1000 * cuts[49], 1),
         "wait ms, 99 %": round(1000 * cuts[98], 1),
-        "deaths": n_deaths,
-        "made again": n_again,
-        "lost": n_lost,
+        "deaths": simulation.n_deaths,
+        "made again": simulation.n_again,
+        "lost": simulation.n_lost,
     }
 
 

@@ -48,8 +48,14 @@ def main() -> None:
         **dict(argument.split("=", 1) for argument in options.argument),
     }
     stop = threading.Event()
+
+    def end(signum: int, _: object) -> None:
+        """Let open predictions finish; the second signal does not wait for them."""
+        signal.signal(signum, signal.SIG_DFL)
+        stop.set()
+
     for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, lambda *_: stop.set())
+        signal.signal(signum, end)
     serve.start(http_options={"host": options.address, "port": options.port})
     serve.run(app(arguments))
     print(f"Listening on http://{options.address}:{options.port}; end with Ctrl-C.", flush=True)

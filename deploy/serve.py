@@ -4,15 +4,15 @@ Knows no inputs and no model. ``deploy/prediction.py`` reads requests, ``deploy/
 """
 
 import asyncio
-import json
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
 import aiohttp
-from pydantic import BaseModel
+from pydantic import BaseModel, field_validator
 from ray import serve
 from ray.exceptions import RayActorError, TaskCancelledError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
@@ -21,6 +21,7 @@ from ray.util.metrics import Counter, Gauge
 from starlette.requests import Request
 from starlette.responses import Response
 
+from deploy import answers
 from deploy.prediction import ROUTE, Answer, Prediction, read
 from deploy.replica import SERVING, CogServer, ServerFault
 
@@ -33,11 +34,6 @@ BROADCAST_S = 20.0
 # Of adapters that a server keeps merged: the default of MUSICGEN_MAX_ADAPTERS.
 MAX_ADAPTERS = 2
 MAX_OPEN_REQUESTS = 10_000
-JSON = {"content-type": "application/json"}
-NOT_FOUND = Answer(404, {}, b"")
-CANCELLED = Answer(200, JSON, b"{}")
-FULL = Answer(409, JSON, b'{"error":"At capacity - all prediction slots busy","status":"failed"}')
-NOT_READY = Answer(503, JSON, b'{"error":"Predictor not ready","status":"failed"}')
 
 
 class Options(BaseModel):
@@ -54,6 +50,11 @@ class Options(BaseModel):
     gpus: float = 0  # of a replica
     longest_s: int = 900  # the longest prediction: as long a replica drains before it is stopped
     downscale_delay_s: float = 300
+
+    @field_validator("command", mode="before")
+    @classmethod
+    def _words(cls, command: Any) -> Any:
+        return shlex.split(command) if isinstance(command, str) else command
 
 
 @dataclass
@@ -149,11 +150,11 @@ class Ingress:
         if route and not route["cancel"] and method == ("PUT" if route["id"] else "POST"):
             return await self._predict(read(method, path, headers, body))
         if path == "/shutdown":  # one server's, and open to all
-            return NOT_FOUND
-        answers = await self._ask_all(self._replicas, "forward", method, target, headers, body)
+            return answers.NOT_FOUND
+        found = await self._ask_all(self._replicas, "forward", method, target, headers, body)
         if path == "/health-check":
-            return _best_health(answers)
-        return answers[0] if answers else NOT_READY
+            return answers.best_health(found)
+        return found[0] if found else answers.NOT_READY
 
     async def _predict(self, prediction: Prediction) -> Answer:
         if prediction.method == "PUT" and (answer := await self._repeat(prediction)):
@@ -166,12 +167,12 @@ class Ingress:
         if prediction.is_async:
             await asyncio.wait([opened.task], timeout=ACCEPT_S)
             if not opened.task.done() or opened.task.result().status < 400:
-                return Answer(202, JSON, _json(id=prediction.id, status="starting"))
+                return Answer(202, answers.JSON, answers.as_json(id=prediction.id, status="starting"))
         try:
             return await opened.task
         except asyncio.CancelledError:
             if opened.is_cancelled:
-                return _cancellation(prediction)
+                return answers.cancellation(prediction)
             raise  # the caller is gone, and so is the request to the replica
 
     async def _ask(self, opened: Open) -> Answer:
@@ -179,7 +180,7 @@ class Ingress:
         answer: Answer | None = None
         for attempt in range(1 + N_RETRIES):
             if opened.is_cancelled:
-                return _cancellation(opened.prediction)
+                return answers.cancellation(opened.prediction)
             await asyncio.sleep(attempt * PAUSE_S)
             response = self._replicas.options(
                 method_name="predict", multiplexed_model_id=opened.prediction.adapter
@@ -187,9 +188,9 @@ class Ingress:
             try:
                 answer, reason = await response, "lost"
             except BackPressureError:
-                return FULL
+                return answers.FULL
             except DeploymentUnavailableError:
-                return NOT_READY
+                return answers.NOT_READY
             except RayActorError:
                 answer, reason = None, "died"
             except (asyncio.CancelledError, TaskCancelledError):
@@ -199,7 +200,7 @@ class Ingress:
                 return answer
             if attempt < N_RETRIES:
                 self._retries.inc(tags={"reason": "full" if answer else reason})
-        return answer or _lost(opened.prediction)
+        return answer or answers.lost(opened.prediction)
 
     def _close(self, opened: Open, task: "asyncio.Task[Answer]") -> None:
         """Count a finished prediction, and send the last webhook of one that no server finished."""
@@ -209,14 +210,14 @@ class Ingress:
         if task.cancelled():
             self._requests.inc(tags={"outcome": "canceled"})
             if opened.is_cancelled:
-                self._notify(opened.prediction, _cancellation(opened.prediction))
+                self._notify(opened.prediction, answers.cancellation(opened.prediction))
             return
         answer = task.result()
         self._requests.inc(tags={"outcome": answer.outcome})
         if answer.outcome == "succeeded" and opened.prediction.duration_s:
             self._music.inc(opened.prediction.duration_s)
         elif answer.is_lost or (opened.prediction.is_async and answer.status >= 400):
-            self._notify(opened.prediction, _lost(opened.prediction))
+            self._notify(opened.prediction, answers.lost(opened.prediction))
 
     def _notify(self, prediction: Prediction, answer: Answer) -> None:
         if prediction.webhook and prediction.is_completion_wanted:
@@ -224,31 +225,28 @@ class Ingress:
 
     async def _repeat(self, prediction: Prediction) -> Answer | None:
         """The answer to a PUT whose id is already open somewhere, running or waiting."""
-        answers = await self._ask_all(self._replicas, "repeat", prediction)
-        return next(iter(answers or await self._ask_all(self._all_ingresses(), "waiting", prediction)), None)
+        found = await self._ask_all(self._replicas, "repeat", prediction)
+        return next(iter(found or await self._ask_all(self._all_ingresses(), "waiting", prediction)), None)
 
     async def waiting(self, prediction: Prediction) -> Answer | None:
         """The answer to a PUT for an id that is open here, and has not reached a server."""
         opened = self._open.get(prediction.id)
         if opened is None:
             return None
-        sent = opened.prediction
         try:
-            inputs = json.loads(sent.body)["input"]
+            return answers.starting(opened.prediction)
         except (ValueError, KeyError):
-            return None
-        body = _json(id=prediction.id, input=inputs, logs="", metrics={}, status="starting")
-        return Answer(202, JSON, sent.as_sent(body))
+            return None  # cog is about to refuse it
 
     async def _cancel(self, prediction_id: str, target: str, headers: dict[str, str]) -> Answer:
         # Marked first: a prediction whose replica dies now is not asked for again.
         is_open = any(await self._ask_all(self._all_ingresses(), "mark_cancelled", prediction_id))
-        answers = await self._ask_all(self._replicas, "forward", "POST", target, headers, b"")
-        answer = next((answer for answer in answers if answer.status == 200), None)
+        found = await self._ask_all(self._replicas, "forward", "POST", target, headers, b"")
+        answer = next((answer for answer in found if answer.status == 200), None)
         if answer is None and is_open:  # it waits, or is on its way
             await self._ask_all(self._all_ingresses(), "drop", prediction_id)
-            return CANCELLED
-        return answer or (answers[0] if answers else Answer(404, JSON, b"{}"))
+            return answers.CANCELLED
+        return answer or (found[0] if found else Answer(404, answers.JSON, b"{}"))
 
     async def mark_cancelled(self, prediction_id: str) -> bool:
         """Prevent another try; whether the prediction is open here."""
@@ -274,39 +272,17 @@ class Ingress:
         """The answers other than None of all replicas that live."""
         try:
             broadcast = handle.broadcast(method, *arguments)
-            answers = await broadcast.results_async(timeout_s=BROADCAST_S, return_exceptions=True)
+            found = await broadcast.results_async(timeout_s=BROADCAST_S, return_exceptions=True)
         except (DeploymentUnavailableError, RayActorError, TimeoutError):
             return []
-        return [answer for answer in answers if answer is not None and not isinstance(answer, BaseException)]
-
-
-def _best_health(answers: list[Answer]) -> Answer:
-    """The health check of the replica that is best off: READY as long as one has a free slot."""
-    order = {b'{"status":"READY"': 0, b'{"status":"BUSY",': 1}
-    best = min(answers, key=lambda answer: order.get(answer.body[:17], 2), default=None)
-    return best or Answer(200, JSON, b'{"status":"STARTING"}')
-
-
-def _cancellation(prediction: Prediction) -> Answer:
-    """cog's answer to a cancelled prediction, for one that never reached a server."""
-    return Answer(200, JSON, _json(id=prediction.id, logs="", metrics={}, status="canceled"))
-
-
-def _lost(prediction: Prediction) -> Answer:
-    """cog's answer to a prediction whose worker died."""
-    body = _json(error="Worker crashed", id=prediction.id, logs="", metrics={}, status="failed")
-    return Answer(200, JSON, body)
-
-
-def _json(**members: Any) -> bytes:
-    return json.dumps(members, separators=(",", ":"), ensure_ascii=False).encode()
+        return [answer for answer in found if answer is not None and not isinstance(answer, BaseException)]
 
 
 async def _post(url: str, body: bytes) -> None:
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session:
         for attempt in range(1, 4):
             try:
-                async with session.post(url, data=body, headers=JSON) as response:
+                async with session.post(url, data=body, headers=answers.JSON) as response:
                     if response.status < 500:
                         return
             except (aiohttp.ClientError, OSError, ValueError):
