@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
@@ -103,10 +104,8 @@ def seconds_to_stop(client: httpx.Client, n_slots: int, stop: str) -> float:
 
     def take(name: str) -> None:
         url = f"{client.base_url}/predictions/{name}"
-        try:
+        with suppress(httpx.ReadTimeout):  # the connection is closed
             retry_on_409(partial(httpx.put, url, json=long, timeout=patience_s))
-        except httpx.ReadTimeout:  # the connection is closed
-            pass
 
     def end(name: str) -> None:
         while client.post(f"/predictions/{name}/cancel").status_code != 200:  # cog may not know it yet
@@ -215,7 +214,7 @@ def overhead(_: Server, cluster: Cluster) -> dict[str, Any]:
     return {f"{name}, ms": round(median(times), 1) for name, times in took.items()}
 
 
-def throughput(cluster: Cluster, n_requests: int) -> dict[str, Any]:
+def throughput(n_replicas: int, cluster: Cluster, n_requests: int) -> dict[str, Any]:
     """Requests of one to four seconds from sixteen clients: seconds of music a second, and how long each took."""
     many: list[dict[str, Any]] = [{"prompt": "pad", "duration": 1 + i % 4, "seed": i} for i in range(n_requests)]
     took: list[float] = []
@@ -233,7 +232,11 @@ def throughput(cluster: Cluster, n_requests: int) -> dict[str, Any]:
     music_s = sum(inputs["duration"] for inputs in many)
     spent_ms = {name: round(1000 * (s - before[name]) / n_requests, 1) for name, s in _processor_s(cluster).items()}
     p50, p95 = quantiles(took, n=20)[9], quantiles(took, n=20)[18]
-    figures: dict[str, Any] = {"requests": n_requests, "music s a s": round(music_s / wall_s, 2)}
+    figures: dict[str, Any] = {
+        "replicas": n_replicas,
+        "requests": n_requests,
+        "music s a s": round(music_s / wall_s, 2),
+    }
     deciles = [round(s, 2) for s in quantiles(predict_s, n=10)]
     figures |= {"p50 s": round(p50, 2), "p95 s": round(p95, 2), "predict_time s, deciles": deciles}
     return figures | {"processor ms a request": spent_ms}
@@ -286,18 +289,20 @@ def main() -> None:
     options = parser.parse_args()
     os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
     chosen = [part for part in PARTS if part in options.parts]
+    with_two = chosen or "throughput" in options.parts
     with tempfile.TemporaryDirectory() as scratch:
-        if chosen:
+        if with_two:
             with one_server(Path(scratch, "one")) as server, clusters.running(Path(scratch, "two")) as cluster:
                 for part in chosen:
-                    print(part, flush=True)
                     report(part, PARTS[part](server, cluster))
+                if "throughput" in options.parts:
+                    cluster.wait_for(2)
+                    report("throughput", throughput(2, cluster, options.requests))
         if "scale" in options.parts:
             report("scale", scale())
         if "throughput" in options.parts:
-            for n in (1, 2):
-                with clusters.running(Path(scratch, f"throughput-{n}"), n) as cluster:
-                    report("throughput", {"replicas": n, **throughput(cluster, options.requests)})
+            with clusters.running(Path(scratch, "alone"), 1) as cluster:
+                report("throughput", throughput(1, cluster, options.requests))
 
 
 if __name__ == "__main__":

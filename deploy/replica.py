@@ -1,155 +1,73 @@
-"""One unmodified Cog server as a child process: starts it, forwards requests to it, judges its health, ends it.
+"""A Serve replica: one Cog server, which it starts, asks, and dies with. ``deploy/server.py`` runs the server."""
 
-Knows no Ray and no other replica. The server's webhooks pass through here: those of a prediction that was lost with
-the server's worker, and that another replica makes again, do not reach the caller.
-"""
-
-import asyncio
-import json
 import os
-import secrets
-import socket
-import sys
-from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
-from typing import Any
 
-import aiohttp
-from aiohttp import web
+import ray
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import DeploymentUnavailableError
 
+from deploy.control import Control
 from deploy.prediction import Answer, Prediction
+from deploy.server import SERVING, CogServer, ServerFault
 
-ROOT = Path(__file__).resolve().parents[1]
-HOST = "127.0.0.1"
-POLL_S = 0.1
-HEALTH_TIMEOUT_S = 20.0
-# cog repeats a webhook that fails, for some minutes.
-KEEP_WEBHOOK_S = 600
-SERVING, FINAL = ("READY", "BUSY"), ("SETUP_FAILED", "DEFUNCT")
-# Headers of one connection, or set again for the next; the others pass.
-HOP_HEADERS = {"host", "content-length", "connection", "keep-alive", "transfer-encoding", "upgrade", "date", "server"}
+# Of adapters that a server keeps merged: the default of MUSICGEN_MAX_ADAPTERS.
+MAX_ADAPTERS = 2
+INGRESS = "Ingress"
+REGISTER_S = 1.0
 
 
-class ServerFault(RuntimeError):
-    """The server cannot serve, with its status and the end of its set-up's log."""
+class Replica:
+    """A Cog server, and the Serve replica that lives and dies with it."""
 
-
-class CogServer:
-    """A child process that answers HTTP on a free port of this machine."""
-
-    def __init__(self, command: Sequence[str], cwd: Path = ROOT) -> None:
-        self._command, self._cwd = command, cwd
-        self._process: asyncio.subprocess.Process | None = None
-        self._open: dict[str, Prediction] = {}
-        self._webhooks: dict[str, str] = {}
-
-    async def start(self) -> None:
-        """Return when the server is ready; raises ``ServerFault`` if its set-up fails. Takes as long as set-up."""
-        port = _free_port()
-        # Ray's variables are those of another Python.
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith("RAY_") and k != "PYTHONPATH"}
-        child = (sys.executable, str(ROOT / "deploy" / "child.py"), str(os.getpid()), *self._command)
-        self._url = f"http://{HOST}:{port}"
-        # Sent by the caller or not at all.
-        absent = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
-        self._session = aiohttp.ClientSession(
-            timeout=aiohttp.ClientTimeout(total=None),
-            connector=aiohttp.TCPConnector(limit=0),
-            auto_decompress=False,
-            skip_auto_headers=absent,
-        )
-        await self._start_relay()
-        environment = {**inherited, "PORT": str(port), "ADDRESS": HOST}
-        self._process = await asyncio.create_subprocess_exec(*child, cwd=self._cwd, env=environment)
-        while (status := (health := await self.health())["status"]) not in SERVING:
-            if status in FINAL or not self.is_running:
-                await self.close()
-                logs = str(health.get("setup", {}).get("logs", ""))
-                raise ServerFault(f"{status}: {logs[-2000:]}")
-            await asyncio.sleep(POLL_S)
-
-    @property
-    def is_running(self) -> bool:
-        """Whether the process exists; its worker may be dead."""
-        return self._process is not None and self._process.returncode is None
-
-    async def health(self) -> dict[str, Any]:
-        """The health check's answer; the status UNREACHABLE without one."""
-        try:
-            answer = await asyncio.wait_for(self.request("GET", "/health-check", {}), HEALTH_TIMEOUT_S)
-            health: dict[str, Any] = json.loads(answer.body)
-        except (aiohttp.ClientError, OSError, TimeoutError):
-            return {"status": "UNREACHABLE"}
-        return health
-
-    async def request(self, method: str, path: str, headers: Mapping[str, str], body: bytes = b"") -> Answer:
-        """Forward one request; raises aiohttp's ``ClientError`` or ``OSError`` where no answer comes."""
-        passed = {name: value for name, value in headers.items() if name.lower() not in HOP_HEADERS}
-        async with self._session.request(
-            method, self._url + path, headers=passed, data=body or None, allow_redirects=False
-        ) as response:
-            kept = {name: value for name, value in response.headers.items() if name.lower() not in HOP_HEADERS}
-            return Answer(response.status, kept, await response.read())
+    async def __init__(self, command: list[str], slots: int) -> None:  # type: ignore[misc]  # Ray awaits it
+        self._server = CogServer(command)
+        os.environ["COG_MAX_CONCURRENCY"] = str(slots)
+        self._n_slots = slots
+        await self._server.start()
+        self._address = await Control(self._server).start(ray.util.get_node_ip_address())
 
     async def predict(self, prediction: Prediction) -> Answer | None:
-        """The server's answer, at the prediction's end; None if it was lost with the server or its worker."""
-        headers = {name: value for name, value in prediction.headers.items() if name.lower() != "prefer"}
-        body, key = prediction.body, secrets.token_urlsafe(16)
-        if prediction.webhook:
-            self._webhooks[key] = prediction.webhook
-            body = prediction.with_webhook(f"{self._relay_url}/{key}")
-        self._open[prediction.id] = prediction
-        try:
-            answer = await self.request(prediction.method, prediction.path, headers, body)
-        except (aiohttp.ClientError, OSError):
-            return None
-        finally:
-            self._open.pop(prediction.id, None)
-            asyncio.get_running_loop().call_later(KEEP_WEBHOOK_S, self._webhooks.pop, key, None)
-        return None if answer.is_lost else answer
+        """The server's answer; None if it was lost with the server."""
+        if prediction.adapter:
+            await self.adapter(serve.get_multiplexed_model_id())
+        answer = await self._server.predict(prediction)
+        if answer is None or answer.status == 409:
+            await self._exit_if_dead()
+        return answer
 
-    async def repeat(self, prediction: Prediction) -> Answer | None:
-        """The answer to a PUT for an id that is open here; None if it is not."""
-        first = self._open.get(prediction.id)
-        if first is None:
-            return None
-        answer = await self.request("PUT", prediction.path, prediction.headers, prediction.body)
-        return answer._replace(body=first.as_sent(answer.body)) if answer.status == 202 else answer
+    @serve.multiplexed(max_num_models_per_replica=MAX_ADAPTERS)
+    async def adapter(self, name: str) -> str:
+        """Make Ray route requests for this adapter here; the server loads it by itself."""
+        return name
 
-    async def close(self, grace_s: float = 5.0) -> None:
-        """SIGTERM, so that open predictions may finish, and SIGKILL after the grace period."""
-        if self._process is not None and self.is_running:
-            self._process.terminate()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._process.wait(), grace_s)
-            with suppress(ProcessLookupError):
-                self._process.kill()
-        await self._relay.cleanup()
-        await self._session.close()
+    async def check_health(self) -> None:
+        """Raise for a server that does not serve: Ray then replaces the replica."""
+        status = await self._exit_if_dead()
+        if status not in SERVING:
+            raise ServerFault(status)
+        await self._register()
 
-    async def _start_relay(self) -> None:
-        app = web.Application(client_max_size=2**31)
-        app.router.add_post("/{key}", self._pass_webhook)
-        self._relay = web.AppRunner(app, access_log=None)
-        await self._relay.setup()
-        await web.TCPSite(self._relay, HOST, port := _free_port()).start()
-        self._relay_url = f"http://{HOST}:{port}"
+    async def _register(self) -> None:
+        """Tell every ingress this replica's address; again and again, since ingresses come and go."""
+        ingress = serve.get_deployment_handle(INGRESS, serve.get_replica_context().app_name)
+        with suppress(DeploymentUnavailableError, RayError, TimeoutError):
+            await ingress.broadcast("register", self._address, self._n_slots).results_async(
+                timeout_s=REGISTER_S, return_exceptions=True
+            )
 
-    async def _pass_webhook(self, request: web.Request) -> web.Response:
-        """Forward a webhook to its caller, with the caller's status in return; not a lost prediction's last one."""
-        body, url = await request.read(), self._webhooks.get(request.match_info["key"])
-        if url is None or Answer(200, {}, body).is_lost:
-            return web.Response()
-        headers = {name: value for name, value in request.headers.items() if name.lower() not in HOP_HEADERS}
-        try:
-            async with self._session.post(url, data=body, headers=headers) as response:
-                return web.Response(status=response.status)
-        except (aiohttp.ClientError, OSError, ValueError):
-            return web.Response(status=502)
+    async def _exit_if_dead(self) -> str:
+        """The server's status; ends this process where it or its worker is dead.
 
+        To Ray a replica that fails each request at once looks idle, and would get all of them until its next checks.
+        """
+        health = await self._server.health()
+        status = str(health["status"])
+        has_no_worker = "channel closed" in str(health.get("user_healthcheck_error"))
+        if not self._server.is_running or status == "DEFUNCT" or has_no_worker:
+            os._exit(1)
+        return status
 
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind((HOST, 0))
-        return int(listener.getsockname()[1])
+    async def __del__(self) -> None:
+        await self._server.close()

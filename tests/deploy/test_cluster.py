@@ -171,11 +171,10 @@ def test_a_killed_process_loses_no_prediction(cluster: Cluster, kind: str, webho
 
 def test_the_metrics_count(cluster: Cluster) -> None:
     predict(cluster, duration=1)
-    deadline = time.monotonic() + 30
-    while cluster.metric("musicgen_slots") != N_SLOTS or cluster.metric("musicgen_retries_total") < 1:
+    deadline = time.monotonic() + 90  # a dead replica is forgotten after 30 s, and Ray reports each 10 s
+    while cluster.metric("musicgen_slots") != N_SLOTS or cluster.metric("musicgen_music_seconds_total") < 1:
         assert time.monotonic() < deadline
         time.sleep(1)
-    assert cluster.metric("musicgen_music_seconds_total") >= 1
     assert cluster.metric("musicgen_predictions_total") >= 1
 
 
