@@ -279,7 +279,7 @@ PARTS: dict[str, Callable[[Server, Cluster], dict[str, Any]]] = {
 
 def report(part: str, result: dict[str, Any]) -> None:
     print(part, result, flush=True)
-    measure.append("cluster", part=part, load=round(os.getloadavg()[1], 1), **result)
+    measure.append("cluster", part=part, load=round(os.getloadavg()[1], 1), nice=os.nice(0), **result)
 
 
 def main() -> None:

@@ -11,6 +11,8 @@ from deploy.ingress import Ingress
 from deploy.replica import Replica
 
 MAX_OPEN_REQUESTS = 10_000
+# A line a request, and one for each message between replica and ingress: cog's own log and the metrics say more.
+LOGGING = {"enable_access_log": False}
 
 
 class Options(BaseModel):
@@ -52,11 +54,13 @@ def app(arguments: Mapping[str, Any]) -> serve.Application:
         graceful_shutdown_wait_loop_s=1,
         health_check_period_s=2,
         health_check_timeout_s=30,
+        logging_config=LOGGING,
         ray_actor_options={"num_cpus": 1, "num_gpus": options.gpus},
     )(Replica).bind(options.command, options.slots)
     ingress = serve.deployment(
         num_replicas=options.ingresses,
         max_ongoing_requests=MAX_OPEN_REQUESTS,
+        logging_config=LOGGING,
         graceful_shutdown_timeout_s=options.longest_s,
         ray_actor_options={"num_cpus": 0},
     )(Ingress)
