@@ -167,7 +167,7 @@ def main() -> None:
     limit = MAX_INGRESS_LOAD / given.ingress_s
     result = {"ingress ms": round(1000 * given.ingress_s, 1), "requests a s an ingress": round(limit, 1)}
     options_used = {"load": options.load, "hours between deaths": options.hours_between_deaths, "slots": SLOTS}
-    measure.append("cluster", part="simulation", **options_used, **result, replicas=replicas)
+    measure.append("cluster", part="simulation", **options_used, **result, simulated=replicas)
 
 
 if __name__ == "__main__":
