@@ -3,10 +3,11 @@
 
 ADDRESS ?= 127.0.0.1
 PORT ?= 5000
+REPLICAS ?= 2
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo serve web train-serve finetune test test-slow lint bench gallery gpu-aot gpu-check requirements
+.PHONY: setup demo serve web train-serve finetune cluster test test-slow lint bench gallery gpu-aot gpu-check requirements
 
 setup: .venv/ready
 
@@ -39,6 +40,15 @@ finetune: .venv/ready
 # The page for musicians and Replicate's API, at port 5001, beside the server, or beside the one at TARGET.
 web: .venv/ready
 	ADDRESS=$(ADDRESS) PORT=$(PORT) TARGET=$(TARGET) script/web
+
+# Several servers behind one address (docs/cluster.md); Ray has an environment of its own, and the servers keep theirs.
+cluster: .venv/ready .venv-cluster/ready
+	.venv-cluster/bin/python -m deploy --replicas $(REPLICAS) --address $(ADDRESS) --port $(PORT)
+
+.venv-cluster/ready: deploy/requirements.txt | .venv/ready
+	test -x .venv-cluster/bin/python || $(PYTHON) -m venv .venv-cluster
+	VIRTUAL_ENV=.venv-cluster $(BIN)/uv pip install --quiet -r deploy/requirements.txt
+	touch $@
 
 # Every part's correctness: under 5 minutes on two cores. One thread per worker: with two the workers' threads would
 # wait for each other.

@@ -28,7 +28,7 @@ ORDER = [
 ]
 TRAINING = [ROOT / "train.py", *sorted((PACKAGE / "training").rglob("*.py"))]
 CORE = [ROOT / "predict.py", *(path for path in FILES if path not in TRAINING)]
-TOOLS = [*(ROOT / "cli").rglob("*.py"), *(ROOT / "weights").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]
+TOOLS = [path for folder in ("cli", "weights", "benchmarks", "deploy", "web") for path in (ROOT / folder).rglob("*.py")]
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 MAX_TRAINING_LINES = 2450
 MAX_CORE_LINES, MAX_TOP_MODULES, MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_TEST_NAME = 7900, 12, 320, 60, 70
