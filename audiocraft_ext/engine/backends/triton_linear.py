@@ -193,7 +193,7 @@ class TritonLinear(Linear):
             SPLITS=self.n_splits, DTYPE=getattr(tl, str(self.dtype).removeprefix("torch.")),
             HAS_SCALE=self.scale is not None, HAS_BIAS=self.bias is not None, HAS_NORM=self.norm is not None,
             HAS_NORM_BIAS=norm_bias is not None, HAS_GELU=self.gelu, ADDS=residual is not None, EARLY=is_early,
-            num_warps=WARPS if n_rows <= 16 else 2 * WARPS,  # with four, 32 rows spill
+            num_warps=WARPS if n_rows <= 8 else 2 * WARPS,  # with four, more rows spill
             launch_pdl=is_early,
         )  # fmt: skip
         return out
