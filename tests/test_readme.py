@@ -34,7 +34,7 @@ def snippets(language: str) -> list[str]:
 
 COMMANDS = [snippet for snippet in snippets("bash") if "curl" not in snippet]
 [CURL] = [snippet for snippet in snippets("bash") if "curl" in snippet]
-[CLIENT] = snippets("python")
+[CLIENT] = [snippet for snippet in snippets("python") if "replicate" not in snippet]  # that one: tests/web
 
 
 def link_clone(folder: Path) -> Path:

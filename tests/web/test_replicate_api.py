@@ -2,8 +2,10 @@
 
 import io
 import json
+import re
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ import soundfile
 from replicate.exceptions import ModelError, ReplicateError
 
 from tests.support.client import file_in, retry_on_409
+from tests.support.server import ROOT
 
 MODEL = "owner/name"
 VERSION = "a" * 64
@@ -171,6 +174,13 @@ def test_streaming_and_foreign_parts_end_in_a_sentence(client: replicate.Client)
         client.collections.list()
     with pytest.raises(ReplicateError, match="There is no prediction 'unknown'"):
         client.predictions.get("unknown")
+
+
+def test_the_document_s_snippet_works_as_written(web: str, tmp_path: Path) -> None:
+    [snippet] = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "page.md").read_text(), re.DOTALL | re.MULTILINE)
+    (tmp_path / "client.py").write_text(snippet.replace("http://127.0.0.1:5001", web))
+    subprocess.run([sys.executable, "client.py"], cwd=tmp_path, check=True)
+    assert soundfile.info(tmp_path / "bass.wav").duration == 4
 
 
 def test_the_model_has_the_server_s_schema(client: replicate.Client, server: httpx.Client) -> None:
