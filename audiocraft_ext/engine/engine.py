@@ -14,6 +14,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from audiocraft_ext.engine import sampling
 from audiocraft_ext.engine.backends.torch import CaptureError, ReplayError
 from audiocraft_ext.engine.kv_cache import ROWS_PER_SLOT
 from audiocraft_ext.engine.pattern import DelayPattern
@@ -76,7 +77,12 @@ class Engine:
                 self._thread = threading.Thread(target=self._serve, name="engine", daemon=True)
                 self._thread.start()
                 atexit.register(self.close)  # a thread that Python ends within native code takes the process with it
-        return self._scheduler.submit(job)
+        return self._scheduler.submit(job, self._uniform_bits(job))
+
+    def _uniform_bits(self, job: Job) -> Tensor:
+        """A job's noise: hashed before it is in line, not while all others wait for the engine's thread."""
+        n_sampled = self.pattern.n_steps(job.n_frames) - self.pattern.first_step(job.prompt.shape[-1])
+        return sampling.uniform_bits(job.seed, job.noise_step, n_sampled, self.transformer.n_codebooks)
 
     def close(self) -> None:
         """End the thread; unfinished jobs fail with ``ClosedError``."""
@@ -165,7 +171,7 @@ class Engine:
         steps = self.pattern.sequence(job.prompt, job.n_frames).to(self.backend.device)
         first = self.pattern.first_step(job.prompt.shape[-1])
         sequence.first_step, sequence.step, sequence.stop = first, first, steps.shape[-1]
-        self._table.assign(slot, job, steps, first)
+        self._table.assign(slot, job, steps, sequence.uniform_bits)
         given = self.transformer.embed(steps[:, :first].T).expand(job.n_rows, -1, -1)
         sequence.inputs = torch.cat([job.prefix.float(), given], dim=1)
         if job.cross is not None:
@@ -211,7 +217,7 @@ class Engine:
 
         For a self-check, by ``call``; in steps of `n_slots` and in the last slot, whose rows have the largest offsets.
         """
-        sequence = Sequence(job, Future(), Status.PREFILLING, self._n_slots - 1)
+        sequence = Sequence(job, self._uniform_bits(job), Future(), Status.PREFILLING, self._n_slots - 1)
         made: list[tuple[Tensor, Tensor]] = []
         self._assign_slot(sequence)
         while sequence.status is Status.PREFILLING:

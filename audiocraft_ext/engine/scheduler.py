@@ -60,6 +60,7 @@ class Sequence:
     """A job in flight: `step` comes next, `n_prefilled` of its `inputs` [R, P + first step, D] are in the cache."""
 
     job: Job
+    uniform_bits: Tensor  # [S', K] of the steps to sample
     future: Future[Tensor]
     status: Status = Status.WAITING
     slot: int = -1
@@ -83,9 +84,9 @@ class Scheduler:
         self._changed = threading.Condition()
         self._closed = False
 
-    def submit(self, job: Job) -> Future[Tensor]:
-        """Put a job in line; the future gives its frames [K, T]."""
-        sequence = Sequence(job, Future())
+    def submit(self, job: Job, uniform_bits: Tensor) -> Future[Tensor]:
+        """Put a job in line, with its noise; the future gives its frames [K, T]."""
+        sequence = Sequence(job, uniform_bits, Future())
         with self._changed:
             if self._closed:
                 raise RuntimeError("the engine is closed")

@@ -34,12 +34,12 @@ class SlotTable:
         self.guidance, temperature, top_p = torch.zeros(3, n_slots, device=device)
         self.params = SamplingParams(temperature, integers(n_slots), top_p, is_host)
 
-    def assign(self, slot: int, job: Job, sequence: Tensor, first_step: int) -> None:
-        """Write a job and its steps [K, S] into a slot; those before `first_step` are given."""
-        n_codebooks, n_steps = sequence.shape
-        bits = sampling.uniform_bits(job.seed, job.noise_step, n_steps - first_step, n_codebooks)
+    def assign(self, slot: int, job: Job, sequence: Tensor, uniform_bits: Tensor) -> None:
+        """Write a job and its steps [K, S] into a slot; noise [S', K] is of the last of them, the others are given."""
+        n_steps, n_sampled = sequence.shape[1], len(uniform_bits)
+        first_step = n_steps - n_sampled
         self.sequence[slot, :, :n_steps] = sequence
-        self.uniform_bits[slot, first_step:n_steps] = bits.to(self.uniform_bits.device)
+        self.uniform_bits[slot, first_step:n_steps] = uniform_bits.to(self.uniform_bits.device)
         self.step[slot], self.is_not_finite[slot], self.guidance[slot] = first_step, False, job.guidance
         self.params.temperature[slot] = job.temperature
         self.params.top_k[slot], self.params.top_p[slot] = job.top_k, job.top_p
