@@ -127,11 +127,12 @@ class _Loop:
             math.ceil(settings.batch_size / self.n_processes),
             sum(map(Tensor.numel, parameters.values())),
         )
-        self._use(fit.estimate(lm, n_clips, longest + prefix, n_trained))
+        self._fit = fit.estimate(lm, n_clips, longest + prefix, n_trained)
 
     def run(self) -> None:
         """All steps that are left."""
         self._resume()
+        self._use(self._fit)
         started, first = time.monotonic(), self.step
         if not self.reports:
             loss = mean_loss(self.lm, self.conditions, self._examples(0), self._fit.n_clips)
@@ -248,6 +249,7 @@ class _Loop:
             "step": self.step,
             "best_step": self.best_step,
             "best_loss": self.best_loss,
+            "fit": asdict(self._fit),  # sums in another order would round otherwise
             "reports": [asdict(report) for report in self.reports],
         }
         state.save(self.folder, tensors, progress)
@@ -264,6 +266,7 @@ class _Loop:
             )
         self.optimiser.load(tensors)
         self.step, self.best_step, self.best_loss = (progress[key] for key in ("step", "best_step", "best_loss"))
+        self._fit = fit.Fit(**progress["fit"])
         self.best = {name.removeprefix("best."): v for name, v in tensors.items() if name.startswith("best.")}
         self.reports = [StepReport(**report) for report in progress["reports"]]
         self.notes.append(f"Resumed after step {self.step}.")

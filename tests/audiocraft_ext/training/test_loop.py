@@ -208,6 +208,16 @@ def test_out_of_memory_halves_the_clips_computed_at_once(
         torch.testing.assert_close(halved.state[name], value, rtol=0, atol=1e-3)  # largest measured: 2e-4
 
 
+def test_a_resumed_training_computes_as_many_clips_at_once(
+    lm: LMModel, tmp_path: Path, hooks: Callable[[int], None]
+) -> None:
+    hooks(1)
+    with pytest.raises(RuntimeError, match="an end"):
+        fine_tune(*_arguments(lm), tmp_path, end_at(3))
+    outcome = fine_tune(*_arguments(lm), tmp_path, lambda report: None)
+    assert outcome.notes == ["Resumed after step 3.", "Batches of 3: 1 clip at a time."]
+
+
 def test_without_memory_for_one_clip_the_hint_is_smaller(
     lm: LMModel, tmp_path: Path, hooks: Callable[[int], None]
 ) -> None:
