@@ -33,14 +33,8 @@ def terminal(folder: Path, *options: str) -> Seconds:
     seconds: Seconds = {}
     for take in ("first", "second"):
         start = time.perf_counter()
-        command = [
-            ROOT / "script" / "musicgen",
-            "predict",
-            PROMPT,
-            "-o",
-            folder / f"{take}{len(options)}.wav",
-            *options,
-        ]
+        file = str(folder / f"{take}{len(options)}.wav")
+        command = [str(ROOT / "script" / "musicgen"), "predict", PROMPT, "-o", file, *options]
         with subprocess.Popen(command, stderr=subprocess.STDOUT, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
             process.stdout.readline()
