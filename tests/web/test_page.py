@@ -182,8 +182,9 @@ def test_a_recording_is_a_sound_to_start_from(page: Page) -> None:
 def test_a_take_is_stopped(page: Page) -> None:
     page.fill("#prompt", "bass")
     page.fill("#duration", "200")
+    before, n_shown = takes(page, "canceled"), page.locator(".take").count()
     page.click("#make")
-    before = takes(page, "canceled")
+    expect(page.locator(".take")).to_have_count(n_shown + 1, timeout=PATIENCE_MS)
     page.wait_for_function("document.querySelector('.take progress').value > 0")
     page.click(".take .cancel >> nth=0")
     expect(page.locator(".take[data-status=canceled]")).to_have_count(before + 1)

@@ -100,7 +100,7 @@ def test_the_script_converts_the_embedded_checkpoint(tmp_path: Path) -> None:
     assert torch.equal(greedy(tmp_path / "out"), greedy(source.EMBEDDED))
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr.startswith(f"{tmp_path / 'out'} exists and is not an empty folder")
+    assert f"\n{tmp_path / 'out'} exists and is not an empty folder" in done.stderr
 
 
 def test_diffusion_weights_beside_it_are_copied(wrap: Wrap, tmp_path: Path) -> None:
