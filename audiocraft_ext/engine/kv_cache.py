@@ -22,7 +22,7 @@ def quantize_kv(x: Tensor, dtype: torch.dtype) -> Tensor:
         return x.to(dtype)
     x = x.float()
     largest = x.abs().amax(-1, keepdim=True)
-    # Not 127 / largest, which torch computes as a product with the reciprocal: kernels divide.
+    # Not 127 / largest, which torch computes as a product with the reciprocal: backends divide.
     integers = (x * torch.div(torch.tensor(127.0), largest.clamp(min=1e-30))).round().to(torch.int8)
     return torch.cat([integers, (largest / 127).view(torch.int8)], -1)
 
