@@ -1,5 +1,6 @@
 """One training in several processes, as torchrun starts them; alone, all of it does nothing."""
 
+import atexit
 import os
 from collections.abc import Iterable
 
@@ -15,6 +16,7 @@ def join() -> tuple[int, int]:
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
         distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        atexit.register(distributed.destroy_process_group)  # a thread of gloo's that Python ends aborts the process
     return distributed.get_rank(), distributed.get_world_size()
 
 
