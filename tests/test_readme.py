@@ -23,7 +23,7 @@ from weights.demo.train.tokens import CHROMA
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-README_LINES = 135
+README_LINES = 130
 
 
 def snippets(language: str) -> list[str]:
