@@ -20,26 +20,26 @@ class Step:
 
     def __init__(self, transformer: Transformer, table: SlotTable, n_rows: int) -> None:
         self.n_rows = n_rows
-        self._transformer, self.table = transformer, table
-        self._row_slots, self._rows = torch.zeros(2, n_rows, dtype=torch.int64, device=transformer.backend.device)
+        self.transformer, self.table = transformer, table
+        self.row_slots, self._rows = torch.zeros(2, n_rows, dtype=torch.int64, device=transformer.backend.device)
         self._jobs = self._rows.new_empty(3, 0)  # slot, first and last row of each
         self._selection: Selection = []
-        self._inputs = torch.empty(n_rows, transformer.dim, device=self._rows.device)
-        self._rotary = transformer.position_encoding(self._rows)[1]
+        self.inputs = torch.empty(n_rows, transformer.dim, device=self._rows.device)
+        self.rotary = transformer.position_encoding(self._rows)[1]
         self.reset()
 
     def reset(self) -> None:
         """Drop what was captured: the cache has been reallocated."""
-        cache = self._transformer.cache
+        cache = self.transformer.cache
         self._cross_capacity = cache.cross_capacity
-        self._attention = self._transformer.backend.attention(cache, self._rows)
-        self._sample = self._transformer.backend.sampler(self.table)
-        self._run = self._transformer.backend.capture(self)
+        self.attention = self.transformer.backend.attention(cache, self._rows)
+        self._sample = self.transformer.backend.sampler(self.table)
+        self._run = self.transformer.backend.capture(self)
 
     def run(self, selection: Selection, is_eager: bool = False) -> None:
         """Step the selected jobs, B rows in all, slots ascending; captured where the backend can, unless `is_eager`."""
-        if self._cross_capacity != self._transformer.cache.cross_capacity:
-            self._transformer.backend.synchronize_caller()  # steps in flight use the buffers freed here
+        if self._cross_capacity != self.transformer.cache.cross_capacity:
+            self.transformer.backend.synchronize_caller()  # steps in flight use the buffers freed here
             self.reset()
         if selection != self._selection:
             self._select(selection)
@@ -49,7 +49,7 @@ class Step:
         # In place: a captured step reads these tensors where they are.
         slots, counts = zip(*selection, strict=True)
         self._rows.copy_(torch.tensor([ROWS_PER_SLOT * slot + i for slot, n in selection for i in range(n)]))
-        self._row_slots.copy_(self._rows // ROWS_PER_SLOT)
+        self.row_slots.copy_(self._rows // ROWS_PER_SLOT)
         # A job's first row is conditional and its last one unconditional: without guidance, the same.
         stops = list(accumulate(counts))
         jobs = torch.tensor([slots, [0, *stops[:-1]], [stop - 1 for stop in stops]])
@@ -66,12 +66,11 @@ class Step:
         self.sample()
 
     def prepare(self) -> None:
-        of_rows = self._row_slots, self._inputs, self._rotary, self._attention
-        self._transformer.backend.prepare(self._transformer, self.table, *of_rows)
+        self.transformer.backend.prepare(self)
 
     def forward(self) -> None:
-        hidden = self._transformer.run_layers(self._inputs, self._rotary, self._attention)
-        self.logits = self._transformer.logits(hidden)
+        hidden = self.transformer.run_layers(self.inputs, self.rotary, self.attention)
+        self.logits = self.transformer.logits(hidden)
 
     def sample(self) -> None:
         self._sample(self._slots, self.logits, (self._conditional, self._unconditional))

@@ -22,7 +22,7 @@ from audiocraft_ext.engine.quantize import dequantize, quantize
 if TYPE_CHECKING:
     from audiocraft_ext.engine.slots import SlotTable
     from audiocraft_ext.engine.step import Step
-    from audiocraft_ext.engine.transformer import Transformer, WeightBias
+    from audiocraft_ext.engine.transformer import WeightBias
 
 NORM_EPS = 1e-5
 # A narrower model's operations are too short to be divided among cores: threads wait for each other longer than they
@@ -102,22 +102,14 @@ class TorchBackend:
         """A step's attention for rows [B] of the cache; what `rows` contains may change between steps."""
         return StepAttention(cache, rows)
 
-    def prepare(
-        self,
-        transformer: "Transformer",
-        table: "SlotTable",
-        slots: Tensor,
-        inputs: Tensor,
-        rotary: Tensor | None,
-        attention: "StepAttention",
-    ) -> None:
-        """Fill inputs [B, D] and rotary factors [B, Dh / 2] of rows whose slots are `slots` [B]; update attention."""
-        positions = table.position[slots]
-        sines, factors = transformer.position_encoding(positions)
-        inputs.copy_(transformer.embed(table.last_tokens(slots)) + sines)
-        if rotary is not None and factors is not None:
-            rotary.copy_(factors)
-        attention.update(positions)
+    def prepare(self, step: "Step") -> None:
+        """Fill the step's inputs [B, D] and rotary factors [B, Dh / 2], and update its attention."""
+        positions = step.table.position[step.row_slots]
+        sines, factors = step.transformer.position_encoding(positions)
+        step.inputs.copy_(step.transformer.embed(step.table.last_tokens(step.row_slots)) + sines)
+        if step.rotary is not None and factors is not None:
+            step.rotary.copy_(factors)
+        step.attention.update(positions)
 
     def step_sizes(self, n_slots: int) -> list[int]:
         """Numbers of slots that a step may have, ascending; none: it is of the busy slots' rows alone."""

@@ -12,7 +12,8 @@ from audiocraft_ext.engine.kv_cache import KVCache
 
 if TYPE_CHECKING:
     from audiocraft_ext.engine.slots import SlotTable
-    from audiocraft_ext.engine.transformer import Transformer, WeightBias
+    from audiocraft_ext.engine.step import Step
+    from audiocraft_ext.engine.transformer import WeightBias
 
 
 class TritonBackend(CUDABackend):
@@ -39,20 +40,12 @@ class TritonBackend(CUDABackend):
     def attention(self, cache: KVCache, rows: Tensor) -> StepAttention:
         return TritonAttention(cache, rows)
 
-    def prepare(
-        self,
-        transformer: "Transformer",
-        table: "SlotTable",
-        slots: Tensor,
-        inputs: Tensor,
-        rotary: Tensor | None,
-        attention: StepAttention,
-    ) -> None:
+    def prepare(self, step: "Step") -> None:
         from audiocraft_ext.engine.backends import triton_inputs
 
-        assert isinstance(attention, TritonAttention)
-        tables = transformer.embeddings, transformer.sines, transformer.rotary
-        triton_inputs.prepare(table, slots, tables, inputs, rotary, attention.lengths)
+        assert isinstance(step.attention, TritonAttention)
+        tables = step.transformer.embeddings, step.transformer.sines, step.transformer.rotary
+        triton_inputs.prepare(step.table, step.row_slots, tables, step.inputs, step.rotary, step.attention.lengths)
 
     def step_sizes(self, n_slots: int) -> list[int]:
         return [*(1 << i for i in range((n_slots - 1).bit_length())), n_slots]

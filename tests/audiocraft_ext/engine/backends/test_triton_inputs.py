@@ -11,6 +11,7 @@ pytest.importorskip("triton")
 from audiocraft_ext.engine.backends.torch import TorchBackend
 from audiocraft_ext.engine.backends.triton import TritonAttention
 from audiocraft_ext.engine.slots import SlotTable
+from audiocraft_ext.engine.step import Step
 from audiocraft_ext.engine.transformer import Transformer
 from tests.support import engines as models
 
@@ -31,13 +32,14 @@ def test_inputs_rotary_factors_and_lengths_are_torch_s(dtype: torch.dtype, has_r
     table.step.copy_(torch.tensor([1, 9, 70]))
     for slot, position in ((0, 0), (2, 77)):  # the other one is idle
         table.activate(slot, position)
-    slots = torch.arange(N_SLOTS, device=DEVICE).repeat_interleave(2)
 
     def prepare(backend: TorchBackend) -> tuple[Tensor, Tensor | None, Tensor]:
-        inputs, attention = torch.full((6, models.WIDTH), torch.nan, device=DEVICE), TritonAttention(model.cache, slots)
-        rotary = model.position_encoding(slots)[1]
-        backend.prepare(model, table, slots, inputs, rotary, attention)
-        return inputs, rotary, attention.lengths
+        step = Step(model, table, 2 * N_SLOTS)
+        step._select([(slot, 2) for slot in range(N_SLOTS)])
+        step.attention = attention = TritonAttention(model.cache, step.row_slots)
+        step.inputs.fill_(torch.nan)
+        backend.prepare(step)
+        return step.inputs, step.rotary, attention.lengths
 
     ours = prepare(models.InterpretedBackend(DEVICE, dtype, models.WIDTH, False, False))
     expected = prepare(plain)
