@@ -8,7 +8,6 @@ with that of one server alone. A failure ends the run. Appends a line a part to 
 
 import argparse
 import os
-import re
 import signal
 import subprocess
 import tempfile
@@ -203,8 +202,7 @@ def scale() -> dict[str, Any]:
 
 def overhead(_: Server, cluster: Cluster) -> dict[str, Any]:
     """Milliseconds of a request that cog answers at once, by itself and through the cluster, in turns."""
-    port = re.findall(r"Starting coglet server on 127.0.0.1:(\d+)", cluster.log.read_text())[-1]
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}") as direct:
+    with httpx.Client(base_url=f"http://127.0.0.1:{cluster.ports()[0]}") as direct:
         took: dict[str, list[float]] = {"direct": [], "cluster": []}
         for _i in range(200):
             for name, client in (("direct", direct), ("cluster", cluster.client)):
@@ -215,7 +213,14 @@ def overhead(_: Server, cluster: Cluster) -> dict[str, Any]:
 
 
 def throughput(n_replicas: int, cluster: Cluster, n_requests: int) -> dict[str, Any]:
-    """Requests of one to four seconds from sixteen clients: seconds of music a second, and how long each took."""
+    """Requests of one to four seconds from sixteen clients: seconds of music a second, and how long each took.
+
+    Each server is kept to one core, as in a cluster each has a GPU.
+    """
+    for core, server in enumerate(cluster.servers()):
+        for process in (server, *cluster.workers([server])):
+            for thread in Path(f"/proc/{process}/task").iterdir():
+                os.sched_setaffinity(int(thread.name), {core % (os.cpu_count() or 1)})
     many: list[dict[str, Any]] = [{"prompt": "pad", "duration": 1 + i % 4, "seed": i} for i in range(n_requests)]
     took: list[float] = []
     predict_s: list[float] = []
@@ -243,11 +248,11 @@ def throughput(n_replicas: int, cluster: Cluster, n_requests: int) -> dict[str, 
 
 
 def _processor_s(cluster: Cluster) -> dict[str, float]:
-    """Processor seconds of Ray's own part of the work so far."""
-    names = {"proxy": "ray::ProxyActor"}
-    names |= {name: f"ray::ServeReplica:default:{name}" for name in ("Ingress", "Replica")}
+    """Processor seconds of the servers, and of Ray's own part of the work, so far."""
+    processes = {"servers": [*cluster.servers(), *cluster.workers()], "proxy": cluster.find("ray::ProxyActor")}
+    processes |= {name: cluster.find(f"ray::ServeReplica:default:{name}") for name in ("Ingress", "Replica")}
     ticks = os.sysconf("SC_CLK_TCK")
-    return {name: sum(map(_ticks, cluster.find(line))) / ticks for name, line in names.items()}
+    return {name: sum(map(_ticks, found)) / ticks for name, found in processes.items()}
 
 
 def _ticks(process: int) -> int:

@@ -12,8 +12,9 @@ from deploy.control import Control
 from deploy.prediction import Answer, Prediction
 from deploy.server import SERVING, CogServer, ServerFault
 
-# Of adapters that a server keeps merged: the default of MUSICGEN_MAX_ADAPTERS.
-MAX_ADAPTERS = 2
+# Of adapters that a server keeps merged. It is the server that refuses another value, and its sentence is in the log.
+_KEPT = os.environ.get("MUSICGEN_MAX_ADAPTERS", "")
+MAX_ADAPTERS = int(_KEPT) if _KEPT.isdecimal() and int(_KEPT) else 2
 INGRESS = "Ingress"
 REGISTER_S = 1.0
 

@@ -14,9 +14,12 @@ from typing import Any
 import httpx
 import pytest
 
+from audiocraft_ext.checkpoint.locate.source import EMBEDDED
 from tests.support import cluster as clusters
+from tests.support.adapters import write_by_our_names
 from tests.support.client import retry_on_409
 from tests.support.cluster import Cluster
+from tests.support.server import running as one_server
 
 pytestmark = [
     pytest.mark.slow,
@@ -194,3 +197,32 @@ def test_two_ingresses_cancel_each_other_s_predictions_and_end(tmp_path: Path) -
     assert set(statuses) == {"canceled"}
     assert not Path(f"/proc/{server}").exists()
     assert not Path(f"/proc/{worker}").exists()
+
+
+def test_an_adapter_s_requests_go_to_the_replica_that_has_it(tmp_path: Path) -> None:
+    (tmp_path / "adapters").mkdir()
+    names = ("warm", "cold")
+    for seed, name in enumerate(names):
+        write_by_our_names(tmp_path / "adapters" / name, EMBEDDED, seed=seed)
+    # Each server keeps one adapter: the other's request would merge it in place of its own.
+    environment = {"MUSICGEN_ADAPTERS": str(tmp_path / "adapters"), "MUSICGEN_MAX_ADAPTERS": "1"}
+
+    def ask(client: httpx.Client, name: str) -> dict[str, Any]:
+        inputs = {"prompt": "bass", "duration": 1, "seed": 3}
+        answer: dict[str, Any] = client.post(
+            "/predictions", json={"input": inputs, "context": {"adapter": name}}
+        ).json()
+        assert answer["status"] == "succeeded", answer
+        return answer
+
+    with one_server(tmp_path / "one", **environment) as one:
+        expected = {name: ask(one.client, name)["output"] for name in names}
+    with clusters.running(tmp_path / "scratch", **environment) as two:
+        answers = {name: [ask(two.client, name)] for name in names}
+        time.sleep(1)  # replicas report their adapters
+        for name in names * 6:
+            answers[name].append(ask(two.client, name))
+    assert expected["warm"] != expected["cold"]
+    for name, given in answers.items():
+        assert {answer["output"] for answer in given} == {expected[name]}
+        assert ["Merged" in answer["logs"] for answer in given] == [True] + [False] * 6

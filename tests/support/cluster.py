@@ -39,19 +39,26 @@ class Cluster:
         """Their Cog servers."""
         return [pid for pid, line in self._lines() if "cog.server.http" in line]
 
-    def workers(self) -> list[int]:
-        """The servers' workers, which have the models."""
-        return [pid for server in self.servers() for pid, parent in _parents().items() if parent == server]
+    def workers(self, servers: list[int] | None = None) -> list[int]:
+        """The workers of all servers or of these, which have the models."""
+        servers = self.servers() if servers is None else servers
+        return [pid for server in servers for pid, parent in _parents().items() if parent == server]
+
+    def ports(self) -> list[int]:
+        """The servers' ports."""
+        ports = []
+        for server in self.servers():
+            with suppress(OSError, StopIteration):  # it has just ended
+                variables = Path(f"/proc/{server}/environ").read_text().split("\0")
+                ports.append(int(next(variable[5:] for variable in variables if variable.startswith("PORT="))))
+        return ports
 
     def n_ready(self) -> int:
         """Servers that answer READY or BUSY."""
         statuses = []
-        for server in self.servers():
-            with suppress(OSError, httpx.TransportError, StopIteration):
-                variables = Path(f"/proc/{server}/environ").read_text().split("\0")
-                port = next(variable[5:] for variable in variables if variable.startswith("PORT="))
-                health = httpx.get(f"http://127.0.0.1:{port}/health-check", timeout=5).json()
-                statuses.append(health["status"])
+        for port in self.ports():
+            with suppress(httpx.TransportError):
+                statuses.append(httpx.get(f"http://127.0.0.1:{port}/health-check", timeout=5).json()["status"])
         return sum(status in ("READY", "BUSY") for status in statuses)
 
     def wait_for(self, n_ready: int, timeout_s: float = START_TIMEOUT_S) -> float:
