@@ -205,7 +205,7 @@ def test_an_adapter_s_requests_go_to_the_replica_that_has_it(tmp_path: Path) -> 
     for seed, name in enumerate(names):
         write_by_our_names(tmp_path / "adapters" / name, EMBEDDED, seed=seed)
     # Each server keeps one adapter: the other's request would merge it in place of its own.
-    environment = {"MUSICGEN_ADAPTERS": str(tmp_path / "adapters"), "MUSICGEN_MAX_ADAPTERS": "1"}
+    environment: dict[str, Any] = {"MUSICGEN_ADAPTERS": str(tmp_path / "adapters"), "MUSICGEN_MAX_ADAPTERS": "1"}
 
     def ask(client: httpx.Client, name: str) -> dict[str, Any]:
         inputs = {"prompt": "bass", "duration": 1, "seed": 3}
