@@ -19,7 +19,6 @@ from tests.support import cluster as clusters
 from tests.support.adapters import write_by_our_names
 from tests.support.client import retry_on_409
 from tests.support.cluster import Cluster
-from tests.support.server import running as one_server
 
 pytestmark = [
     pytest.mark.slow,
@@ -33,7 +32,12 @@ LONG = {"prompt": "x", "duration": 300}
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with clusters.running(tmp_path_factory.mktemp("cluster"), arguments={"queue": str(QUEUE)}) as started:
+    adapters = tmp_path_factory.mktemp("adapters")
+    write_by_our_names(adapters / "warm", EMBEDDED)
+    # Each server keeps one: a request for another would merge it in place of the first.
+    environment: dict[str, Any] = {"MUSICGEN_ADAPTERS": str(adapters), "MUSICGEN_MAX_ADAPTERS": "1"}
+    scratch, arguments = tmp_path_factory.mktemp("cluster"), {"queue": str(QUEUE)}
+    with clusters.running(scratch, arguments=arguments, **environment) as started:
         yield started
 
 
@@ -100,6 +104,25 @@ def test_the_answers_are_those_of_one_server(cluster: Cluster, server: httpx.Cli
     assert (ours.status_code, ours.content) == (theirs.status_code, theirs.content)
     assert cluster.client.get("/health-check").json()["status"] == "READY"
     assert cluster.client.post("/shutdown").status_code == 404
+
+
+def test_an_adapter_s_requests_go_to_the_replica_that_has_it(cluster: Cluster, server: httpx.Client) -> None:
+    def ask(client: httpx.Client, adapter: str) -> dict[str, Any]:
+        body = {"input": {"prompt": "bass", "duration": 1, "seed": 3}, "context": {"adapter": adapter}}
+        answer: dict[str, Any] = retry_on_409(lambda: client.post("/predictions", json=body)).json()
+        assert answer["status"] == "succeeded", answer
+        return answer
+
+    adapters = ("warm", "warm:2")
+    expected = {adapter: ask(server, adapter)["output"] for adapter in adapters}
+    answers = {adapter: [ask(cluster.client, adapter)] for adapter in adapters}
+    time.sleep(1)  # replicas report their adapters
+    for adapter in adapters * 6:
+        answers[adapter].append(ask(cluster.client, adapter))
+    assert expected["warm"] != expected["warm:2"]
+    for adapter, given in answers.items():
+        assert {answer["output"] for answer in given} == {expected[adapter]}
+        assert ["Merged" in answer["logs"] for answer in given] == [True] + [False] * 6
 
 
 def test_a_repeated_put_echoes_the_caller_s_input(cluster: Cluster) -> None:
@@ -197,32 +220,3 @@ def test_two_ingresses_cancel_each_other_s_predictions_and_end(tmp_path: Path) -
     assert set(statuses) == {"canceled"}
     assert not Path(f"/proc/{server}").exists()
     assert not Path(f"/proc/{worker}").exists()
-
-
-def test_an_adapter_s_requests_go_to_the_replica_that_has_it(tmp_path: Path) -> None:
-    (tmp_path / "adapters").mkdir()
-    names = ("warm", "cold")
-    for seed, name in enumerate(names):
-        write_by_our_names(tmp_path / "adapters" / name, EMBEDDED, seed=seed)
-    # Each server keeps one adapter: the other's request would merge it in place of its own.
-    environment: dict[str, Any] = {"MUSICGEN_ADAPTERS": str(tmp_path / "adapters"), "MUSICGEN_MAX_ADAPTERS": "1"}
-
-    def ask(client: httpx.Client, name: str) -> dict[str, Any]:
-        inputs = {"prompt": "bass", "duration": 1, "seed": 3}
-        answer: dict[str, Any] = client.post(
-            "/predictions", json={"input": inputs, "context": {"adapter": name}}
-        ).json()
-        assert answer["status"] == "succeeded", answer
-        return answer
-
-    with one_server(tmp_path / "one", **environment) as one:
-        expected = {name: ask(one.client, name)["output"] for name in names}
-    with clusters.running(tmp_path / "scratch", **environment) as two:
-        answers = {name: [ask(two.client, name)] for name in names}
-        time.sleep(1)  # replicas report their adapters
-        for name in names * 6:
-            answers[name].append(ask(two.client, name))
-    assert expected["warm"] != expected["cold"]
-    for name, given in answers.items():
-        assert {answer["output"] for answer in given} == {expected[name]}
-        assert ["Merged" in answer["logs"] for answer in given] == [True] + [False] * 6
