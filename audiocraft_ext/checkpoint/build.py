@@ -171,12 +171,14 @@ def _load_weights(
     module: nn.Module, state: State, device: str, what: str, transformer_dtype: torch.dtype = torch.float32
 ) -> None:
     """Replace all of the module's weights by ``state``, with neither missing nor extra ones: floats become fp32, the
-    transformer's ``transformer_dtype``. Empties ``state`` on the way: of both, only one weight takes memory twice.
+    transformer's parameters ``transformer_dtype``. Empties ``state`` on the way: of both, only one weight takes memory
+    twice.
     """
     converted, mappings = {}, memory.clean_mappings()
+    tables = {name for name, _ in module.named_buffers(remove_duplicate=False)}  # in fp32 in audiocraft, too
     for key in list(state):
         value = state.pop(key)
-        dtype = transformer_dtype if key.startswith("transformer.") else torch.float32
+        dtype = transformer_dtype if key.startswith("transformer.") and key not in tables else torch.float32
         converted[key] = value.to(device, dtype if value.is_floating_point() else value.dtype).contiguous()
         if converted[key] is not value:
             memory.drop_pages(value, mappings)

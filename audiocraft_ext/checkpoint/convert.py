@@ -19,6 +19,7 @@ from audiocraft_ext.checkpoint.locate.pretrained import DIFFUSION_FILE, find_dif
 from audiocraft_ext.checkpoint.locate.source import locate, model_type
 from audiocraft_ext.checkpoint.read import formats, huggingface, tensors
 from audiocraft_ext.checkpoint.read.formats import CheckpointFiles, CodecFile, TransformersModel
+from audiocraft_ext.checkpoint.read.tensors import State
 from audiocraft_ext.errors import CheckpointError
 from audiocraft_ext.upstream import transformers_logging
 
@@ -29,6 +30,8 @@ CODEC_FILE = "codec.safetensors"
 CODEC_FOLDER = "codec"
 # The matrices that the engine multiplies in int8. All else, a fiftieth of MusicGen small, keeps its dtype.
 _MATRIX = re.compile(r"(transformer\.layers|linears)\..*weight")
+# Computed, not trained; an error of a frequency grows with the position that it is multiplied by.
+_TABLE = re.compile(r".*\.(rope\.frequencies|spec\.window)")
 _TOKENIZER_FILES = ("tokenizer*", "spiece.model", "special_tokens_map.json", "added_tokens.json")
 
 
@@ -75,11 +78,18 @@ def write(files: CheckpointFiles, out: Path, dtype: Dtype | None) -> None:
         shutil.copy(diffusion, out / DIFFUSION_FILE)
     state, in_int8 = files.lm.state, dtype == "int8" or (dtype is None and files.lm.is_int8)
     if dtype is not None and not in_int8:
-        float_dtype = getattr(torch, dtype)
-        state = {name: value.to(float_dtype) if value.is_floating_point() else value for name, value in state.items()}
+        state = to_dtype(state, getattr(torch, dtype))
     tensors.write(out / LM_FILE, state, OmegaConf.to_yaml(config), is_matrix if in_int8 else None)
     for file in filter(Path.is_file, out.rglob("*")):
         file.chmod(0o644)  # safetensors makes files readable by their owner alone
+
+
+def to_dtype(state: State, dtype: torch.dtype) -> State:
+    """A language model's weights in `dtype`, its tables and integers as they are."""
+    return {
+        name: value.to(dtype) if value.is_floating_point() and not _TABLE.fullmatch(name) else value
+        for name, value in state.items()
+    }
 
 
 def is_matrix(name: str, value: Tensor) -> bool:

@@ -22,9 +22,10 @@ def quantize_kv(x: Tensor, dtype: torch.dtype) -> Tensor:
         return x.to(dtype)
     x = x.float()
     largest = x.abs().amax(-1, keepdim=True)
-    # Not 127 / largest, which torch computes as a product with the reciprocal: backends divide.
-    integers = (x * torch.div(torch.tensor(127.0), largest.clamp(min=1e-30))).round().to(torch.int8)
-    return torch.cat([integers, (largest / 127).view(torch.int8)], -1)
+    # By tensors: a quotient with a number, torch computes as a product with a reciprocal. Backends divide.
+    full = torch.full_like(largest, 127)
+    integers = (x * (full / largest.clamp(min=1e-30))).round().to(torch.int8)
+    return torch.cat([integers, (largest / full).view(torch.int8)], -1)
 
 
 def dequantize_kv(cached: Tensor, dtype: torch.dtype) -> Tensor:

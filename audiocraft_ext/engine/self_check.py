@@ -69,7 +69,7 @@ class SelfCheck:
             one.run_layers(residual, rotary, attention)
             yield layer
         last = residual.view(ROWS_PER_SLOT, n, -1)[:, self._first - 1 :].transpose(0, 1)
-        logits = one.logits(last.flatten(0, 1)).to(self._steps.device)
+        logits = one.logits(last.flatten(0, 1)).to(self._steps.device).float()  # in half, a norm may overflow
         self._expected = logits.view(-1, ROWS_PER_SLOT, *logits.shape[1:])
 
     def compare(self, engine: Engine) -> float:
@@ -106,6 +106,7 @@ class SelfCheck:
         n_frames = self._prompt.shape[1] + _N_NEW
         job = Job(self._prompt, n_frames, prefix, cross, guidance=_GUIDANCE, temperature=0.0)
         logits, drawn = engine.forced_steps(job, self._steps, n_slots, is_eager)
+        logits = logits.float()
         scale = torch.full((len(logits),), _GUIDANCE)
         guided, expected = (apply_guidance(x[:, 0], x[:, 1], scale) for x in (logits, self._expected))
         # Only a margin that is larger than what both may have moved decides about a token.

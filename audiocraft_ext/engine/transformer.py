@@ -61,7 +61,7 @@ class Weights:
     heads: WeightBias  # [K V, D]
     n_heads: int
     has_sines: bool = True
-    has_rotary: bool = False
+    rotary_frequencies: Tensor | None = None  # [Dh / 2], radians a position
     max_period: float = 10_000.0
     positional_scale: float = 1.0
 
@@ -73,10 +73,9 @@ def sine_table(n: int, dim: int, max_period: float) -> Tensor:
     return torch.cat([phase.cos(), phase.sin()], dim=-1)
 
 
-def rotary_table(n: int, head_dim: int, max_period: float, scale: float) -> Tensor:
+def rotary_table(n: int, frequencies: Tensor, scale: float) -> Tensor:
     """Complex rotary factors [n, Dh / 2] of n positions, as in audiocraft's RoPE."""
-    frequency = max_period ** -(torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
-    angle = torch.arange(n, dtype=torch.float32)[:, None] * frequency
+    angle = torch.arange(n, dtype=torch.float32)[:, None] * frequencies.cpu()
     return torch.polar(torch.ones_like(angle), angle) * scale + (1 - scale)
 
 
@@ -99,8 +98,9 @@ class Transformer:
         self._offsets = torch.arange(self.n_codebooks, device=backend.device) * n_tokens
         sines = sine_table(n_positions, self.dim, weights.max_period) * weights.positional_scale
         self.sines = (sines if weights.has_sines else torch.zeros_like(sines)).to(backend.device)
-        rotary = rotary_table(n_positions, head_dim, weights.max_period, weights.positional_scale)
-        self.rotary = rotary.to(backend.device) if weights.has_rotary else None
+        self.rotary: Tensor | None = None
+        if (frequencies := weights.rotary_frequencies) is not None:
+            self.rotary = rotary_table(n_positions, frequencies, weights.positional_scale).to(backend.device)
         shape = (len(self.layers), n_rows, self.n_heads, n_positions, head_dim)
         self.cache = KVCache(shape, backend.cache_dtype, backend.zeros)
         if self.layers[0].cross is not None:

@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from audiocraft_ext import memory
+from audiocraft_ext import checkpoint, memory
 from audiocraft_ext.audio.read import Clip
 from audiocraft_ext.checkpoint import Checkpoint
+from audiocraft_ext.checkpoint.locate.source import EMBEDDED
 from audiocraft_ext.errors import Cancelled, InputError
 from audiocraft_ext.musicgen import Model
 from audiocraft_ext.progress import Progress
@@ -65,6 +66,14 @@ def test_a_prompt_gives_audiocraft_s_own_samples(
     checkpoint = tiny_checkpoint(kind)
     ours = generate(checkpoint, engine=engine, prompt="dark electro", duration=2, temperature=0)
     theirs = upstream(checkpoint, duration=2, use_sampling=False).generate(["dark electro"])[0]
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("prompt", ["drums", "dreamy arp and pad in A minor"])
+def test_the_embedded_checkpoint_gives_audiocraft_s_own_samples(prompt: str) -> None:
+    embedded = checkpoint.load(str(EMBEDDED), "cpu")
+    ours = generate(embedded, prompt=prompt, duration=4, temperature=0)
+    theirs = upstream(embedded, duration=4, extend_stride=4, use_sampling=False).generate([prompt])[0]
     torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
 
 

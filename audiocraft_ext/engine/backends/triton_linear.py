@@ -87,7 +87,9 @@ def _moments(x, rows, n_rows, EPS: tl.constexpr, N_IN: tl.constexpr, IN: tl.cons
         ins = start + tl.arange(0, IN)
         valid = (rows < n_rows)[:, None] & (ins < N_IN)[None, :]
         centred = tl.load(x + rows[:, None] * N_IN + ins[None, :], mask=valid, other=0.0) - mean[:, None]
-        total += tl.where(valid, centred * centred, 0.0)
+        centred = tl.where(valid, centred, 0.0)
+        # Rounded once whatever the number of rows; a compiler that may choose does not always choose alike.
+        total = tl.fma(centred, centred, total)
     return mean, 1 / tl.sqrt(tl.sum(total, axis=1) / N_IN + EPS)
 
 

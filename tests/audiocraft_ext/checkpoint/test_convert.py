@@ -134,6 +134,16 @@ def test_the_language_model_is_stored_in_the_requested_dtype(wrap: Wrap, dtype: 
         assert torch.equal(value, original[name].to(getattr(torch, dtype)).float())
 
 
+@pytest.mark.parametrize("dtype", ["float16", "int8"])
+def test_rotary_frequencies_are_never_rounded(wrap: Wrap, dtype: convert.Dtype, tmp_path: Path) -> None:
+    folder = wrap("audiocraft export", "rotary")
+    convert.convert(str(folder), tmp_path / "out", dtype)
+    original, converted = (checkpoint.load(str(path), "cpu", torch.float16).lm for path in (folder, tmp_path / "out"))
+    frequencies = original.transformer.rope.frequencies
+    assert not torch.equal(frequencies, frequencies.half())
+    assert torch.equal(converted.transformer.rope.frequencies, frequencies)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_int8_weights_give_what_the_original_gives_in_int8(wrap: Wrap, kind: tiny.Kind, tmp_path: Path) -> None:
     original = wrap("audiocraft export", kind)

@@ -11,17 +11,12 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from audiocraft_ext.checkpoint.convert import LM_FILE, is_matrix
+from audiocraft_ext.checkpoint.convert import LM_FILE, is_matrix, to_dtype
 from audiocraft_ext.checkpoint.read import tensors
 from weights.demo.train.codec import CODEC_CONFIG
 from weights.demo.train.lm_config import LM_CONFIG
 
 AUDIOCRAFT_VERSION = "1.3.0"
-
-
-def to_fp16(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Weights in fp16, which loading turns back into the model's own type."""
-    return {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
 
 
 def text_of(config: dict[str, Any]) -> str:
@@ -35,10 +30,14 @@ def export(work: Path, out: Path) -> None:
     The codec is an audiocraft export; the LM is in our own form, in int8: it is the part that this repository pays for.
     """
     codec = torch.load(work / "codec.pt", weights_only=True)["codec"]
-    package = {"best_state": to_fp16(codec), "xp.cfg": text_of(CODEC_CONFIG), "version": AUDIOCRAFT_VERSION}
+    package = {
+        "best_state": to_dtype(codec, torch.float16),
+        "xp.cfg": text_of(CODEC_CONFIG),
+        "version": AUDIOCRAFT_VERSION,
+    }
     torch.save({**package, "exported": True}, out / "compression_state_dict.bin")
     lm = torch.load(work / "lm.pt", weights_only=True)["lm"]
-    tensors.write(out / LM_FILE, to_fp16(lm), text_of(LM_CONFIG), is_matrix)
+    tensors.write(out / LM_FILE, to_dtype(lm, torch.float16), text_of(LM_CONFIG), is_matrix)
     (out / LM_FILE).chmod(0o644)
     shutil.copytree(work / "text_encoder", out / "text_encoder", dirs_exist_ok=True)
 

@@ -45,6 +45,7 @@ def attention_at(
 @pytest.mark.parametrize("is_int8", [False, True])
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
 def test_split_attention_is_masked_attention_and_writes_the_same_cache(dtype: torch.dtype, is_int8: bool) -> None:
+    torch.manual_seed(0)
     positions = [0, 63, 64, 127, 128, 598]
     qkv = torch.randn(N_ROWS, 3, N_HEADS, HEAD, device=DEVICE).to(dtype)
     split_cache, masked_cache = (filled_cache(torch.int8 if is_int8 else dtype) for _ in range(2))
@@ -56,8 +57,12 @@ def test_split_attention_is_masked_attention_and_writes_the_same_cache(dtype: to
     torch.testing.assert_close(
         split.self_attention(0, qkv), masked.self_attention(0, qkv), rtol=tolerance, atol=tolerance
     )
-    assert torch.equal(split_cache.keys[0], masked_cache.keys[0])
-    assert torch.equal(split_cache.values[0], masked_cache.values[0])
+    for ours, plain in ((split_cache.keys[0], masked_cache.keys[0]), (split_cache.values[0], masked_cache.values[0])):
+        # Compiled, the product with the scale and the rounding are one operation, plain torch's two: near a tie they
+        # may round to neighbours.
+        differing = (ours.int() - plain.int()).abs() if is_int8 else (ours != plain).int()
+        assert differing.max() <= (is_int8 and DEVICE.type == "cuda")
+        assert differing.double().mean() < 1e-3
     query = qkv[:, 0].contiguous()
     torch.testing.assert_close(
         split.cross_attention(0, query), masked.cross_attention(0, query), rtol=tolerance, atol=tolerance

@@ -22,7 +22,8 @@ N_SLOTS = 3
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize("has_rotary", [True, False])
 def test_inputs_rotary_factors_and_lengths_are_torch_s(dtype: torch.dtype, has_rotary: bool) -> None:
-    weights = replace(models.weights(False, DEVICE.type, dtype), has_rotary=has_rotary)
+    frequencies = torch.logspace(0, -4, models.WIDTH // models.N_HEADS // 2) if has_rotary else None
+    weights = replace(models.weights(False, DEVICE.type, dtype), rotary_frequencies=frequencies)
     plain = TorchBackend(DEVICE, dtype, models.WIDTH, False, False)
     model = Transformer(weights, 2 * N_SLOTS, models.N_STEPS + 1, plain)
     generator = torch.Generator().manual_seed(1)
