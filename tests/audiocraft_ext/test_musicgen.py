@@ -73,7 +73,9 @@ def test_a_prompt_gives_audiocraft_s_own_samples(
 def test_the_embedded_checkpoint_gives_audiocraft_s_own_samples(prompt: str) -> None:
     embedded = checkpoint.load(str(EMBEDDED), "cpu")
     ours = generate(embedded, prompt=prompt, duration=4, temperature=0)
-    theirs = upstream(embedded, duration=4, extend_stride=4, use_sampling=False).generate([prompt])[0]
+    music_gen = MusicGen("embedded", embedded.codec, embedded.lm, max_duration=30)  # its stride assumes as much
+    music_gen.set_generation_params(duration=4, use_sampling=False)
+    theirs = music_gen.generate([prompt])[0]
     torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
 
 
