@@ -226,7 +226,7 @@ def _export(outcome: Outcome, base_name: str, request: TrainingRequest, out: Pat
     if request.method == "full":
         export.write_full(outcome.state, base_name, out)
     else:
-        base_hash = formats.hash_of(formats.root_of(source.locate(base_name, is_base=True)))
+        base_hash = formats.hashes_of_base(base_name)
         export.write_adapter(outcome.state, base_name, base_hash, request.lora_rank, out)
     return out
 

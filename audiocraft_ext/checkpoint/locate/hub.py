@@ -20,12 +20,13 @@ except ImportError:  # the hub's client before version 2, as on many CUDA machin
 
 DEMUCS_BAG = "htdemucs.yaml"
 DIFFUSION_FILE = "mbd_musicgen_32khz.th"
+EXPORT = "state_dict.bin"
 
 
 # The layouts in which a repository may hold its model, several at once: the pattern that identifies one → its files'.
 # The first is used.
 _CHECKPOINT_LAYOUTS = {
-    "state_dict.bin": ["state_dict.bin", "compression_state_dict.bin", "mbd*.th"],
+    EXPORT: [EXPORT, "compression_state_dict.bin", "mbd*.th"],
     "*.safetensors": ["*.safetensors", "mbd*.th"],
     "*": ["*.bin", "*.th", "*.pt", "*.pth", "*.ckpt", "*.tar", "*.tar.*", "*.tgz", "*.zip"],
 }
@@ -39,7 +40,7 @@ TRANSFORMERS_LAYOUTS = {
 MODEL_LAYOUTS = {
     **TRANSFORMERS_LAYOUTS,
     "compression_state_dict.bin": ["compression_state_dict.bin"],
-    "state_dict.bin": ["state_dict.bin"],
+    EXPORT: [EXPORT],
     DIFFUSION_FILE: [DIFFUSION_FILE],
     DEMUCS_BAG: [DEMUCS_BAG, "*.safetensors"],
 }
@@ -67,6 +68,11 @@ def fetch_checkpoint(name: str, revision: str | None, is_base: bool = False) -> 
         if detect_layout(Path(snapshot), [marker]):
             return Path(snapshot)
     raise CheckpointError(f"{name} on the Hugging Face hub has no weights in a supported format.")
+
+
+def is_snapshot(folder: Path) -> bool:
+    """Whether a folder is in the hub's cache, ``models--owner--name/snapshots/commit``, which other programs fill."""
+    return folder.parent.name == "snapshots"
 
 
 def checkpoint_files(snapshot: Path) -> list[Path]:
