@@ -146,7 +146,7 @@ def _encode(dataset: Dataset, base: Checkpoint, cache: Path, progress: Progress)
     pieces = [*dataset.train, *dataset.held_out]
     examples = encode(pieces, base, cache, lambda n, total: progress.update(n, total, unit="clip"))
     train_set, held_out = examples[: len(dataset.train)], examples[len(dataset.train) :]
-    check_near_duplicates(train_set, held_out)
+    check_near_duplicates(train_set, held_out, base)
     return train_set, held_out
 
 
