@@ -177,7 +177,7 @@ class _Loop:
     def _divergence(self, problem: str) -> TrainingError:
         return TrainingError(
             f"The training diverged at step {self.step + 1}: {problem}. Lower lr, which is {self.settings.lr:g}, and "
-            f"start again in another folder; {self.folder} keeps what was saved before."
+            "start again."
         )
 
     def _use(self, chosen: fit.Fit) -> None:
@@ -260,10 +260,12 @@ class _Loop:
             return
         tensors, progress = found
         if progress["digest"] != self._digest:
-            raise TrainingError(
-                f"{self.folder} has the state of a training with other settings or clips: delete {state.FILE} there, "
-                "or name another folder."
+            self.notes.append(
+                f"Other clips, captions or weights of the base than in the training saved at step {progress['step']}: "
+                "it begins again."
             )
+            _log.warning(self.notes[-1])
+            return
         self.optimiser.load(tensors)
         self.step, self.best_step, self.best_loss = (progress[key] for key in ("step", "best_step", "best_loss"))
         self._fit = fit.Fit(**progress["fit"])
@@ -273,13 +275,15 @@ class _Loop:
 
 
 def _digest(lm: LMModel, settings: LoopSettings, *data: Sequence[Example]) -> str:
-    """Of all that makes a training another one; how often it is saved does not."""
+    """Of all that makes a training another one; how often it is saved does not. Of weights, a sample is enough."""
     digest = hashlib.sha256(json.dumps(asdict(replace(settings, save_every=1))).encode())
-    digest.update(lm.emb[0].weight.detach().float().cpu().numpy().tobytes())  # of the base
+    for weight in (parameter.detach().flatten() for parameter in lm.parameters()):
+        digest.update(weight[:: len(weight) // 4096 + 1].float().cpu().numpy().tobytes())
     for examples in data:
         digest.update(str(len(examples)).encode())
         for example in examples:
-            digest.update(example.caption.encode() + example.codes.contiguous().numpy().tobytes())
+            tensors = (example.codes, *([] if example.chroma is None else [example.chroma]))
+            digest.update(example.caption.encode() + b"".join(t.contiguous().numpy().tobytes() for t in tensors))
     return digest.hexdigest()
 
 

@@ -41,6 +41,7 @@ _PLAIN_PROMPTS = (
     "a rock song with electric guitars and drums",
     "slow ambient pads",
 )
+_PLAIN_SEED = 1000  # of the first: the training is the same whatever the number of other prompts
 
 
 @dataclass(frozen=True)
@@ -76,13 +77,14 @@ def train(
         dataset = _read_dataset(request, base, folder / "data", progress)
         train_set, held_out = _encode(dataset, base, settings.cache / "tokens", progress)
         prompts = choose_prompts(request, dataset)
-        before = audition(base_name, [*prompts, *_PLAIN_PROMPTS], settings, progress)
+        plain = enumerate(_PLAIN_PROMPTS, _PLAIN_SEED)
+        before = audition(base_name, [*enumerate(prompts), *plain], settings, progress)
         outcome = _fine_tune(base, request, train_set, held_out, before, folder / "state", progress, on_step)
         del base
         if rank:
             return None
         out = _export(outcome, base_name, request, folder / "out")
-        after = audition(str(out), prompts, settings, progress)
+        after = audition(str(out), [*enumerate(prompts)], settings, progress)
         report.write(out, request, base_name, dataset, outcome, before, after)
         archive = _pack(out)
         shutil.rmtree(folder)
@@ -159,14 +161,16 @@ def choose_prompts(request: TrainingRequest, dataset: Dataset) -> list[str]:
     return list(dict.fromkeys([*list(captions)[:_N_CAPTIONS], *trigger, _PLAIN_PROMPTS[0]]))
 
 
-def audition(weights: str, prompts: Sequence[str], settings: TrainingSettings, progress: Progress) -> list[Sample]:
-    """One clip a prompt, as the server plays them; the n-th has the seed n. Raises ``Cancelled``."""
+def audition(
+    weights: str, prompts: Sequence[tuple[int, str]], settings: TrainingSettings, progress: Progress
+) -> list[Sample]:
+    """One clip a seed and prompt, as the server plays them. Raises ``Cancelled``."""
     model = musicgen.load(weights, settings.device, settings.engine, smoke_test=False)
     duration = min(_SAMPLE_S, int(model.checkpoint.lm.cfg.dataset.segment_duration))
     silent, samples = SilentProgress(), []
     try:
         with progress.on_cancel(silent.stop):
-            for seed, prompt in enumerate(prompts):
+            for seed, prompt in prompts:
                 request = Request(prompt=prompt, duration=duration, seed=seed)
                 with torch.inference_mode():
                     generator = musicgen.RequestMusicGen(model, request, silent)

@@ -3,6 +3,7 @@
 import json
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,26 @@ def test_a_cancelled_training_goes_on_where_it_ended(train: Train, tmp_path: Pat
     again = train()  # nothing is left to go on from
     weights = [(unpack(a, tmp_path / str(a.parent.name)) / "adapter_model.safetensors") for a in (first, again)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_other_sample_prompts_and_a_corrected_caption_end_no_training(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def cancel(step: StepReport) -> None:
+        if step.step == 1:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        train(cancel, sample_prompts="a tone")
+    with pytest.raises(Cancelled):
+        train(lambda step: cancel(replace(step, step=step.step - 1)), sample_prompts="a tone\nanother")
+    train(sample_prompts="another\na tone\na third")
+    assert "Resumed after step 2." in capsys.readouterr().out
+    with pytest.raises(Cancelled):
+        train(cancel)
+    (tmp_path / "songs" / "0.txt").write_text("a corrected caption")
+    train()
+    assert "than in the training saved at step 1: it begins again." in capsys.readouterr().out
 
 
 def test_the_same_training_twice_at_once_is_refused(train: Train) -> None:
