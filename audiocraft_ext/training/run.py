@@ -13,12 +13,13 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 
 from audiocraft_ext import checkpoint, memory, musicgen
 from audiocraft_ext.checkpoint import Checkpoint
 from audiocraft_ext.checkpoint.locate import source
 from audiocraft_ext.checkpoint.read import formats
-from audiocraft_ext.errors import TrainingError
+from audiocraft_ext.errors import DISK_FULL, TrainingError
 from audiocraft_ext.progress import Progress, SilentProgress
 from audiocraft_ext.request import Request
 from audiocraft_ext.settings import EngineSettings, Settings
@@ -72,7 +73,7 @@ def train(
     """
     rank, _ = processes.join()
     base_name = name_base(request)
-    with _work_folder(request, base_name, settings, rank) as folder:
+    with _disk_errors(settings.cache), _work_folder(request, base_name, settings, rank) as folder:
         base = _load_base(base_name, request, settings)
         dataset = _read_dataset(request, base, folder / "data", progress)
         train_set, held_out = _encode(dataset, base, settings.cache / "tokens", progress)
@@ -86,7 +87,7 @@ def train(
         out = _export(outcome, base_name, request, folder / "out")
         after = audition(str(out), [*enumerate(prompts)], settings, progress)
         report.write(out, request, base_name, dataset, outcome, before, after)
-        archive = _pack(out)
+        archive = _pack(out, settings.cache)
         shutil.rmtree(folder)
     return archive
 
@@ -100,6 +101,21 @@ def name_base(request: TrainingRequest) -> str:
         return name
     path = Path(name).resolve()
     return source.EMBEDDED_NAME if path == source.EMBEDDED.resolve() else str(path)
+
+
+@contextmanager
+def _disk_errors(cache: Path) -> Iterator[None]:
+    """Turn errors of writing to the cache into ``TrainingError``."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        if isinstance(error, OSError) and error.errno not in DISK_FULL and str(cache) not in str(error.filename):
+            raise
+        raise TrainingError(
+            f"The training cannot be written to {cache}: {reason}. Free some space or set XDG_CACHE_HOME; the same "
+            "training goes on from there."
+        ) from error
 
 
 @contextmanager
@@ -235,9 +251,9 @@ def _export(outcome: Outcome, base_name: str, request: TrainingRequest, out: Pat
     return out
 
 
-def _pack(out: Path) -> Path:
-    archive = Path(tempfile.mkdtemp(prefix="musicgen-training-")) / ARCHIVE
+def _pack(out: Path, cache: Path) -> Path:
+    archive = out.with_name(ARCHIVE)
     with tarfile.open(archive, "w") as tar:
         for file in sorted(out.iterdir()):
             tar.add(file, file.name)
-    return archive
+    return archive.rename(Path(tempfile.mkdtemp(prefix="trained-", dir=cache)) / ARCHIVE)

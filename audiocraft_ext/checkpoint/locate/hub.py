@@ -3,7 +3,6 @@
 A repository is a checkpoint, or a model that checkpoints name, like a T5. Knows file names, and opens no file.
 """
 
-import errno
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 from huggingface_hub import HfApi, errors, snapshot_download
 from huggingface_hub.utils import filter_repo_objects
 
-from audiocraft_ext.errors import CheckpointError
+from audiocraft_ext.errors import DISK_FULL, CheckpointError
 
 try:
     import httpx2 as httpx
@@ -137,7 +136,7 @@ def _reason(name: str, revision: str | None, error: Exception) -> str:
 
 def raise_if_disk_full(error: OSError, purpose: str, hint: str = "") -> None:
     """Raise ``CheckpointError`` if the disk is full: no space ``purpose``, with a ``hint`` at another folder."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if error.errno in DISK_FULL:
         raise CheckpointError(
             f"The disk is full: there is no space {purpose}. Free some, or choose a folder on a larger disk{hint}."
         ) from error

@@ -21,6 +21,7 @@ from audiocraft_ext.training import report, run
 from audiocraft_ext.training.loop import StepReport
 from audiocraft_ext.training.request import TrainingRequest
 from audiocraft_ext.training.run import TrainingSettings
+from tests.support.disk import files_of_at_most
 from tests.support.training_data import WINDOW_S, write_base, write_songs
 
 Train = Callable[..., Path]
@@ -133,6 +134,22 @@ def test_other_sample_prompts_and_a_corrected_caption_end_no_training(
     (tmp_path / "songs" / "0.txt").write_text("a corrected caption")
     train()
     assert "than in the training saved at step 1: it begins again." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("n_bytes", [100, 20_000])
+def test_a_full_disk_ends_it_in_a_sentence_and_it_goes_on(train: Train, tmp_path: Path, n_bytes: int) -> None:
+    """Full for the tokens, and for the archive."""
+    with files_of_at_most(n_bytes), pytest.raises(TrainingError) as raised:
+        train()
+    assert str(tmp_path / "cache") in str(raised.value)
+    assert "ree some space" in str(raised.value)
+    assert play(train()).isfinite().all()
+
+
+def test_a_cache_that_cannot_be_written_is_named(train: Train, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(TrainingError, match=r"cannot be written to .*cache: Not a directory\. .* set XDG_CACHE_HOME"):
+        train()
 
 
 def test_the_same_training_twice_at_once_is_refused(train: Train) -> None:
