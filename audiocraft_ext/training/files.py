@@ -129,8 +129,7 @@ def _read_table(files: Files, name: str, file: Path) -> None:
         for audio, caption, is_cut in _rows(text, file.suffix.lower()) if text is not None else ():
             within = f"{folder}/{audio}".strip("/")
             if is_cut:
-                hint = 'put its text in quotes, like "one, two"'
-                files.faults.append(f"{name}: the row of {audio} has more commas than the first row: {hint}.")
+                files.faults.append(f'{name}: too many commas in the row of {audio}: put its text in "quotes".')
             elif within in files.audio:
                 files.caption(within, caption, name)
             else:

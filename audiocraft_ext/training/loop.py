@@ -123,10 +123,8 @@ class _Loop:
         self._digest = _digest(lm, settings, train, held_out, base_music)
         longest = max(example.codes.shape[-1] for example in train)
         prefix = sum(getattr(c, "chroma_len", 0) for c in lm.condition_provider.conditioners.values())
-        n_clips, n_trained = (
-            math.ceil(settings.batch_size / self.n_processes),
-            sum(map(Tensor.numel, parameters.values())),
-        )
+        n_clips = math.ceil(settings.batch_size / self.n_processes)
+        n_trained = sum(map(Tensor.numel, parameters.values()))
         self._fit = fit.estimate(lm, n_clips, longest + prefix, n_trained)
 
     def run(self) -> None:
@@ -175,10 +173,8 @@ class _Loop:
         return float(loss), rate
 
     def _divergence(self, problem: str) -> TrainingError:
-        return TrainingError(
-            f"The training diverged at step {self.step + 1}: {problem}. Lower lr, which is {self.settings.lr:g}, and "
-            "start again."
-        )
+        problem = f"The training diverged at step {self.step + 1}: {problem}"
+        return TrainingError(f"{problem}. Lower lr, which is {self.settings.lr:g}.")
 
     def _use(self, chosen: fit.Fit) -> None:
         """Compute in micro-batches of this size from now on."""
@@ -260,10 +256,7 @@ class _Loop:
             return
         tensors, progress = found
         if progress["digest"] != self._digest:
-            self.notes.append(
-                f"Other clips, captions or weights of the base than in the training saved at step {progress['step']}: "
-                "it begins again."
-            )
+            self.notes.append(f"Begins again: clips, captions or base differ from those of step {progress['step']}.")
             _log.warning(self.notes[-1])
             return
         self.optimiser.load(tensors)

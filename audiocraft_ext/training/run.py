@@ -42,6 +42,7 @@ _PLAIN_PROMPTS = (
     "a rock song with electric guitars and drums",
     "slow ambient pads",
 )
+_Seeded = Sequence[tuple[int, str]]
 _PLAIN_SEED = 1000  # of the first: the training is the same whatever the number of other prompts
 
 
@@ -73,19 +74,19 @@ def train(
     """
     rank, _ = processes.join()
     base_name = name_base(request)
-    with _disk_errors(settings.cache), _work_folder(request, base_name, settings, rank) as folder:
+    with _work_folder(request, base_name, settings, rank) as folder:
         base = _load_base(base_name, request, settings)
         dataset = _read_dataset(request, base, folder / "data", progress)
         train_set, held_out = _encode(dataset, base, settings.cache / "tokens", progress)
         prompts = choose_prompts(request, dataset)
-        plain = enumerate(_PLAIN_PROMPTS, _PLAIN_SEED)
-        before = audition(base_name, [*enumerate(prompts), *plain], settings, progress)
+        seeded = [*enumerate(prompts), *enumerate(_PLAIN_PROMPTS, _PLAIN_SEED)]
+        before = audition(base_name, seeded, settings, progress)
         outcome = _fine_tune(base, request, train_set, held_out, before, folder / "state", progress, on_step)
         del base
         if rank:
             return None
         out = _export(outcome, base_name, request, folder / "out")
-        after = audition(str(out), [*enumerate(prompts)], settings, progress)
+        after = audition(str(out), seeded[: len(prompts)], settings, progress)
         report.write(out, request, base_name, dataset, outcome, before, after)
         archive = _pack(out, settings.cache)
         shutil.rmtree(folder)
@@ -104,34 +105,27 @@ def name_base(request: TrainingRequest) -> str:
 
 
 @contextmanager
-def _disk_errors(cache: Path) -> Iterator[None]:
-    """Turn errors of writing to the cache into ``TrainingError``."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        if isinstance(error, OSError) and error.errno not in DISK_FULL and str(cache) not in str(error.filename):
-            raise
-        raise TrainingError(
-            f"The training cannot be written to {cache}: {reason}. Free some space or set XDG_CACHE_HOME; the same "
-            "training goes on from there."
-        ) from error
-
-
-@contextmanager
 def _work_folder(request: TrainingRequest, base: str, settings: TrainingSettings, rank: int) -> Iterator[Path]:
-    """The folder of this training alone, by its inputs and data."""
+    """The folder of this training alone, by its inputs and data; errors of writing there are ``TrainingError``."""
     path = request.dataset_path
     data = str(path.resolve()) if path.is_dir() else file_hash(path)
     key = json.dumps([request.settings(), base, data], sort_keys=True)
     folder = settings.cache / "trainings" / hashlib.sha256(key.encode()).hexdigest()[:16]
-    folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(f"{folder}.lock", timeout=0)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         with lock if rank == 0 else nullcontext():
             yield folder
     except Timeout:
         raise TrainingError("The same training is already running: wait for it, or change an input.") from None
+    except (OSError, SafetensorError) as error:
+        cache, is_other = settings.cache, isinstance(error, OSError) and error.errno not in DISK_FULL
+        if is_other and str(cache) not in str(getattr(error, "filename", "")):
+            raise
+        raise TrainingError(
+            f"The training cannot be written to {cache}: {getattr(error, 'strerror', error)}. Free some space or set "
+            "XDG_CACHE_HOME; the same training goes on from there."
+        ) from error
 
 
 def _load_base(name: str, request: TrainingRequest, settings: TrainingSettings) -> Checkpoint:
@@ -177,9 +171,7 @@ def choose_prompts(request: TrainingRequest, dataset: Dataset) -> list[str]:
     return list(dict.fromkeys([*list(captions)[:_N_CAPTIONS], *trigger, _PLAIN_PROMPTS[0]]))
 
 
-def audition(
-    weights: str, prompts: Sequence[tuple[int, str]], settings: TrainingSettings, progress: Progress
-) -> list[Sample]:
+def audition(weights: str, prompts: _Seeded, settings: TrainingSettings, progress: Progress) -> list[Sample]:
     """One clip a seed and prompt, as the server plays them. Raises ``Cancelled``."""
     model = musicgen.load(weights, settings.device, settings.engine, smoke_test=False)
     duration = min(_SAMPLE_S, int(model.checkpoint.lm.cfg.dataset.segment_duration))
@@ -246,8 +238,7 @@ def _export(outcome: Outcome, base_name: str, request: TrainingRequest, out: Pat
     if request.method == "full":
         export.write_full(outcome.state, base_name, out)
     else:
-        base_hash = formats.hashes_of_base(base_name)
-        export.write_adapter(outcome.state, base_name, base_hash, request.lora_rank, out)
+        export.write_adapter(outcome.state, base_name, formats.hashes_of_base(base_name), request.lora_rank, out)
     return out
 
 

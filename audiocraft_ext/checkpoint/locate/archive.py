@@ -107,7 +107,7 @@ def _unpack_atomically(path: Path, folder: Path, limits: Limits) -> None:
     except (*_DAMAGE, OSError, _Refused) as error:
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             raise
-        reason = error.strerror if isinstance(error, OSError) else error  # such as a name that is too long
+        reason = getattr(error, "strerror", error)  # without the path of a name that is too long
         problem = error if isinstance(error, _Refused) else f"it is damaged or unsafe ({reason})"
         raise CheckpointError(
             f"The archive {path.name} is refused: {problem}. Create or download it again, or name a folder instead."

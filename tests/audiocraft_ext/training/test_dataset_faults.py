@@ -65,7 +65,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no columns": (table("a.wav;bass\n"), "captions.csv: it is not a table with the columns file_name and text."),
     "a comma without quotes": (
         table("file_name,text\na.wav,one, two\n"),
-        'the row of a.wav has more commas than the first row: put its text in quotes, like "one, two".',
+        'captions.csv: too many commas in the row of a.wav: put its text in "quotes".',
     ),
     "a short row": (table("file_name,text\na.wav\n"), "captions.csv: it is not a table with the columns"),
     "table in Latin-1": (

@@ -94,7 +94,7 @@ def test_examples_can_be_trained_on(load: Load, pieces: list[Piece], tmp_path: P
     (example, *_) = encode(pieces, base, tmp_path / "cache", no_report)
     assert example.chroma is not None
     assert not example.codes.is_inference()
-    projection = base.lm.condition_provider.conditioners["self_wav"].output_proj
+    projection = base.lm.condition_provider.conditioners["self_wav"].output_proj.requires_grad_(True)
     projection(example.chroma).sum().backward()
     projection.zero_grad()
 
