@@ -1,5 +1,10 @@
 """Errors of callers and of checkpoints. Knows nothing of how either is reported."""
 
+import errno
+
+# Of an OSError: no space, a quota, a file that is too large for the disk
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 class InputError(ValueError):
     """One input that cannot be served. The message is all that the caller sees: field, value, problem and hint.

@@ -4,6 +4,7 @@ import argparse
 import difflib
 import json
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,11 @@ def check_output(output: Path) -> None:
     if output.is_dir() or not output.absolute().parent.is_dir():
         problem = "it is a folder" if output.is_dir() else f"there is no folder {output.parent}"
         raise ValueError(f"-o {output}: {problem}. Name a file in a folder that exists.")
+    try:
+        tempfile.NamedTemporaryFile(dir=output.absolute().parent).close()
+    except OSError as error:
+        problem = f"{output.parent} cannot be written to: {error.strerror}"
+        raise ValueError(f"-o {output}: {problem}. Name a file in another folder.") from None
 
 
 def parse(name: str, value: Any, schema: dict[str, Any]) -> Any:

@@ -2,6 +2,7 @@
 
 import base64
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -143,6 +144,24 @@ def test_the_script_writes_an_archive_that_plays(environment: dict[str, str], so
     assert_plays(tmp_path / "my.tar")
 
 
+def test_a_result_that_cannot_be_moved_is_kept(environment: dict[str, str], songs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    arguments = [*flags(dataset_path=songs, **SETTINGS), "-o", str(out / "my.tar")]
+    child = run_script(*arguments, environment=environment, folder=tmp_path)
+    assert child.stdout is not None
+    assert child.stdout.readline().startswith("Training on songs")
+    out.rmdir()
+    printed, _ = child.communicate(timeout=300)
+    assert child.returncode == 1
+    last = printed.splitlines()[-1]
+    found = re.fullmatch(
+        r".*/my\.tar cannot be written: No such file or directory\. The result is (.*): move it\.", last
+    )
+    assert found, printed
+    assert_plays(Path(found[1]))
+
+
 @pytest.mark.slow
 def test_an_interrupt_saves_and_the_same_command_goes_on(
     environment: dict[str, str], songs: Path, tmp_path: Path
@@ -169,6 +188,7 @@ REFUSED = [
     (["-idataset_path=@no.zip"], "dataset_path: there is no file no.zip. Name a zip or tar archive, a folder, or one audio file."),  # noqa: E501
     (["-idataset_path=.", "-ilr=1"], "lr: 1 is for dadam, which sets its own rate. Leave lr out, or try 2e-4."),
     (["-idataset_path=.", "-isteps=many"], "steps: 'many' is not an integer. Send an integer."),
+    (["-idataset_path=.", "-o", "/proc/x.tar"], "-o /proc/x.tar: /proc cannot be written to: No such file or directory. Name a file in another folder."),  # noqa: E501
     (["-idataset_path=.", "-o", "no/x.tar"], "-o no/x.tar: there is no folder no. Name a file in a folder that exists."),  # noqa: E501
 ]  # fmt: skip
 

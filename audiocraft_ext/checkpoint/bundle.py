@@ -98,7 +98,7 @@ def _own_files(files: formats.CheckpointFiles) -> Iterable[Path]:
     """The checkpoint's own files: all that may be weights, and the folder of a codec that it includes."""
     if files.path.is_file():
         return [files.path]
-    if files.path.parent.name == "snapshots":
+    if hub.is_snapshot(files.path):
         return hub.checkpoint_files(files.path)
     own = source.own_files(files.path)
     if isinstance(files.codec, formats.TransformersModel) and files.codec.folder != files.path:
@@ -141,7 +141,7 @@ def _provenance(file: Path, default_origin: str) -> tuple[str, str | None]:
     for folder in file.parents:
         if entry := (_read_manifest(folder) or {}).get(file.relative_to(folder).as_posix()):
             return entry.origin, entry.licence
-        if folder.parent.name == "snapshots":  # the Hugging Face cache: models--owner--name/snapshots/commit
+        if hub.is_snapshot(folder):
             repository = folder.parents[1].name.removeprefix("models--").replace("--", "/")
             return f"{repository}@{folder.name}", _licence(repository, folder.name)
     return default_origin, None

@@ -5,6 +5,7 @@ Every fault of every file is collected, and raised at once, before anything is s
 
 import hashlib
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -177,7 +178,7 @@ def _label(song: Song, words: str, progress: Progress) -> str:
 def _join(trigger_word: str | None, words: str, label: str) -> str:
     """``drexler, a dark bassline, 92 bpm, A minor``: the trigger, the user's words, then labels."""
     trigger = (trigger_word or "").strip()
-    if words.lower().startswith(trigger.lower()):
+    if re.match(rf"{re.escape(trigger)}(?!\w)", words, re.IGNORECASE):
         trigger = ""
     return ", ".join(filter(None, (trigger, words.rstrip(" .,;") if label else words, label)))
 

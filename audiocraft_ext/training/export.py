@@ -29,12 +29,12 @@ _RENAMES = {
 
 def write_adapter(state: dict[str, Tensor], base_name: str, base_hash: str, rank: int, folder: Path) -> None:
     """Write ``lora`` factors as an adapter in PEFT's format; ``base_name`` is a path, a hub id or ``embedded``, and
-    ``base_hash`` its ``formats.hash_of``.
+    ``base_hash`` its ``formats.hashes_of_base``.
 
     Raises ``CheckpointError`` if the base cannot be located.
     """
     root, _ = formats.base_and_adapters(source.locate(base_name, is_base=True))
-    is_huggingface = formats.is_huggingface(root)
+    is_huggingface = formats.is_huggingface(root, is_base=True)
     kind = MUSICGENS[str(source.model_type(root))] if is_huggingface else LMModel
     mapping = {"base_model_class": kind.__name__, "parent_library": kind.__module__}
     weights = {}

@@ -6,6 +6,7 @@ of ``NAME.txt`` beside ``NAME.wav``, not its first line alone: no word is lost. 
 """
 
 import csv
+import io
 import json
 import re
 import unicodedata
@@ -55,7 +56,12 @@ def find_files(path: Path, workdir: Path) -> Files:
     if not path.exists():
         raise InputError(FIELD, "there is no such file.", "Send it again.")
     if not (path.is_dir() or _is_compressed(path) or is_archive(path)):
-        return Files({normal_name(path.name): path})
+        files = Files({normal_name(path.name): path})
+        # An upload has a name of its own in the temporary folder, and no neighbour of that name.
+        for file in {path.with_suffix(".txt"), path.with_name(f"{path.name}.txt")} - {path}:
+            if file.is_file():
+                _read_caption(files, normal_name(file.name), file, [*files.audio])
+        return files
     root = path if path.is_dir() else _unpack(path, workdir / "archives")
     found = {normal_name(file.relative_to(root).as_posix()): file for file in sorted(root.rglob("*")) if file.is_file()}
     # macOS adds __MACOSX, .DS_Store and ._song.wav to archives, in any folder.
@@ -120,9 +126,11 @@ def _read_table(files: Files, name: str, file: Path) -> None:
     text = _read_text(files, name, file)
     folder = name.rpartition("/")[0]
     try:
-        for audio, caption in _rows(text, file.suffix.lower()) if text is not None else ():
+        for audio, caption, is_cut in _rows(text, file.suffix.lower()) if text is not None else ():
             within = f"{folder}/{audio}".strip("/")
-            if within in files.audio:
+            if is_cut:
+                files.faults.append(f'{name}: too many commas in the row of {audio}: put its text in "quotes".')
+            elif within in files.audio:
                 files.caption(within, caption, name)
             else:
                 files.faults.append(f"{name}: it names {audio}, which is not beside it.")
@@ -130,9 +138,9 @@ def _read_table(files: Files, name: str, file: Path) -> None:
         files.faults.append(f"{name}: it is not a table with the columns file_name and text.")
 
 
-def _rows(text: str, suffix: str) -> Iterator[tuple[str, str]]:
-    """File name and caption of each row."""
-    lines = text.splitlines(keepends=True)
+def _rows(text: str, suffix: str) -> Iterator[tuple[str, str, bool]]:
+    """File name and caption of each row, and whether it has fields of no column: a caption's commas without quotes."""
+    lines = io.StringIO(text)  # unlike splitlines, it ends no line at the separators of Unicode
     rows: Iterable[Any] = csv.DictReader(lines) if suffix == ".csv" else map(json.loads, filter(str.strip, lines))
     if isinstance(rows, csv.DictReader) and not {"file_name", "text"} <= set(rows.fieldnames or ()):
         raise ValueError("no such columns")
@@ -141,4 +149,4 @@ def _rows(text: str, suffix: str) -> Iterator[tuple[str, str]]:
         if not (isinstance(audio, str) and isinstance(caption, str)):
             raise ValueError("not text")
         caption.encode()  # JSON can escape half of a character: a ValueError
-        yield normal_name(audio.replace("\\", "/").removeprefix("./")), caption
+        yield normal_name(audio.replace("\\", "/").removeprefix("./")), caption, None in row

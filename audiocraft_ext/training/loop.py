@@ -123,10 +123,8 @@ class _Loop:
         self._digest = _digest(lm, settings, train, held_out, base_music)
         longest = max(example.codes.shape[-1] for example in train)
         prefix = sum(getattr(c, "chroma_len", 0) for c in lm.condition_provider.conditioners.values())
-        n_clips, n_trained = (
-            math.ceil(settings.batch_size / self.n_processes),
-            sum(map(Tensor.numel, parameters.values())),
-        )
+        n_clips = math.ceil(settings.batch_size / self.n_processes)
+        n_trained = sum(map(Tensor.numel, parameters.values()))
         self._fit = fit.estimate(lm, n_clips, longest + prefix, n_trained)
 
     def run(self) -> None:
@@ -175,10 +173,8 @@ class _Loop:
         return float(loss), rate
 
     def _divergence(self, problem: str) -> TrainingError:
-        return TrainingError(
-            f"The training diverged at step {self.step + 1}: {problem}. Lower lr, which is {self.settings.lr:g}, and "
-            f"start again in another folder; {self.folder} keeps what was saved before."
-        )
+        problem = f"The training diverged at step {self.step + 1}: {problem}"
+        return TrainingError(f"{problem}. Lower lr, which is {self.settings.lr:g}.")
 
     def _use(self, chosen: fit.Fit) -> None:
         """Compute in micro-batches of this size from now on."""
@@ -260,10 +256,9 @@ class _Loop:
             return
         tensors, progress = found
         if progress["digest"] != self._digest:
-            raise TrainingError(
-                f"{self.folder} has the state of a training with other settings or clips: delete {state.FILE} there, "
-                "or name another folder."
-            )
+            self.notes.append(f"Begins again: clips, captions or base differ from those of step {progress['step']}.")
+            _log.warning(self.notes[-1])
+            return
         self.optimiser.load(tensors)
         self.step, self.best_step, self.best_loss = (progress[key] for key in ("step", "best_step", "best_loss"))
         self._fit = fit.Fit(**progress["fit"])
@@ -273,13 +268,15 @@ class _Loop:
 
 
 def _digest(lm: LMModel, settings: LoopSettings, *data: Sequence[Example]) -> str:
-    """Of all that makes a training another one; how often it is saved does not."""
+    """Of all that makes a training another one; how often it is saved does not. Of weights, a sample is enough."""
     digest = hashlib.sha256(json.dumps(asdict(replace(settings, save_every=1))).encode())
-    digest.update(lm.emb[0].weight.detach().float().cpu().numpy().tobytes())  # of the base
+    for weight in (parameter.detach().flatten() for parameter in lm.parameters()):
+        digest.update(weight[:: len(weight) // 4096 + 1].float().cpu().numpy().tobytes())
     for examples in data:
         digest.update(str(len(examples)).encode())
         for example in examples:
-            digest.update(example.caption.encode() + example.codes.contiguous().numpy().tobytes())
+            tensors = (example.codes, *([] if example.chroma is None else [example.chroma]))
+            digest.update(example.caption.encode() + b"".join(t.contiguous().numpy().tobytes() for t in tensors))
     return digest.hexdigest()
 
 

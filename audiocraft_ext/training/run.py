@@ -13,12 +13,13 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 
 from audiocraft_ext import checkpoint, memory, musicgen
 from audiocraft_ext.checkpoint import Checkpoint
 from audiocraft_ext.checkpoint.locate import source
 from audiocraft_ext.checkpoint.read import formats
-from audiocraft_ext.errors import TrainingError
+from audiocraft_ext.errors import DISK_FULL, TrainingError
 from audiocraft_ext.progress import Progress, SilentProgress
 from audiocraft_ext.request import Request
 from audiocraft_ext.settings import EngineSettings, Settings
@@ -41,6 +42,8 @@ _PLAIN_PROMPTS = (
     "a rock song with electric guitars and drums",
     "slow ambient pads",
 )
+_Seeded = Sequence[tuple[int, str]]
+_PLAIN_SEED = 1000  # of the first: the training is the same whatever the number of other prompts
 
 
 @dataclass(frozen=True)
@@ -76,15 +79,16 @@ def train(
         dataset = _read_dataset(request, base, folder / "data", progress)
         train_set, held_out = _encode(dataset, base, settings.cache / "tokens", progress)
         prompts = choose_prompts(request, dataset)
-        before = audition(base_name, [*prompts, *_PLAIN_PROMPTS], settings, progress)
+        seeded = [*enumerate(prompts), *enumerate(_PLAIN_PROMPTS, _PLAIN_SEED)]
+        before = audition(base_name, seeded, settings, progress)
         outcome = _fine_tune(base, request, train_set, held_out, before, folder / "state", progress, on_step)
         del base
         if rank:
             return None
         out = _export(outcome, base_name, request, folder / "out")
-        after = audition(str(out), prompts, settings, progress)
+        after = audition(str(out), seeded[: len(prompts)], settings, progress)
         report.write(out, request, base_name, dataset, outcome, before, after)
-        archive = _pack(out)
+        archive = _pack(out, settings.cache)
         shutil.rmtree(folder)
     return archive
 
@@ -102,18 +106,26 @@ def name_base(request: TrainingRequest) -> str:
 
 @contextmanager
 def _work_folder(request: TrainingRequest, base: str, settings: TrainingSettings, rank: int) -> Iterator[Path]:
-    """The folder of this training alone, by its inputs and data."""
+    """The folder of this training alone, by its inputs and data; errors of writing there are ``TrainingError``."""
     path = request.dataset_path
     data = str(path.resolve()) if path.is_dir() else file_hash(path)
     key = json.dumps([request.settings(), base, data], sort_keys=True)
     folder = settings.cache / "trainings" / hashlib.sha256(key.encode()).hexdigest()[:16]
-    folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(f"{folder}.lock", timeout=0)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         with lock if rank == 0 else nullcontext():
             yield folder
     except Timeout:
         raise TrainingError("The same training is already running: wait for it, or change an input.") from None
+    except (OSError, SafetensorError) as error:
+        cache, is_other = settings.cache, isinstance(error, OSError) and error.errno not in DISK_FULL
+        if is_other and str(cache) not in str(getattr(error, "filename", "")):
+            raise
+        raise TrainingError(
+            f"The training cannot be written to {cache}: {getattr(error, 'strerror', error)}. Free some space or set "
+            "XDG_CACHE_HOME; the same training goes on from there."
+        ) from error
 
 
 def _load_base(name: str, request: TrainingRequest, settings: TrainingSettings) -> Checkpoint:
@@ -146,7 +158,7 @@ def _encode(dataset: Dataset, base: Checkpoint, cache: Path, progress: Progress)
     pieces = [*dataset.train, *dataset.held_out]
     examples = encode(pieces, base, cache, lambda n, total: progress.update(n, total, unit="clip"))
     train_set, held_out = examples[: len(dataset.train)], examples[len(dataset.train) :]
-    check_near_duplicates(train_set, held_out)
+    check_near_duplicates(train_set, held_out, base)
     return train_set, held_out
 
 
@@ -159,14 +171,14 @@ def choose_prompts(request: TrainingRequest, dataset: Dataset) -> list[str]:
     return list(dict.fromkeys([*list(captions)[:_N_CAPTIONS], *trigger, _PLAIN_PROMPTS[0]]))
 
 
-def audition(weights: str, prompts: Sequence[str], settings: TrainingSettings, progress: Progress) -> list[Sample]:
-    """One clip a prompt, as the server plays them; the n-th has the seed n. Raises ``Cancelled``."""
+def audition(weights: str, prompts: _Seeded, settings: TrainingSettings, progress: Progress) -> list[Sample]:
+    """One clip a seed and prompt, as the server plays them. Raises ``Cancelled``."""
     model = musicgen.load(weights, settings.device, settings.engine, smoke_test=False)
     duration = min(_SAMPLE_S, int(model.checkpoint.lm.cfg.dataset.segment_duration))
     silent, samples = SilentProgress(), []
     try:
         with progress.on_cancel(silent.stop):
-            for seed, prompt in enumerate(prompts):
+            for seed, prompt in prompts:
                 request = Request(prompt=prompt, duration=duration, seed=seed)
                 with torch.inference_mode():
                     generator = musicgen.RequestMusicGen(model, request, silent)
@@ -226,14 +238,13 @@ def _export(outcome: Outcome, base_name: str, request: TrainingRequest, out: Pat
     if request.method == "full":
         export.write_full(outcome.state, base_name, out)
     else:
-        base_hash = formats.hash_of(formats.root_of(source.locate(base_name, is_base=True)))
-        export.write_adapter(outcome.state, base_name, base_hash, request.lora_rank, out)
+        export.write_adapter(outcome.state, base_name, formats.hashes_of_base(base_name), request.lora_rank, out)
     return out
 
 
-def _pack(out: Path) -> Path:
-    archive = Path(tempfile.mkdtemp(prefix="musicgen-training-")) / ARCHIVE
+def _pack(out: Path, cache: Path) -> Path:
+    archive = out.with_name(ARCHIVE)
     with tarfile.open(archive, "w") as tar:
         for file in sorted(out.iterdir()):
             tar.add(file, file.name)
-    return archive
+    return archive.rename(Path(tempfile.mkdtemp(prefix="trained-", dir=cache)) / ARCHIVE)

@@ -21,7 +21,7 @@ from typing import IO, Any
 
 from filelock import FileLock
 
-from audiocraft_ext.errors import CheckpointError
+from audiocraft_ext.errors import DISK_FULL, CheckpointError
 
 _MAX_READ_BYTES = 16 << 20  # tarfile reads files in smaller chunks, but headers whole
 _MACOS = (".", "__MACOSX")  # what macOS adds to archives
@@ -104,8 +104,11 @@ def _unpack_atomically(path: Path, folder: Path, limits: Limits) -> None:
     try:
         _extract(path, scratch, limits)
         scratch.rename(folder)
-    except (*_DAMAGE, _Refused) as error:
-        problem = error if isinstance(error, _Refused) else f"it is damaged or unsafe ({error})"
+    except (*_DAMAGE, OSError, _Refused) as error:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            raise
+        reason = getattr(error, "strerror", error)  # without the path of a name that is too long
+        problem = error if isinstance(error, _Refused) else f"it is damaged or unsafe ({reason})"
         raise CheckpointError(
             f"The archive {path.name} is refused: {problem}. Create or download it again, or name a folder instead."
         ) from error

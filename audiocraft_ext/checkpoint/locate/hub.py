@@ -3,7 +3,6 @@
 A repository is a checkpoint, or a model that checkpoints name, like a T5. Knows file names, and opens no file.
 """
 
-import errno
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 from huggingface_hub import HfApi, errors, snapshot_download
 from huggingface_hub.utils import filter_repo_objects
 
-from audiocraft_ext.errors import CheckpointError
+from audiocraft_ext.errors import DISK_FULL, CheckpointError
 
 try:
     import httpx2 as httpx
@@ -20,12 +19,13 @@ except ImportError:  # the hub's client before version 2, as on many CUDA machin
 
 DEMUCS_BAG = "htdemucs.yaml"
 DIFFUSION_FILE = "mbd_musicgen_32khz.th"
+EXPORT = "state_dict.bin"
 
 
 # The layouts in which a repository may hold its model, several at once: the pattern that identifies one → its files'.
 # The first is used.
 _CHECKPOINT_LAYOUTS = {
-    "state_dict.bin": ["state_dict.bin", "compression_state_dict.bin", "mbd*.th"],
+    EXPORT: [EXPORT, "compression_state_dict.bin", "mbd*.th"],
     "*.safetensors": ["*.safetensors", "mbd*.th"],
     "*": ["*.bin", "*.th", "*.pt", "*.pth", "*.ckpt", "*.tar", "*.tar.*", "*.tgz", "*.zip"],
 }
@@ -39,7 +39,7 @@ TRANSFORMERS_LAYOUTS = {
 MODEL_LAYOUTS = {
     **TRANSFORMERS_LAYOUTS,
     "compression_state_dict.bin": ["compression_state_dict.bin"],
-    "state_dict.bin": ["state_dict.bin"],
+    EXPORT: [EXPORT],
     DIFFUSION_FILE: [DIFFUSION_FILE],
     DEMUCS_BAG: [DEMUCS_BAG, "*.safetensors"],
 }
@@ -67,6 +67,11 @@ def fetch_checkpoint(name: str, revision: str | None, is_base: bool = False) -> 
         if detect_layout(Path(snapshot), [marker]):
             return Path(snapshot)
     raise CheckpointError(f"{name} on the Hugging Face hub has no weights in a supported format.")
+
+
+def is_snapshot(folder: Path) -> bool:
+    """Whether a folder is in the hub's cache, ``models--owner--name/snapshots/commit``, which other programs fill."""
+    return folder.parent.name == "snapshots"
 
 
 def checkpoint_files(snapshot: Path) -> list[Path]:
@@ -131,7 +136,7 @@ def _reason(name: str, revision: str | None, error: Exception) -> str:
 
 def raise_if_disk_full(error: OSError, purpose: str, hint: str = "") -> None:
     """Raise ``CheckpointError`` if the disk is full: no space ``purpose``, with a ``hint`` at another folder."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if error.errno in DISK_FULL:
         raise CheckpointError(
             f"The disk is full: there is no space {purpose}. Free some, or choose a folder on a larger disk{hint}."
         ) from error

@@ -4,6 +4,7 @@ Safetensors contain data alone; pickles are loaded ``weights_only``, with OmegaC
 """
 
 from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -18,6 +19,19 @@ from audiocraft_ext.errors import CheckpointError
 
 _CONFIG_CLASSES: list[Any] = [DictConfig, ListConfig, AnyNode, ContainerMetadata, Metadata, Any, defaultdict]
 _CONFIG_CLASSES += [dict, list, int]
+
+
+class _Unread:
+    """In the place of numpy's scalars and dtypes, which only a trainer's history has: their bytes are never parsed."""
+
+    def __init__(self, *parts: Any) -> None:
+        pass
+
+    __setstate__ = __init__
+
+
+_NUMPY = ("numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+_SAFE: list[Any] = [*_CONFIG_CLASSES, *((_Unread, name) for name in _NUMPY)]
 _ZIP = b"PK\x03\x04"  # torch.save's since version 1.6; before, it began with the pickle of a magic number
 _LEGACY = b"\x80\x02\x8a\x0a" + torch.serialization.MAGIC_NUMBER.to_bytes(10, "little")
 
@@ -34,11 +48,14 @@ def load(file: Path) -> dict[Any, Any]:
 def load_pickle(file: Path) -> dict[Any, Any]:
     """The dict in a torch file, memory-mapped unless it is older than torch 1.6; raises ``CheckpointError``."""
     try:
-        with torch.serialization.safe_globals(_CONFIG_CLASSES), file.open("rb") as opened:
+        with torch.serialization.safe_globals(_SAFE), file.open("rb") as opened:
             is_zip = opened.read(len(_ZIP)) == _ZIP
             payload = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zip)
     except UnpicklingError as error:
-        wanted = ", ".join(torch.serialization.get_unsafe_globals_in_checkpoint(file)) or "more than data"
+        unsafe: list[str] = []
+        with torch.serialization.safe_globals(_SAFE), suppress(ValueError):  # for files older than torch 1.6
+            unsafe = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(file))
+        wanted = ", ".join(unsafe) or "more than data"
         raise CheckpointError(
             f"{file.name} is refused: its pickle asks for {wanted:.200}. Save a state dict."
         ) from error

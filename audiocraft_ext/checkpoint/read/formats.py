@@ -114,9 +114,9 @@ def read(path: Path, more: Sequence[AdapterStrength] = ()) -> CheckpointFiles:
     """
     root, adapters = base_and_adapters(path)
     for folder, _ in more:
-        _compare_base(folder, root)
+        _compare_base(folder, root, is_base=bool(adapters))
     merged = [*((folder, 1.0) for folder in adapters), *more]
-    if is_huggingface(root):
+    if is_huggingface(root, is_base=bool(adapters)):
         return _read_huggingface(root, merged, folder=adapters[-1] if adapters else root)
     return _read_audiocraft(root, merged)
 
@@ -129,20 +129,28 @@ def base_and_adapters(path: Path) -> tuple[Path, list[Path]]:
             raise CheckpointError(f"The adapter in {root.name} names itself as its base (base_model_name_or_path).")
         adapters.insert(0, root)
         root = root_of(_base_path(root))
-        _compare_base(adapters[0], root)
+        _compare_base(adapters[0], root, is_base=True)
     return root, adapters
 
 
-def _compare_base(folder: Path, base: Path) -> None:
+def _compare_base(folder: Path, base: Path, is_base: bool) -> None:
     trained_on = (read_json(folder / adapter.CONFIG).get("auto_mapping") or {}).get(BASE_HASH)
-    if trained_on not in (None, hash_of(base)):
+    if trained_on is not None and hash_of(base, is_base) not in str(trained_on).split():
         _log.warning("The adapter in %s was trained on another base than %s: name its own.", folder.name, base)
 
 
-def hash_of(path: Path) -> str:
-    """A SHA-256 of the sizes and samples of a checkpoint's files: a base of gigabytes is compared in no time."""
+def hashes_of_base(name: str) -> str:
+    """``hash_of`` of both forms of a base, which the hub may have: an adapter's own, and the one that is played."""
+    return " ".join(hash_of(root_of(source.locate(name, is_base)), is_base) for is_base in (True, False))
+
+
+def hash_of(path: Path, is_base: bool = True) -> str:
+    """A SHA-256 of the sizes and samples of the files that are read of a checkpoint: gigabytes in no time."""
     digest = hashlib.sha256()
-    files = sorted(source.candidates(path)) if path.is_dir() else [path]
+    if is_huggingface(path, is_base):
+        files = huggingface.weight_files(path)
+    else:
+        files = [file for file in _entries(path) if path.is_file() or file in source.candidates(path)]
     for file in (file for file in files if file.stat().st_size):
         with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
             digest.update(f"{len(data)} ".encode() + data[:: len(data) // 4096 + 1])
@@ -162,13 +170,24 @@ def is_adapter(folder: Path) -> bool:
     return (folder / adapter.CONFIG).is_file()
 
 
-def is_huggingface(folder: Path) -> bool:
-    """Whether a folder contains transformers' MusicGen."""
-    # Meta's own repositories have both an export and Hugging Face's form; of a checkpoint, only the export is fetched.
+def is_huggingface(folder: Path, is_base: bool = False) -> bool:
+    """Whether a folder is read as transformers' MusicGen; ``is_base`` is for an adapter's base."""
+    # Meta's own repositories have both forms, and so has a snapshot of one that other programs or adapters use, too.
+    has_export = hub.is_snapshot(folder) and (folder / hub.EXPORT).exists()
     return (
         model_type(folder) in huggingface.MODEL_TYPES
         and hub.detect_layout(folder, hub.TRANSFORMERS_LAYOUTS) is not None
+        and (is_base or not has_export)
     )
+
+
+def _entries(path: Path) -> list[Path]:
+    """The files and folders of a checkpoint; of a hub's snapshot, those alone that are fetched of it."""
+    if not path.is_dir():
+        return [path]
+    if hub.is_snapshot(path):
+        return sorted({path / file.relative_to(path).parts[0] for file in hub.checkpoint_files(path)})
+    return sorted(path.iterdir())
 
 
 def _base_path(folder: Path) -> Path:
@@ -202,7 +221,7 @@ def _read_audiocraft(path: Path, adapters: Sequence[AdapterStrength]) -> Checkpo
     models: dict[str, LanguageModelFile] = {}
     codecs: dict[str, CodecFile | str] = {}
     others: dict[str, dict[Any, Any]] = {}
-    entries = sorted(path.iterdir()) if path.is_dir() else [path]
+    entries = _entries(path)
     for file in filter(Path.is_file, entries):
         payload = files.load(file)
         match recognise(payload):

@@ -140,11 +140,15 @@ def _from_pretrained(kind: Any, what: str, folder: Path, dtype: torch.dtype | st
     return model, set(stored)
 
 
-def _read_weights(folder: Path) -> State:
-    """The weights in the files that transformers chooses, memory-mapped."""
+def weight_files(folder: Path) -> list[Path]:
+    """The files that transformers chooses."""
     name = str(hub.detect_layout(folder, hub.TRANSFORMERS_LAYOUTS))
-    names = shards(folder / name) if name.endswith(".json") else [name]
-    return {key: value for name in names for key, value in files.load(folder / name).items()}
+    return [folder / name for name in (shards(folder / name) if name.endswith(".json") else [name])]
+
+
+def _read_weights(folder: Path) -> State:
+    """The weights in ``weight_files``, memory-mapped."""
+    return {key: value for file in weight_files(folder) for key, value in files.load(file).items()}
 
 
 def _check_supported(what: str, value: Any, supported: tuple[Any, ...]) -> None:

@@ -18,6 +18,7 @@ from audiocraft_ext.checkpoint import bundle as module
 from audiocraft_ext.checkpoint.bundle import bundle
 from audiocraft_ext.checkpoint.locate import source
 from audiocraft_ext.checkpoint.locate.pretrained import DEMUCS, DEMUCS_BAG, DIFFUSION, DIFFUSION_FILE
+from audiocraft_ext.checkpoint.read import formats
 from audiocraft_ext.errors import CheckpointError
 from tests.support import tiny, tiny_components
 from tests.support.loopback import File, HubHandler, Server, published, serving
@@ -167,6 +168,45 @@ def test_a_failed_fetch_leaves_the_previous_bundle_unchanged(
     assert status == 1
     assert re.search("The disk is full: there is no space in .* for all of someone/melody", message), message
     assert contents(weights) == former
+
+
+@pytest.fixture
+def both_forms(written: Path, tmp_path: Path) -> Path:
+    """A hub's snapshot of one of Meta's repositories after any use of transformers, with the parts that it names."""
+    snapshot = tmp_path / "models--someone--melody" / "snapshots" / HubHandler.COMMIT
+    shutil.copytree(written / "parts", snapshot)
+    shutil.copytree(written / "melody", snapshot, dirs_exist_ok=True)
+    return tiny_components.write_huggingface(snapshot, tiny_components.huggingface("melody"))
+
+
+def test_a_snapshot_with_both_forms_is_its_export(both_forms: Path, written: Path, weights: Path) -> None:
+    bundle(str(both_forms), weights)
+    assert files_in(weights) >= WITH_DIFFUSION
+    assert not (weights / "model.safetensors").exists()
+    shutil.rmtree(both_forms)
+    state = torch.load(written / "melody" / "state_dict.bin")["best_state"]
+    loaded = checkpoint.load(str(weights), "cpu").lm.state_dict()
+    assert all(torch.equal(loaded[name], value.float()) for name, value in state.items())
+
+
+def test_an_adapter_s_base_is_compared_in_its_own_form(both_forms: Path, caplog: pytest.LogCaptureFixture) -> None:
+    adapter = both_forms.with_name("adapter")
+    adapter.mkdir()
+    hashes = formats.hashes_of_base(str(both_forms))
+    config = {"base_model_name_or_path": str(both_forms), "auto_mapping": {formats.BASE_HASH: hashes}}
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    assert formats.base_and_adapters(adapter) == (both_forms, [adapter])
+    # Another machine has one form alone: transformers', or the export, with the adapter merged at a request.
+    assert hashes.split() == [formats.hash_of(both_forms, is_base) for is_base in (True, False)]
+    state = (both_forms / "state_dict.bin").rename(both_forms.parent / "state_dict.bin")
+    assert formats.base_and_adapters(adapter) == (both_forms, [adapter])
+    state.rename(both_forms / "state_dict.bin")
+    (both_forms / "model.safetensors").unlink()
+    assert formats.hash_of(both_forms, is_base=False) in hashes.split()
+    assert "another base" not in caplog.text
+    (both_forms / "state_dict.bin").write_bytes(b"another")
+    formats.base_and_adapters(adapter)
+    assert "trained on another base" in caplog.text
 
 
 # --------------------------------------------------------------------------------------------- from local folders

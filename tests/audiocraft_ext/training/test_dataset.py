@@ -61,6 +61,14 @@ def test_one_audio_file_is_a_data_set(tmp_path: Path, read: Read) -> None:
     assert any("No song is held out" in note for note in data.notes)
 
 
+@pytest.mark.parametrize("name", ["a.txt", "a.wav.txt"])
+def test_one_audio_file_has_the_caption_beside_it(tmp_path: Path, read: Read, name: str) -> None:
+    path = song(tmp_path / "a.wav")
+    for text, other in (("bass", name), ("pads", "b.txt")):
+        (tmp_path / other).write_text(text)
+    assert captions(read(path)) == {"a.wav": "bass"}
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
@@ -68,8 +76,9 @@ def test_one_audio_file_is_a_data_set(tmp_path: Path, read: Read) -> None:
         ("metadata.csv", 'text,file_name\n"bass, and hats",a.wav\npads,./in/b.wav\n'),
         (
             "metadata.jsonl",
-            '{"file_name": "a.wav", "text": "bass, and hats"}\n\n{"file_name": "in/b.wav", "text": "pads"}',
+            '{"file_name": "a.wav", "text": "bass,\u2028and hats"}\n\n{"file_name": "in/b.wav", "text": "pads\x85"}',
         ),
+        ("captions.csv", 'file_name,text\na.wav,"bass,\u2028and hats"\nin/b.wav,\x85pads\n'),
     ],
 )
 def test_a_table_s_file_names_are_relative_to_its_folder(tmp_path: Path, read: Read, name: str, text: str) -> None:
@@ -107,11 +116,12 @@ def test_a_name_that_is_not_unicode_is_a_song_s(tmp_path: Path, read: Read) -> N
 
 
 def test_the_trigger_word_is_before_every_caption_once(tmp_path: Path, read: Read) -> None:
-    for name, text in (("a", "bass"), ("b", "Drexler, pads")):
+    for name, text in (("a", "bass"), ("b", "Drexler, pads"), ("c", "drexlerian bass")):
         song(tmp_path / "songs" / f"{name}.wav").with_suffix(".txt").write_text(text)
     assert captions(read(tmp_path / "songs", trigger_word="drexler")) == {
         "a.wav": "drexler, bass",
         "b.wav": "Drexler, pads",
+        "c.wav": "drexler, drexlerian bass",
     }
 
 

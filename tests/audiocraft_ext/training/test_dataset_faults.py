@@ -63,6 +63,10 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a row without audio": (table("file_name,text\nb.wav,bass\n"), "captions.csv: it names b.wav, which is not"),
     "a row outside": (table("file_name,text\n../songs/a.wav,bass\n"), "captions.csv: it names ../songs/a.wav, which"),
     "no columns": (table("a.wav;bass\n"), "captions.csv: it is not a table with the columns file_name and text."),
+    "a comma without quotes": (
+        table("file_name,text\na.wav,one, two\n"),
+        'captions.csv: too many commas in the row of a.wav: put its text in "quotes".',
+    ),
     "a short row": (table("file_name,text\na.wav\n"), "captions.csv: it is not a table with the columns"),
     "table in Latin-1": (
         table("file_name,text\na.wav,Café\n".encode("latin-1")),

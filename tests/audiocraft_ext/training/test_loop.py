@@ -14,7 +14,7 @@ import torch
 from audiocraft_ext import checkpoint
 from audiocraft_ext.checkpoint import Checkpoint
 from audiocraft_ext.errors import TrainingError
-from audiocraft_ext.training import fit, lora, state
+from audiocraft_ext.training import fit, loop, lora, state
 from audiocraft_ext.training.batches import rows_of_step
 from audiocraft_ext.training.conditions import Conditions
 from audiocraft_ext.training.loop import LoopSettings, StepReport, fine_tune, verdict
@@ -145,11 +145,26 @@ def test_a_finished_training_is_not_repeated(lm: LMModel, tmp_path: Path) -> Non
     assert_equal([outcome.state, again.state])
 
 
-def test_another_training_s_state_is_refused(lm: LMModel, tmp_path: Path) -> None:
+def test_another_training_s_state_is_not_gone_on_from(lm: LMModel, tmp_path: Path) -> None:
     train(lm, tmp_path)
-    with pytest.raises(TrainingError, match=r"other settings or clips: delete state\.safetensors"):
-        train(lm, tmp_path, lr=0.02)
-    train(lm, tmp_path, save_every=5)
+    assert train(lm, tmp_path, save_every=5).notes == ["Resumed after step 6."]
+    again = train(lm, tmp_path, lr=0.02)
+    [note] = again.notes
+    assert note == "Begins again: clips, captions or base differ from those of step 6."
+    assert_equal([again.state, train(lm, tmp_path / "fresh", lr=0.02).state])
+
+
+def test_other_weights_and_melodies_make_another_training(tiny_checkpoint: Any, tmp_path: Path) -> None:
+    lm: LMModel = tiny_checkpoint("melody").lm
+    clips = examples(lm)
+    melodies = [replace(clip, chroma=None if clip.chroma is None else 1 - clip.chroma) for clip in clips]
+    digests = [loop._digest(lm, SETTINGS, data) for data in (clips, clips, melodies)]
+    weight = lm.transformer.layers[1].linear2.weight.data
+    weight.neg_()
+    digests.append(loop._digest(lm, SETTINGS, clips))
+    weight.neg_()
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 3
 
 
 def test_a_damaged_state_is_refused(lm: LMModel, tmp_path: Path) -> None:

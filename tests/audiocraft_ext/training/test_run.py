@@ -3,6 +3,7 @@
 import json
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from audiocraft_ext.training import report, run
 from audiocraft_ext.training.loop import StepReport
 from audiocraft_ext.training.request import TrainingRequest
 from audiocraft_ext.training.run import TrainingSettings
+from tests.support.disk import files_of_at_most
 from tests.support.training_data import WINDOW_S, write_base, write_songs
 
 Train = Callable[..., Path]
@@ -112,6 +114,42 @@ def test_a_cancelled_training_goes_on_where_it_ended(train: Train, tmp_path: Pat
     again = train()  # nothing is left to go on from
     weights = [(unpack(a, tmp_path / str(a.parent.name)) / "adapter_model.safetensors") for a in (first, again)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_other_sample_prompts_and_a_corrected_caption_end_no_training(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def cancel(step: StepReport) -> None:
+        if step.step == 1:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        train(cancel, sample_prompts="a tone")
+    with pytest.raises(Cancelled):
+        train(lambda step: cancel(replace(step, step=step.step - 1)), sample_prompts="a tone\nanother")
+    train(sample_prompts="another\na tone\na third")
+    assert "Resumed after step 2." in capsys.readouterr().out
+    with pytest.raises(Cancelled):
+        train(cancel)
+    (tmp_path / "songs" / "0.txt").write_text("a corrected caption")
+    train()
+    assert "Begins again: clips, captions or base differ from those of step 1." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("n_bytes", [100, 20_000])
+def test_a_full_disk_ends_it_in_a_sentence_and_it_goes_on(train: Train, tmp_path: Path, n_bytes: int) -> None:
+    """Full for the tokens, and for the archive."""
+    with files_of_at_most(n_bytes), pytest.raises(TrainingError) as raised:
+        train()
+    assert str(tmp_path / "cache") in str(raised.value)
+    assert "ree some space" in str(raised.value)
+    assert play(train()).isfinite().all()
+
+
+def test_a_cache_that_cannot_be_written_is_named(train: Train, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(TrainingError, match=r"cannot be written to .*cache: Not a directory\. .* set XDG_CACHE_HOME"):
+        train()
 
 
 def test_the_same_training_twice_at_once_is_refused(train: Train) -> None:

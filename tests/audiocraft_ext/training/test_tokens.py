@@ -94,7 +94,7 @@ def test_examples_can_be_trained_on(load: Load, pieces: list[Piece], tmp_path: P
     (example, *_) = encode(pieces, base, tmp_path / "cache", no_report)
     assert example.chroma is not None
     assert not example.codes.is_inference()
-    projection = base.lm.condition_provider.conditioners["self_wav"].output_proj
+    projection = base.lm.condition_provider.conditioners["self_wav"].output_proj.requires_grad_(True)
     projection(example.chroma).sum().backward()
     projection.zero_grad()
 
@@ -179,8 +179,25 @@ def test_a_training_song_in_another_format_is_found_in_the_held_out_ones(load: L
     paths = [write(tmp_path / "a.wav", chords(4.0)), song(tmp_path / "b.wav", 4.0), tmp_path / "c.mp3"]
     ffmpeg("-i", paths[0], "-b:a", "320k", paths[2])
     pieces = [Piece(path.name, path, 0.0, 4.0, "") for path in paths]
-    a, b, c = encode(pieces, load("text"), tmp_path / "cache", no_report)
-    check_near_duplicates([a], [b])
-    check_near_duplicates([replace(a, codes=a.codes[:, :-1])], [b])
+    base = load("text")
+    a, b, c = encode(pieces, base, tmp_path / "cache", no_report)
+    check_near_duplicates([a], [b], base)
+    check_near_duplicates([replace(a, codes=a.codes[:, :-1])], [b], base)
     with pytest.raises(InputError, match=r"(?s)^dataset_path: held-out .*\n- c\.mp3: .* as a\.wav\.\n.*Remove one"):
-        check_near_duplicates([b, a, a], [c, c])
+        check_near_duplicates([b, a, a], [c, c], base)
+
+
+@pytest.mark.parametrize("kind", ["text", "stereo"])
+def test_songs_that_share_silence_alone_are_different_ones(load: Load, tmp_path: Path, kind: tiny.Kind) -> None:
+    """Plucks with silence between them; the second one again as an mp3, which fills the silence with noise."""
+    music = [chords(4.0), chords(4.0).flip(-1)]
+    has_sound = torch.arange(music[0].shape[-1]) % 22_050 < 5_000
+    paths = [write(tmp_path / f"{i}.wav", samples * has_sound) for i, samples in enumerate(music)]
+    ffmpeg("-i", paths[1], "-b:a", "192k", tmp_path / "again.mp3")
+    base = load(kind)
+    pieces = [Piece(path.name, path, 0.0, 4.0, "") for path in (*paths, tmp_path / "again.mp3")]
+    first, second, again = encode(pieces, base, tmp_path / "cache", no_report)
+    assert (first.codes[0] == second.codes[0]).float().mean() > 0.5
+    check_near_duplicates([first], [second], base)
+    with pytest.raises(InputError, match=r"again\.mp3: .* as 1\.wav"):
+        check_near_duplicates([first, second], [again], base)

@@ -165,6 +165,17 @@ def test_a_tar_that_reaches_outside_is_refused_whole(cache: Path, tmp_path: Path
     assert {file.name for file in tmp_path.iterdir()} == {"model", "cache"}
 
 
+@pytest.mark.parametrize("names", [["a" * 256], ["a", "a/b.wav"]])
+def test_names_that_no_disk_can_have_are_refused(cache: Path, tmp_path: Path, names: list[str]) -> None:
+    (tmp_path / "model.zip").write_bytes(zip_of(*((name, 0o100644) for name in names)))
+    with pytest.raises(
+        CheckpointError, match=r"^The archive model\.zip is refused: it is damaged or unsafe \("
+    ) as raised:
+        unpack(tmp_path / "model.zip", cache)
+    assert str(tmp_path) not in str(raised.value)
+    assert not kept(cache)
+
+
 @pytest.mark.parametrize("content", SANITISED.values(), ids=SANITISED.keys())
 def test_other_names_that_lead_outside_are_unpacked_inside(cache: Path, tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "model"

@@ -1,17 +1,19 @@
 """Files that are no checkpoint, or half of one, or two: refused in a sentence that describes them, with a hint."""
 
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
 from audiocraft_ext import checkpoint
-from audiocraft_ext.checkpoint.read import tensors
+from audiocraft_ext.checkpoint.read import files, tensors
 from audiocraft_ext.errors import CheckpointError
 from audiocraft_ext.upstream import builders
 from tests.support import tiny
@@ -209,6 +211,26 @@ def test_two_language_models_or_codecs_in_a_folder_are_named(export: Path, witho
     (without_lm / "second.bin").unlink()
     (without_lm / "other.bin").symlink_to(export / "compression_state_dict.bin")
     assert "has 2 codecs, codec.bin, other.bin: keep one" in refusal(without_lm)
+
+
+def test_a_refusal_names_the_culprit_alone(without_lm: Path) -> None:
+    config = OmegaConf.create({"a": {"b": [1]}})
+    for is_zip, culprit in ((True, "posix.system"), (False, "more than data")):
+        content = {"xp.cfg": config, "model": MaliciousPickle()}
+        torch.save(content, without_lm / "trained_model.tar", _use_new_zipfile_serialization=is_zip)
+        assert f"refused: its pickle asks for {culprit}. Save a state dict." in refusal(without_lm)
+
+
+def test_a_history_of_numpy_s_scalars_is_passed_over(without_lm: Path, package: dict[str, Any]) -> None:
+    history = [{"loss": numpy.float64(1.5), "step": numpy.int64(3), "is_best": numpy.bool_(True)}]
+    package = {"xp.cfg": package["xp.cfg"], "model": package["best_state"], "history": history}
+    torch.save(package, without_lm / "a.th")
+    checkpoint.load(str(without_lm), "cpu")
+    # As numpy before version 2 names them.
+    with zipfile.ZipFile(without_lm / "a.th") as new, zipfile.ZipFile(without_lm / "b.th", "w") as old:
+        for name in new.namelist():
+            old.writestr(name, new.read(name).replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
+    assert files.load(without_lm / "b.th").keys() == package.keys()
 
 
 def test_a_malicious_pickle_is_refused_and_runs_nothing(without_lm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
