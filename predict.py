@@ -35,6 +35,7 @@ class Predictor(BasePredictor):
         settings = Settings.from_environment(MAX_CONCURRENCY)
         if hasattr(self, "service"):  # set up again: both models at once may not fit into memory
             self.service.close()
+            del self.service  # also where the next line fails
         self.service: Service = Service(str(weights) if weights else None, settings, MAX_CONCURRENCY)
         self.running: set[str] = set()
 

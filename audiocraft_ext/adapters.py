@@ -4,6 +4,7 @@ Each has a language model and an engine of its own beside the base's, and shares
 other adapters are not touched. Knows nothing of HTTP or cog.
 """
 
+import contextvars
 import logging
 import re
 import threading
@@ -114,8 +115,9 @@ class Adapters:
             except CheckpointError as error:
                 problem = f"{shown} cannot be used with this server's checkpoint: {error}"
                 raise InputError("context.adapter", problem, "Use another adapter, or none.") from error
-            except EngineError as error:  # as in musicgen.load
-                _log.warning("%s", error)
+            except EngineError as error:
+                # Outside the prediction's context, by which cog tells what belongs to the answer.
+                contextvars.Context().run(_log.warning, "%s", error)
                 settings = error.simpler
             del loaded
             memory.collect()

@@ -95,9 +95,11 @@ class Service:
         return Path(self._folder.name)
 
     def close(self) -> None:
-        """Release the model's memory, before another is loaded."""
+        """Release the model's memory, the threads and the files, before another is loaded."""
         self._adapters.close()
         self.model.close()
+        self._threads.shutdown(cancel_futures=True)
+        self._folder.cleanup()
         del self.model, self._adapters
         memory.collect()
 
@@ -143,7 +145,7 @@ class Service:
         metrics["realtime_factor"] = round(realtime_factor, 3)
         if progress.queue_s > NOTABLE_QUEUE_S:
             metrics["queue_s"] = round(progress.queue_s, 3)
-        if self._load_s is not None:
+        if self._load_s is not None and not isinstance(progress, SilentProgress):  # to a caller, not to the probe
             metrics["load_s"], self._load_s = round(self._load_s, 3), None
         return Prediction(path, metrics)
 

@@ -280,6 +280,34 @@ def test_a_second_setup_serves_its_weights_and_ends_the_first_engine(tmp_path: P
     assert engine_threads() != before
 
 
+def test_a_set_up_that_fails_leaves_no_service_and_the_next_one_serves(tmp_path: Path) -> None:
+    predictor = Predictor()
+    predictor.setup("weights/demo")
+    asyncio.run(ask(predictor))
+    first, threads = predictor.service, set(threading.enumerate())
+    with pytest.raises(CheckpointError):
+        predictor.setup(str(tmp_path / "missing"))
+    assert not first.folder.exists()
+    ended = threads - set(threading.enumerate())
+    assert {thread.name.partition("_")[0] for thread in ended} == {"engine", "prediction"}
+    assert not hasattr(predictor, "service")
+    predictor.setup("weights/demo")
+    assert asyncio.run(ask(predictor)).stat().st_size > 60_000
+
+
+def test_the_time_to_load_is_in_the_first_caller_s_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor, metrics = Predictor(), dict[str, Any]()
+    predictor.setup("weights/demo")
+    monkeypatch.setattr(predictor, "record_metric", metrics.__setitem__, raising=False)
+
+    async def life() -> None:
+        await predictor.service._probe()
+        await ask(predictor)
+
+    asyncio.run(life())
+    assert metrics["load_s"] > 0
+
+
 def test_a_checkpoint_without_music_fails_at_setup_with_the_smoke_test(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

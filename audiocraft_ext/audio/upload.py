@@ -1,7 +1,4 @@
-"""Download a URL to a file, within limits of size and time. On the event loop: a cancelled task ends it at any moment.
-
-Knows nothing of audio.
-"""
+"""Download a URL to a file, within limits of size and time, on the event loop: a cancel ends it at any moment."""
 
 import asyncio
 import logging
@@ -11,14 +8,11 @@ from contextlib import aclosing, asynccontextmanager
 from functools import cache
 from pathlib import Path
 
+import httpx2 as httpx
+
 from audiocraft_ext.audio.read import ReadLimits
 from audiocraft_ext.audio.source import FIELD
 from audiocraft_ext.errors import InputError
-
-try:
-    import httpx2 as httpx
-except ImportError:  # as in checkpoint.locate.hub
-    import httpx  # type: ignore[no-redef]
 
 TIMEOUT_S = 120.0
 _SILENCE_S = 10.0
@@ -70,12 +64,9 @@ async def _answer(url: str) -> AsyncIterator[httpx.Response]:
 
 async def _content(response: httpx.Response) -> AsyncIterator[bytes]:
     """The body in chunks, unpacked where it is packed all the same; ``zlib.error`` if its end is missing."""
-    if response.headers.get("Content-Encoding") not in ("gzip", "x-gzip", "deflate"):
-        async for chunk in response.aiter_raw():
-            yield chunk
-        return
+    is_packed = response.headers.get("Content-Encoding") in ("gzip", "x-gzip", "deflate")
     inflate = zlib.decompressobj(wbits=32 + zlib.MAX_WBITS)  # either format, by its header
     async for chunk in response.aiter_raw():
-        yield inflate.decompress(chunk)
-    if not inflate.eof or inflate.unused_data:
+        yield inflate.decompress(chunk) if is_packed else chunk
+    if is_packed and (not inflate.eof or inflate.unused_data):
         raise zlib.error("the stream does not end where the response does")
