@@ -6,16 +6,14 @@ The only file that imports cog. cog's schema generator reads it as text, so the 
 
 import asyncio
 import contextvars
-import io
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Optional
+from typing import Optional
 
 import cog
 from cog import BasePredictor, File, Input, Path
 
-from audiocraft_ext.audio.source import decode_data_url
 from audiocraft_ext.progress import Progress
 from audiocraft_ext.request import Request
 from audiocraft_ext.service import KEEP_OUTPUT_S, Service
@@ -37,6 +35,7 @@ class Predictor(BasePredictor):
         settings = Settings.from_environment(MAX_CONCURRENCY)
         if hasattr(self, "service"):  # set up again: both models at once may not fit into memory
             self.service.close()
+            del self.service  # also where the next line fails
         self.service: Service = Service(str(weights) if weights else None, settings, MAX_CONCURRENCY)
         self.running: set[str] = set()
 
@@ -111,7 +110,7 @@ class Predictor(BasePredictor):
         """One audio file for the 14 inputs; raises ``InputError`` for an input that cannot be served."""
         progress = Progress()
         with self._without_cog_folders(), self.service.caller_errors():
-            async with self.service.input_file(_open_url(input_audio), progress) as audio_file:
+            async with self.service.input_file(input_audio, progress) as audio_file:
                 request = Request.from_inputs(
                     prompt=prompt,
                     input_audio=audio_file,
@@ -160,14 +159,3 @@ class Predictor(BasePredictor):
             for folder in ("inputs", "outputs", ""):
                 with suppress(OSError):
                     (COG_FOLDER / prediction_id / folder).rmdir()
-
-
-def _open_url(source: Any) -> Any:
-    """The file that a URL names, opened; anything else as it is."""
-    scheme = source[:16].partition(":")[0].strip().lower() if isinstance(source, str) else ""
-    if scheme == "data":
-        return io.BytesIO(decode_data_url(source))
-    if scheme in ("http", "https"):
-        with suppress(ValueError):  # no host, or a malformed one
-            return File.validate(source.strip())
-    return source

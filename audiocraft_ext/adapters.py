@@ -4,6 +4,9 @@ Each has a language model and an engine of its own beside the base's, and shares
 other adapters are not touched. Knows nothing of HTTP or cog.
 """
 
+import contextvars
+import logging
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +16,7 @@ from pathlib import Path
 
 from audiocraft_ext import checkpoint, memory
 from audiocraft_ext.errors import CheckpointError, InputError
+from audiocraft_ext.lm_engine import EngineError
 from audiocraft_ext.musicgen import Model
 from audiocraft_ext.progress import Progress
 from audiocraft_ext.request import AdapterNames
@@ -20,6 +24,9 @@ from audiocraft_ext.request import AdapterNames
 # Clips at once of one adapter. On a GPU the slots' cache is allocated whole, and is larger than the weights.
 _N_SLOTS = 4
 _POLL_S = 0.05
+_ARCHIVE_SUFFIX = re.compile(r"\.(zip|tgz|tbz2|txz|tar(\.(gz|bz2|xz))?)$", re.IGNORECASE)
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -59,7 +66,7 @@ class Adapters:
             if name not in paths:
                 known = f"Known are: {', '.join(sorted(paths))}." if paths else "This server is without adapters."
                 raise InputError("context.adapter", f"there is no adapter {name!r:.80}.", known)
-        found = tuple((paths[name], paths[name].stat().st_mtime_ns, strength) for name, strength in names)
+        found = tuple((paths[name], _version(paths[name]), strength) for name, strength in names)
         progress.enqueue()
         while (merged := self._use(found, names, progress)) is None:
             progress.check()
@@ -75,7 +82,7 @@ class Adapters:
         """Folders and archives by name, as they are now: adapters come and go without a restart."""
         entries = sorted(self._folder.iterdir()) if self._folder is not None else []
         visible = [path for path in entries if not path.name.startswith(".")]
-        return {path.name if path.is_dir() else path.name.partition(".")[0]: path for path in visible}
+        return {path.name if path.is_dir() else _ARCHIVE_SUFFIX.sub("", path.name): path for path in visible}
 
     def _use(self, key: tuple[tuple[Path, int, float], ...], names: AdapterNames, progress: Progress) -> _Merged | None:
         """The merged model, counted as used once more; None if there is no room for it now."""
@@ -98,12 +105,25 @@ class Adapters:
         start, base = time.perf_counter(), self._base
         shown = ", ".join(f"{name}:{strength:g}" for name, strength in names)
         adapters = [(path, strength) for path, _, strength in key]
-        try:
-            loaded = checkpoint.with_adapters(base.checkpoint, self._weights, self._device, adapters)
-        except CheckpointError as error:
-            problem = f"{shown} cannot be used with this server's checkpoint: {error}"
-            raise InputError("context.adapter", problem, "Use another adapter, or none.") from error
         settings = replace(base.settings, n_slots=min(_N_SLOTS, base.settings.n_slots))
-        merged = _Merged(Model(loaded, settings))
-        print(f"Merged {shown} in {time.perf_counter() - start:.1f} s", flush=True)
-        return merged
+        while True:
+            try:
+                loaded = checkpoint.with_adapters(base.checkpoint, self._weights, self._device, adapters)
+                merged = _Merged(Model(loaded, settings))
+                print(f"Merged {shown} in {time.perf_counter() - start:.1f} s", flush=True)
+                return merged
+            except CheckpointError as error:
+                problem = f"{shown} cannot be used with this server's checkpoint: {error}"
+                raise InputError("context.adapter", problem, "Use another adapter, or none.") from error
+            except EngineError as error:
+                # Outside the prediction's context, by which cog tells what belongs to the answer.
+                contextvars.Context().run(_log.warning, "%s", error)
+                settings = error.simpler
+            del loaded
+            memory.collect()
+
+
+def _version(path: Path) -> int:
+    """A number that changes with the files of an adapter: by their ctime, which cp, rsync and tar cannot set."""
+    stats = ((file, file.stat()) for file in (path, *sorted(path.rglob("*"))))
+    return hash(tuple((file, stat.st_ctime_ns, stat.st_size) for file, stat in stats))

@@ -1,8 +1,8 @@
 """Request → conditions → tokens → samples, by audiocraft's own ``generate*`` calls.
 
-A prediction is one of these calls on a light ``MusicGen`` of its own, in which two methods are ours: the windows of a
-clip go to the engine as jobs, and tokens are decoded in chunks or by MultiBand Diffusion. Knows nothing of files, HTTP
-or cog.
+A prediction is one of these calls on a light ``MusicGen`` of its own, in which three methods are ours: an excerpt is
+encoded in chunks, the windows of a clip go to the engine as jobs, and tokens are decoded in chunks or by MultiBand
+Diffusion. Knows nothing of files, HTTP or cog.
 """
 
 import logging
@@ -123,17 +123,13 @@ class Model:
 
     def _check_supported(self, request: Request, clip: Clip | None) -> None:
         if clip is not None and not request.continuation and not self.checkpoint.follows_melody:
-            raise InputError(
-                "continuation",
-                "false asks for the melody of input_audio, and this checkpoint cannot follow a melody.",
-                "Set continuation to true, or use a fine-tune of musicgen-melody or musicgen-stereo-melody.",
-            )
+            problem = "false asks for the melody of input_audio, and this checkpoint cannot follow a melody."
+            hint = "Set continuation to true, or use a fine-tune of musicgen-melody or musicgen-stereo-melody."
+            raise InputError("continuation", problem, hint)
         if request.multi_band_diffusion and not self.checkpoint.has_diffusion:
-            raise InputError(
-                "multi_band_diffusion",
-                "true, but there are no diffusion weights for this checkpoint's codec.",
-                "Set it to false; MultiBand Diffusion exists for the codec of Meta's checkpoints, encodec_32khz.",
-            )
+            problem = "true, but there are no diffusion weights for this checkpoint's codec."
+            hint = "Set it to false; MultiBand Diffusion exists for the codec of Meta's checkpoints, encodec_32khz."
+            raise InputError("multi_band_diffusion", problem, hint)
 
     def diffusion_decoder(self, progress: Progress) -> MultiBandDecoder:
         """The MultiBand Diffusion decoder, loaded at its first use."""
@@ -150,15 +146,13 @@ class Model:
 class RequestMusicGen(MusicGen):
     """audiocraft's ``MusicGen`` for one request: its parameters are set here and seen by no other request.
 
-    audiocraft prepares the attributes and the prompt's tokens, then calls ``_generate_tokens`` and ``generate_audio``.
+    audiocraft calls ``_prepare_tokens_and_attributes``, then ``_generate_tokens``, then ``generate_audio``.
     """
 
     def __init__(self, model: Model, request: Request, progress: Progress) -> None:
         super().__init__(str(model.checkpoint.folder), model.checkpoint.codec, model.checkpoint.lm)
-        self._model = model
-        self._engine = model.engine
-        self._seed = request.seed
-        self._progress = progress
+        self._model, self._engine = model, model.engine
+        self._seed, self._progress = request.seed, progress
         self._n_steps_sampled = 0
         # Loaded before any token is made: weights that cannot be loaded refuse the request at once.
         self._diffusion = model.diffusion_decoder(progress) if request.multi_band_diffusion else None
@@ -177,6 +171,13 @@ class RequestMusicGen(MusicGen):
         """As audiocraft's, with a stride that suits the checkpoint's window; audiocraft's 18 s assume one of 30 s."""
         # In whole seconds, so that windows begin at whole frames.
         super().set_generation_params(extend_stride=max(int(_STRIDE_SHARE * self.max_duration), 1), **params)
+
+    def _prepare_tokens_and_attributes(self, descriptions: Any, prompt: Tensor | None, **melody: Any) -> Any:
+        """As audiocraft's; the tokens [1, K, T] of a prompt [1, C, N], which may be long, are made in chunks."""
+        attributes, tokens = super()._prepare_tokens_and_attributes(descriptions, None, **melody)
+        if prompt is not None:
+            tokens = chunked.encode(self.compression_model, prompt.to(self.device), self._progress)
+        return attributes, tokens
 
     def _generate_tokens(
         self, attributes: list[ConditioningAttributes], prompt_tokens: Tensor | None, progress: bool = False
@@ -306,8 +307,7 @@ def load(
                 model.smoke_test()
             return model
         except NotFiniteError:
-            dtype = str(untried.pop(0)).removeprefix("torch.")
-            print(f"{name}: logits are NaN or infinite in {dtype}.", flush=True)
+            print(f"{name}: logits are NaN or infinite in {str(untried.pop(0)).removeprefix('torch.')}.", flush=True)
         except EngineError as error:
             _log.warning("%s", error)
             settings = error.simpler

@@ -26,7 +26,8 @@ from audiocraft_ext.adapters import Adapters
 from audiocraft_ext.audio.ffmpeg import ffmpeg_path
 from audiocraft_ext.audio.loudness import normalize
 from audiocraft_ext.audio.read import Clip, read
-from audiocraft_ext.audio.upload import download_upload
+from audiocraft_ext.audio.source import decode_data_url
+from audiocraft_ext.audio.upload import download
 from audiocraft_ext.audio.write import write
 from audiocraft_ext.engine.backends.threads import num_threads, prepare_thread, request_streams, set_own_num_threads
 from audiocraft_ext.errors import InputError
@@ -42,8 +43,8 @@ NOTABLE_QUEUE_S = 0.5
 # decoding step, and a thread that computes in Python then keeps it this long: with the default, 5 ms, decoding beside
 # one took sixty to a hundred times as long (benchmarks/LOG.md).
 SWITCH_INTERVAL_S = 1e-4
-# How long a cancelled prediction waits for its thread. Work that takes longer to stop, like reading a URL that sends
-# nothing, is left behind.
+# How long a cancelled prediction waits for its thread. Work that takes longer to stop, like a chunk of MultiBand
+# Diffusion, is left behind.
 CANCEL_S = 0.8
 
 _log = logging.getLogger(__name__)
@@ -81,7 +82,7 @@ class Service:
         self._adapters = Adapters(self.model, chosen, settings.device, settings.adapters, settings.max_adapters)
         n_threads = 1 if settings.device == "cpu" and self.model.engine is not None else num_threads()
         thread_settings = n_threads, request_streams(settings.device)
-        # Twice the slots: a prediction that reads a URL which sends nothing keeps its thread after it was cancelled.
+        # Twice the slots: a cancelled prediction's thread works on to the end of its chunk.
         self._threads = ThreadPoolExecutor(2 * max_concurrency, "prediction", prepare_thread, thread_settings)
         self._n_running = 0
         self._is_failing = False
@@ -94,9 +95,11 @@ class Service:
         return Path(self._folder.name)
 
     def close(self) -> None:
-        """Release the model's memory, before another is loaded."""
+        """Release the model's memory, the threads and the files, before another is loaded."""
         self._adapters.close()
         self.model.close()
+        self._threads.shutdown(cancel_futures=True)
+        self._folder.cleanup()
         del self.model, self._adapters
         memory.collect()
 
@@ -108,16 +111,20 @@ class Service:
 
     @asynccontextmanager
     async def input_file(self, source: Any, progress: Progress) -> AsyncIterator[Any]:
-        """``source`` itself, or the local file that an opened URL is downloaded to, deleted at the end.
+        """``source`` itself, or the local file with the content of a URL (http, https, data), deleted at the end.
 
-        Raises ``InputError`` where it cannot be downloaded.
+        Raises ``InputError`` where it cannot be read.
         """
-        if not hasattr(source, "close"):
+        scheme = source[:16].partition(":")[0].strip().lower() if isinstance(source, str) else ""
+        if scheme not in ("http", "https", "data"):
             yield source
             return
         path = self._new_path()
         try:
-            await self._in_thread(path, progress, download_upload, source, path, progress)
+            if scheme == "data":
+                await self._in_thread(path, progress, lambda: path.write_bytes(decode_data_url(source)))
+            else:
+                await download(source.strip(), path)
             yield path
         finally:
             path.unlink(missing_ok=True)
@@ -138,7 +145,7 @@ class Service:
         metrics["realtime_factor"] = round(realtime_factor, 3)
         if progress.queue_s > NOTABLE_QUEUE_S:
             metrics["queue_s"] = round(progress.queue_s, 3)
-        if self._load_s is not None:
+        if self._load_s is not None and not isinstance(progress, SilentProgress):  # to a caller, not to the probe
             metrics["load_s"], self._load_s = round(self._load_s, 3), None
         return Prediction(path, metrics)
 
@@ -195,7 +202,7 @@ class Service:
             _log.error("Predictions fail: %s", error)
             self._is_failing = True
 
-    async def _in_thread(self, path: Path, progress: Progress, work: Callable[..., None], *arguments: Any) -> None:
+    async def _in_thread(self, path: Path, progress: Progress, work: Callable[..., object], *arguments: Any) -> None:
         """Run ``work``, which writes ``path``, in a worker thread; on a cancel or an error no file is left."""
         # Not asyncio.to_thread: it has hardly more threads than cores, and work that waits for one cannot be stopped.
         # The context is copied as there, since cog assigns output to predictions by it.
@@ -206,7 +213,7 @@ class Service:
             await asyncio.shield(future)
         except BaseException:
 
-            def discard(done: asyncio.Future[None]) -> None:
+            def discard(done: asyncio.Future[object]) -> None:
                 path.unlink(missing_ok=True)
                 if not done.cancelled():
                     done.exception()  # retrieved, or asyncio would log it

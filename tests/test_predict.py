@@ -6,10 +6,10 @@ import json
 import re
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import cog
 import numpy as np
 import pytest
 import soundfile
@@ -89,8 +89,33 @@ def test_a_refused_prediction_leaves_no_file(predictor: Predictor, tmp_path: Pat
 
 def test_a_file_from_a_url_is_deleted_after_its_use(predictor: Predictor) -> None:
     with pytest.raises(InputError, match="input_audio: the file is not audio"):
-        asyncio.run(ask(predictor, input_audio=cog.File.validate("data:audio/wav;base64,bm8gYXVkaW8=")))
+        asyncio.run(ask(predictor, input_audio="data:audio/wav;base64,bm8gYXVkaW8="))
     assert files(predictor) == []
+
+
+def test_cancelled_predictions_of_a_slow_url_occupy_no_thread(predictor: Predictor) -> None:
+    async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nX-Drip: ")
+        with suppress(ConnectionError):
+            while True:
+                writer.write(b"x")
+                await writer.drain()
+                await asyncio.sleep(0.1)
+
+    async def life() -> None:
+        server = await asyncio.start_server(drip, "127.0.0.1")
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/a.wav"
+        tasks = [asyncio.create_task(ask(predictor, input_audio=url)) for _ in range(2 * predict.MAX_CONCURRENCY + 1)]
+        await asyncio.sleep(0.5)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks, timeout=5)
+        assert all(task.cancelled() for task in tasks)
+        async with asyncio.timeout(10):
+            (await ask(predictor)).unlink()
+        server.close()
+
+    asyncio.run(life())
 
 
 def test_an_unexpected_error_is_a_sentence_and_a_traceback_in_the_log(
@@ -253,6 +278,34 @@ def test_a_second_setup_serves_its_weights_and_ends_the_first_engine(tmp_path: P
     predictor.setup("weights/demo")
     assert len(engine_threads()) == len(before)
     assert engine_threads() != before
+
+
+def test_a_set_up_that_fails_leaves_no_service_and_the_next_one_serves(tmp_path: Path) -> None:
+    predictor = Predictor()
+    predictor.setup("weights/demo")
+    asyncio.run(ask(predictor))
+    first, threads = predictor.service, set(threading.enumerate())
+    with pytest.raises(CheckpointError):
+        predictor.setup(str(tmp_path / "missing"))
+    assert not first.folder.exists()
+    ended = threads - set(threading.enumerate())
+    assert {thread.name.partition("_")[0] for thread in ended} == {"engine", "prediction"}
+    assert not hasattr(predictor, "service")
+    predictor.setup("weights/demo")
+    assert asyncio.run(ask(predictor)).stat().st_size > 60_000
+
+
+def test_the_time_to_load_is_in_the_first_caller_s_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor, metrics = Predictor(), dict[str, Any]()
+    predictor.setup("weights/demo")
+    monkeypatch.setattr(predictor, "record_metric", metrics.__setitem__, raising=False)
+
+    async def life() -> None:
+        await predictor.service._probe()
+        await ask(predictor)
+
+    asyncio.run(life())
+    assert metrics["load_s"] > 0
 
 
 def test_a_checkpoint_without_music_fails_at_setup_with_the_smoke_test(

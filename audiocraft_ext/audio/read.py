@@ -80,10 +80,10 @@ def read(
 ) -> Clip:
     """The window [start_s, end_s) of any audio file, exact to the sample, at the file's own sample rate.
 
-    More than two channels are mixed down to stereo. `end_s` None is the end of the clip; one past it is clamped, and
-    logged. Of a window longer than `max_s`, that much is read. A truncated file is read as far as it goes. Raises
-    `Cancelled`; `InputError` that names `input_audio`, `continuation_start` if the window begins past the end of the
-    clip, `continuation_end` if it ends by its start.
+    More than two channels are mixed down to stereo; of those without a layout, as nine are, the first two are read.
+    `end_s` None is the end of the clip; one past it is clamped, and logged. Of a window longer than `max_s`, that much
+    is read. A truncated file is read as far as it goes. Raises `Cancelled`; `InputError` that names `input_audio`,
+    `continuation_start` if the window begins past the end of the clip, `continuation_end` if it ends by its start.
     """
     if not (path.is_file() and os.access(path, os.R_OK)):  # a pipe or a device would block, or never end
         raise InputError(FIELD, "the file cannot be read.", "Send it again.")
@@ -109,10 +109,10 @@ def _decode(file: BinaryIO, progress: Progress, limits: ReadLimits) -> Generator
     rate or codec change.
     """
     deadline = time.monotonic() + limits.wall_s
-    start, au_head = audio_offset(file.fileno()), b""
+    start, au_head, has_layout = audio_offset(file.fileno()), b"", True
     while True:
         end = next_link(file.fileno(), start)
-        command = _command(file.fileno(), start, end, au_head, limits)
+        command = _command(file.fileno(), start, end, au_head, has_layout, limits)
         wall_s, n_bytes = max(0.0, deadline - time.monotonic()), 0
         output = stream_output(command, file, progress, timeout_s=wall_s, memory_bytes=limits.memory_bytes)
         with closing(output) as chunks:
@@ -120,6 +120,9 @@ def _decode(file: BinaryIO, progress: Progress, limits: ReadLimits) -> Generator
                 n_bytes += len(chunk)
                 au_head += chunk[: _AU_HEAD_BYTES - len(au_head)]
                 yield chunk
+        if not au_head and has_layout:
+            has_layout = False  # or it is not audio, as the next attempt shows
+            continue
         if not n_bytes:
             break
         if not end:
@@ -132,7 +135,7 @@ def _decode(file: BinaryIO, progress: Progress, limits: ReadLimits) -> Generator
         raise InputError(FIELD, problem, "Send it with that part in front.")
 
 
-def _command(file: int, start: int, end: int, au_head: bytes, limits: ReadLimits) -> list[str]:
+def _command(file: int, start: int, end: int, au_head: bytes, has_layout: bool, limits: ReadLimits) -> list[str]:
     """ffmpeg, from bytes [start, end) of its standard input to an AU stream, or to raw samples like those of `au_head`.
 
     `end` 0 is the end of the file.
@@ -143,7 +146,8 @@ def _command(file: int, start: int, end: int, au_head: bytes, limits: ReadLimits
     command += ["-map", "0:a:0", "-map_metadata", "-1", "-vn", "-sn", "-dn", "-c:a", "pcm_f32be", "-af"]
     filters = "aresample=rematrix_maxval=1,aformat=sample_fmts=flt:channel_layouts="
     if not au_head:
-        return [*command, f"{filters}mono|stereo|downmix|FL|FR", "-f", "au", "pipe:1"]
+        mix = f"{filters}mono|stereo|downmix|FL|FR" if has_layout else "pan=stereo|c0=c0|c1=c1,aformat=sample_fmts=flt"
+        return [*command, mix, "-f", "au", "pipe:1"]
     sample_rate, n_channels = struct.unpack_from(">2I", au_head, 16)
     # aresample would lower mono by 3 dB in stereo; val(1) of mono is val(0).
     filters += "mono" if n_channels == 1 else "mono|stereo|downmix|FL|FR,aeval=val(0)|val(1):c=stereo"

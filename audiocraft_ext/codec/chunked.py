@@ -1,4 +1,4 @@
-"""Decode tokens to samples in overlapping chunks: short clips whole, as audiocraft does, long ones chunk by chunk.
+"""Tokens ↔ samples in overlapping chunks: short clips whole, as audiocraft does, long ones chunk by chunk.
 
 Chunks bound the memory (a small codec needs some 3 GB for 300 s at once) and the delay of a cancellation. Knows no
 codec in particular; ``multiband`` maps its own functions over the same chunks.
@@ -52,3 +52,16 @@ def decode(codec: CompressionModel, tokens: Tensor, progress: Progress) -> Tenso
         return codec.decode(tokens[..., frames], None)
 
     return map_chunks(decode_chunk, tokens.shape[-1], round(codec.frame_rate), hop_length(codec))
+
+
+def encode(codec: CompressionModel, samples: Tensor, progress: Progress) -> Tensor:
+    """Tokens [B, K, T] from samples [B, C, N], T rounded up; ``Cancelled`` as in ``decode``."""
+    hop = hop_length(codec)
+
+    def encode_chunk(frames: slice) -> Tensor:
+        progress.check()
+        tokens, scale = codec.encode(samples[..., frames.start * hop : frames.stop * hop])
+        assert scale is None  # no MusicGen has a codec that normalizes the volume
+        return tokens
+
+    return map_chunks(encode_chunk, math.ceil(samples.shape[-1] / hop), round(codec.frame_rate))

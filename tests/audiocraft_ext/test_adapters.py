@@ -20,6 +20,7 @@ from audiocraft_ext.progress import Cancelled, Progress
 from audiocraft_ext.request import AdapterNames, Request
 from audiocraft_ext.settings import EngineSettings
 from tests.support.adapters import write_by_our_names
+from tests.support.engines import needs_llvmlite
 
 WARM: AdapterNames = (("warm", 1.0),)
 COLD: AdapterNames = (("cold", 1.0),)
@@ -116,10 +117,33 @@ def test_a_file_that_changes_is_merged_again(base: Model, folder: Path, tmp_path
     shutil.copytree(folder / "warm", tmp_path / "mine")
     adapters = Adapters(base, str(EMBEDDED), "cpu", tmp_path, n_kept=1)
     first = samples(adapters, (("mine", 1.0),))
-    shutil.rmtree(tmp_path / "mine")
-    shutil.copytree(folder / ".cold", tmp_path / "mine")
+    before = (tmp_path / "mine").stat().st_mtime_ns
+    for path in (folder / ".cold").iterdir():
+        shutil.copy2(path, tmp_path / "mine" / path.name)
+    assert (tmp_path / "mine").stat().st_mtime_ns == before
     assert not torch.equal(samples(adapters, (("mine", 1.0),)), first)
     adapters.close()
+
+
+def test_an_archive_s_name_loses_its_own_ending_alone(base: Model, tmp_path: Path) -> None:
+    for name in ("my.v1.tar", "my.v2.tar.gz", "a.0.5.ZIP", "b.tgz", "c.bin"):
+        (tmp_path / name).touch()
+    (tmp_path / "my.v3.tar").mkdir()
+    adapters = Adapters(base, str(EMBEDDED), "cpu", tmp_path, n_kept=1)
+    assert sorted(adapters._paths()) == ["a.0.5", "b", "c.bin", "my.v1", "my.v2", "my.v3.tar"]
+
+
+@needs_llvmlite
+def test_where_the_engine_fails_a_simpler_one_plays_an_adapter(
+    adapters: Adapters, base: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("no memory for the kernels")
+
+    assert base.engine is not None
+    monkeypatch.setattr(type(base.engine.backend), "linear", fail)
+    with adapters.model(WARM, Progress()) as model:
+        assert model.engine_name == "torch, eager"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """The seam of a continuation on the embedded checkpoint, whose codec was trained on music like the excerpts."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,8 @@ from audiocraft_ext import checkpoint
 from audiocraft_ext.audio.read import Clip
 from audiocraft_ext.audio.resample import resample
 from audiocraft_ext.checkpoint.locate.source import EMBEDDED
+from audiocraft_ext.codec import chunked
+from audiocraft_ext.errors import Cancelled
 from audiocraft_ext.musicgen import Model
 from audiocraft_ext.progress import Progress
 from audiocraft_ext.request import Request
@@ -66,3 +70,21 @@ def test_the_excerpt_is_the_codec_s_reconstruction_of_it(model: Model) -> None:
     reconstruction = codec.decode(codec.encode(clip.samples[None])[0], None)[0]
     n_before_the_seam = reconstruction.shape[-1] - 4 * synth.FRAME  # the decoder looks a few frames ahead
     torch.testing.assert_close(samples[:, :n_before_the_seam], reconstruction[:, :n_before_the_seam], rtol=0, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_a_long_excerpt_has_the_tokens_of_the_whole_and_can_be_cancelled(model: Model) -> None:
+    clip, progress, codec = excerpt(32.01, 32000, 1), Progress(), model.checkpoint.codec
+    assert torch.equal(chunked.encode(codec, clip.samples[None], progress), codec.encode(clip.samples[None])[0])
+    request = Request(prompt="calm", input_audio=AUDIO, continuation=True, duration=40, seed=3)
+    lengths = []
+
+    def stop(_: Any, inputs: tuple[Tensor], __: Tensor) -> None:
+        lengths.append(inputs[0].shape[-1] / model.sample_rate)
+        progress.stop()
+
+    hook = codec.encoder.register_forward_hook(stop)
+    with pytest.raises(Cancelled):
+        model.generate(request, clip, progress)
+    hook.remove()
+    assert lengths == [chunked.CHUNK_S + chunked.PADDING_S]  # the first chunk has nothing before it

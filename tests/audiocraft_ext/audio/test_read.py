@@ -133,6 +133,12 @@ def test_a_float_wav_above_full_scale_keeps_its_peaks(tmp_path: Path) -> None:
     assert torch.equal(read(write(tmp_path / "a.wav", loud, subtype="FLOAT")).samples, loud)
 
 
+@pytest.mark.parametrize("n_channels", [9, 11, 32, 64])
+def test_of_channels_without_a_layout_the_first_two_are_read(tmp_path: Path, n_channels: int) -> None:
+    samples = torch.cat([chords(channels=2), torch.rand(n_channels - 2, chords().shape[-1])])
+    assert snr_db(read(write(tmp_path / "a.wav", samples, subtype="PCM_16")).samples, chords(channels=2)) > 65
+
+
 def test_more_than_two_channels_are_mixed_down(tmp_path: Path) -> None:
     surround = chords(channels=1).repeat(6, 1) * 2
     clip = read(write(tmp_path / "a.wav", surround, subtype="FLOAT"))

@@ -118,7 +118,7 @@ def wav(rate: int = RATE, channels: int = 1, data: bytes = bytes(4000)) -> bytes
         wav(rate=4_000_000_000),
         wav(channels=0),
         wav(channels=65_535),
-        wav(channels=64),
+        wav(channels=65),
         wav(data=b""),
         wav()[:30],
         b"fLaC" + bytes(100),

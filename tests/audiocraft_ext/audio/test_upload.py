@@ -1,39 +1,91 @@
-"""Uploads by URL that fail, never end or are slow, opened as cog opens them."""
+"""URLs that fail, never end, are slow or lead nowhere."""
 
+import asyncio
+import gzip
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import cog
 import pytest
 
 from audiocraft_ext.audio import upload
 from audiocraft_ext.audio.read import ReadLimits
-from audiocraft_ext.audio.upload import download_upload
-from audiocraft_ext.errors import Cancelled, InputError
-from audiocraft_ext.progress import Progress
+from audiocraft_ext.audio.upload import download
+from audiocraft_ext.errors import InputError
+
+CONTENT = bytes(range(100))
+LOCATIONS = {
+    "/moved": "/good",
+    "/loop": "/loop",
+    "/nowhere": "http://[::1",
+    "/latin": "http://\xff\xfe:x/\xff",
+    "/hostless": "file:///etc/passwd",
+}
 
 
 class Handler(BaseHTTPRequestHandler):
-    """/endless sends without end, /slow a byte periodically, /broken less than it promised, /good a hundred bytes."""
+    """Each path is a way to answer; /endless and the "drip" ones go on until the reader leaves."""
 
     def do_GET(self) -> None:
-        if self.path == "/none":
+        with suppress(OSError):  # the reader has left
+            getattr(self, "_" + self.path[1:].replace("-", "_"), self._none)()
+
+    def _none(self) -> None:
+        if self.path in LOCATIONS:
+            self._head(302, Location=LOCATIONS[self.path])
+        else:
             self.send_error(404)
-            return
-        self.send_response(200)
-        if self.path in ("/broken", "/good"):
-            self.send_header("Content-Length", "100")
+
+    def _head(self, status: int = 200, **headers: str) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
         self.end_headers()
-        try:
-            self.wfile.write(bytes(10 if self.path == "/broken" else 100))
-            while self.path in ("/endless", "/slow"):
-                self.wfile.write(bytes(10_000 if self.path == "/endless" else 1))
-                time.sleep(0 if self.path == "/endless" else 0.05)
-        except OSError:  # the reader has left
-            pass
+
+    def _good(self) -> None:
+        self._head(Content_Length=str(len(CONTENT)))
+        self.wfile.write(CONTENT)
+
+    def _broken(self) -> None:
+        self._head(Content_Length="101")
+        self.wfile.write(CONTENT)
+
+    def _gzip(self) -> None:
+        self._head(Content_Encoding="gzip")
+        self.wfile.write(gzip.compress(CONTENT))
+
+    def _cut_gzip(self) -> None:
+        self._head(Content_Encoding="gzip")
+        self.wfile.write(gzip.compress(CONTENT)[:-30])
+
+    def _endless(self) -> None:
+        self._head()
+        while True:
+            self.wfile.write(bytes(10_000))
+
+    def _endless_redirect(self) -> None:
+        self._head(302, Location="/good")
+        while True:
+            self.wfile.write(bytes(10_000))
+
+    def _body_drip(self) -> None:
+        self._head()
+        self._drip()
+
+    def _header_drip(self) -> None:
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Drip: ")
+        self._drip()
+
+    def _redirect_drip(self) -> None:
+        self._head(302, Location="/header-drip")
+
+    def _drip(self) -> None:
+        while True:
+            self.wfile.write(b"x")
+            time.sleep(0.05)
 
     def log_message(self, *args: object) -> None:
         pass
@@ -47,10 +99,10 @@ def url() -> Iterator[str]:
         http.shutdown()
 
 
-def test_a_url_and_a_data_url_are_downloaded_whole(url: str, tmp_path: Path) -> None:
-    for source, content in ((f"{url}/good", bytes(100)), ("data:audio/wav;base64,UklGRg==", b"RIFF")):
-        download_upload(cog.File.validate(source), tmp_path / "got", Progress())
-        assert (tmp_path / "got").read_bytes() == content
+@pytest.mark.parametrize("path", ["/good", "/gzip", "/moved", "/endless-redirect"])
+def test_a_url_is_downloaded_whole(url: str, tmp_path: Path, path: str) -> None:
+    asyncio.run(download(url + path, tmp_path / "got"))
+    assert (tmp_path / "got").read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize(
@@ -58,31 +110,44 @@ def test_a_url_and_a_data_url_are_downloaded_whole(url: str, tmp_path: Path) -> 
     [
         ("/none", "answers 404 Not Found"),
         ("/broken", "cannot be fetched"),
+        ("/cut-gzip", "cannot be fetched"),
+        ("/loop", "answers 302 Found"),
+        ("/nowhere", "answers 302 Found"),
+        ("/latin", "cannot be fetched|answers 302 Found"),
+        ("/hostless", "cannot be fetched"),
         ("/endless", "more than 0.1 MB"),
-        ("/slow", "took longer than 0.3 s"),
+        ("/body-drip", "took longer than 0.5 s"),
+        ("/header-drip", "took longer than 0.5 s"),
+        ("/redirect-drip", "took longer than 0.5 s"),
     ],
 )
 def test_a_failing_url_is_refused_by_name(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, problem: str
 ) -> None:
-    monkeypatch.setattr(upload, "TIMEOUT_S", 0.3)
+    monkeypatch.setattr(upload, "TIMEOUT_S", 0.5)
     start = time.monotonic()
-    with pytest.raises(InputError, match=f"^input_audio: .*{problem}"):
-        download_upload(
-            cog.File.validate(url + path), tmp_path / "got", Progress(), limits=ReadLimits(file_bytes=100_000)
-        )
+    with pytest.raises(InputError, match=f"^input_audio: .*({problem})"):
+        asyncio.run(download(url + path, tmp_path / "got", limits=ReadLimits(file_bytes=100_000)))
     assert time.monotonic() - start < 2
 
 
-def test_an_unreachable_host_is_refused_by_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:1/x.wav", "http://", "http://[::1", "http://a\x7f.b", "http://\udcff"]
+)
+def test_an_unreachable_host_is_refused_by_name(tmp_path: Path, url: str) -> None:
     with pytest.raises(InputError, match="cannot be fetched"):
-        download_upload(cog.File.validate("http://127.0.0.1:1/x.wav"), tmp_path / "got", Progress())
+        asyncio.run(download(url, tmp_path / "got"))
 
 
-def test_a_cancel_ends_a_slow_download_at_its_next_chunk(url: str, tmp_path: Path) -> None:
-    progress = Progress()
-    threading.Timer(0.3, progress.stop).start()
-    start = time.monotonic()
-    with pytest.raises(Cancelled):
-        download_upload(cog.File.validate(f"{url}/slow"), tmp_path / "got", progress)
-    assert time.monotonic() - start < 2
+@pytest.mark.parametrize("path", ["/body-drip", "/header-drip", "/redirect-drip", "/endless"])
+def test_a_cancel_ends_a_download_at_once(url: str, tmp_path: Path, path: str) -> None:
+    async def cancelled_after_s() -> float:
+        task = asyncio.create_task(download(url + path, tmp_path / "got"))
+        await asyncio.sleep(0.3)
+        start = time.monotonic()
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+        return time.monotonic() - start
+
+    assert asyncio.run(cancelled_after_s()) < 0.3
