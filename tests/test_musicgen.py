@@ -242,7 +242,7 @@ def test_a_taken_port_is_one_sentence_with_the_next_free_one() -> None:
         done = run("serve", "--port", str(port))
     assert done.returncode == 1
     free = re.fullmatch(
-        rf"Port {port} of 127.0.0.1 is taken by another program; the next free one: PORT=(\d+) make serve\n",
+        rf"Port {port} of 127.0.0.1 is taken by another program; the next free one: PORT=(\d+)\n",
         done.stderr,
     )
     assert free is not None, done.stderr
