@@ -62,6 +62,7 @@ def test_an_ipv6_address_is_served() -> None:
         child.terminate()
 
 
+@pytest.mark.slow
 def test_of_two_servers_that_start_at_once_one_ends_with_a_sentence() -> None:
     port = str(free_port())
     both = [start("serve", PORT=port) for _ in range(2)]
@@ -81,6 +82,7 @@ def test_of_two_servers_that_start_at_once_one_ends_with_a_sentence() -> None:
             child.communicate()
 
 
+@pytest.mark.slow
 def test_the_page_and_the_model_end_together_at_sigterm(tmp_path: Path) -> None:
     port, web_port = free_port(), free_port()
     with start("web", PORT=str(port), WEB_PORT=str(web_port), TMPDIR=str(tmp_path)) as child:

@@ -35,7 +35,7 @@ class ReplicateAPI:
     """The routes below ``/v1``, and the address for cog's webhooks."""
 
     def __init__(self, client: httpx.AsyncClient, own_url: str, folder: Path) -> None:
-        """``own_url`` is this server's address as the Cog server behind ``client`` reaches it; ``folder`` has uploads."""
+        """``own_url`` is this server's address as the Cog server behind ``client`` sees it; ``folder`` has uploads."""
         self._client, self._secret = client, secrets.token_urlsafe()
         self._predictions = Predictions(client, lambda name: f"{own_url}/hooks/{self._secret}/{name}", MAX_BYTES)
         self._files = Files(folder, MAX_BYTES)

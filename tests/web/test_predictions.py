@@ -2,6 +2,7 @@
 
 import json
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import httpx
 import pytest
 
 from tests.support.page import page_of
-from tests.support.server import free_port
+from tests.support.server import ROOT, free_port
 
 BODY = {"version": "any", "input": {"prompt": "kick"}}
 RUNS_S = 4.0
@@ -152,6 +153,13 @@ def test_what_has_no_answer_in_two_seconds_still_fails_later(page: Page) -> None
     page.cog.raw = SSH
     page.cog.registers_s = 3
     assert page.end_of(page.create())["status"] == "failed"
+
+
+def test_the_page_s_address_is_not_the_server_s_for_the_program(page: Page) -> None:
+    url = str(page.client.base_url).rstrip("/")
+    done = subprocess.run([ROOT / "script/musicgen", "predict", "x", "--server", url], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines()[-1].startswith(f"--server {url}: the program there makes no predictions.")
 
 
 @pytest.mark.parametrize(
