@@ -278,19 +278,23 @@ def test_a_url_that_is_no_server_s_is_one_sentence(tmp_path: Path, url: str) -> 
     assert (done.returncode, done.stdout, done.stderr) == (1, "", sentence)
 
 
+# Python 3.11 makes a RuntimeError of an interrupt here, and transformers a ModuleNotFoundError of that.
 INTERRUPTED_IMPORT = """
-import importlib.abc, os, signal, sys
+import importlib.abc, signal, sys
+class Attribute:
+    def __set_name__(self, *_):
+        signal.raise_signal(signal.SIGINT)
 class Interrupt(importlib.abc.MetaPathFinder):
     def find_spec(self, name, *_):
         if name == sys.argv[1]:
-            os.kill(os.getpid(), signal.SIGINT)
+            type("Class", (), {"attribute": Attribute()})
 sys.meta_path.insert(0, Interrupt())
 from cli.__main__ import main
 sys.exit(main(sys.argv[2:]))
 """
 
 
-@pytest.mark.parametrize("module", ["cli.predict", "asyncio", "torch", "transformers.models.t5.modeling_t5"])
+@pytest.mark.parametrize("module", ["cli.predict", "torch", "transformers.models.t5.modeling_t5"])
 def test_an_interrupt_of_an_import_ends_the_program_at_once(tmp_path: Path, module: str) -> None:
     command = [sys.executable, "-c", INTERRUPTED_IMPORT, module, "predict", "x"]
     environment = {**os.environ, "PYTHONPATH": str(PROGRAM.parents[1]), "TMPDIR": str(tmp_path)}
