@@ -79,7 +79,7 @@ def test_of_two_servers_that_start_at_once_one_ends_with_a_sentence() -> None:
     finally:
         for child in both:
             child.terminate()
-            child.communicate()
+            child.wait(SOON_S)
 
 
 @pytest.mark.slow
@@ -89,7 +89,7 @@ def test_the_page_and_the_model_end_together_at_sigterm(tmp_path: Path) -> None:
         for address in (f"http://127.0.0.1:{web_port}", f"http://127.0.0.1:{port}/health-check"):
             wait_for(address)
         child.send_signal(signal.SIGTERM)
-        child.communicate()
+        child.wait(SOON_S)
     assert child.returncode == 128 + signal.SIGTERM
     assert is_free(port)
     assert is_free(web_port)
