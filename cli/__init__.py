@@ -4,12 +4,26 @@ Knows of the server its HTTP API and ``script/serve``, of the model ``predict.py
 """
 
 import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
+INTERRUPTED = 128 + signal.SIGINT
 _PYTHON = ROOT / ".venv" / "bin" / "python"
+
+
+@contextmanager
+def long_import() -> Iterator[None]:
+    """Ctrl-C ends the process at once: some packages turn an interrupt during their import into errors of their own."""
+    before = signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def run(*command: str, default_output: str | None = None) -> NoReturn:

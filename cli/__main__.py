@@ -6,7 +6,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
-from cli import ROOT
+from cli import INTERRUPTED, ROOT, long_import
 from cli.parser import Parser, suggestion
 
 COMMANDS = {
@@ -78,13 +78,17 @@ def main(arguments: list[str] | None = None, default_output: str | None = None) 
         hint = f'did you mean musicgen predict "{name}"?' if " " in name else suggestion(name, COMMANDS)
         print(f"musicgen {name}: no such command; {hint} They are {', '.join(COMMANDS)}.", file=sys.stderr)
         return 2
-    if name == "predict":
-        from cli.predict import main as predict
+    try:
+        if name == "predict":
+            with long_import():
+                from cli.predict import main as predict
 
-        return predict(rest, default_output)
-    if name in ("fetch", "convert"):
-        return int(import_module(f"cli.{name}").main(rest))
-    return {"serve": serve, "train": train, "web": web}[name](rest)
+            return predict(rest, default_output)
+        if name in ("fetch", "convert"):
+            return int(import_module(f"cli.{name}").main(rest))
+        return {"serve": serve, "train": train, "web": web}[name](rest)
+    except KeyboardInterrupt:
+        return INTERRUPTED
 
 
 if __name__ == "__main__":

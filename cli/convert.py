@@ -4,6 +4,7 @@ import logging
 import sys
 from pathlib import Path
 
+from cli import long_import
 from cli.parser import Parser
 
 DESCRIPTION = """Convert a checkpoint in any supported format to one folder of safetensors with everything it needs: it loads fastest.
@@ -22,8 +23,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--dtype", choices=DTYPES, help="of the language model; unchanged by default")
     options = parser.parse_args(arguments)
     print("Importing the checkpoints' readers …", file=sys.stderr, flush=True)
-    from audiocraft_ext.checkpoint.convert import convert
-    from audiocraft_ext.errors import CheckpointError
+    with long_import():
+        from audiocraft_ext.checkpoint.convert import convert
+        from audiocraft_ext.errors import CheckpointError
 
     logging.basicConfig(format="%(message)s")
     try:

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from cli import ROOT
+from cli import ROOT, long_import
 from cli.parser import Parser
 
 DESCRIPTION = """Collect a checkpoint and all the models that it names in weights/, so that the server starts without network access.
@@ -22,8 +22,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--no-diffusion", action="store_true", help="without MultiBand Diffusion, which is large")
     options = parser.parse_args(arguments)
     print("Importing the checkpoints' readers …", file=sys.stderr, flush=True)
-    from audiocraft_ext.checkpoint.bundle import bundle
-    from audiocraft_ext.errors import CheckpointError
+    with long_import():
+        from audiocraft_ext.checkpoint.bundle import bundle
+        from audiocraft_ext.errors import CheckpointError
 
     try:
         entries = bundle(options.weights, options.to, with_diffusion=not options.no_diffusion)

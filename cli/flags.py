@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser, output: str) -> None:
         "-i", "--input", action="append", default=[], metavar="NAME=VALUE", help="an input; for a file, @file or a URL"
     )
     parser.add_argument("--json", metavar="OBJECT", help="all inputs as a JSON object, or a file with one")
-    parser.add_argument("-o", "--output", type=Path, help=f"default: {output}")
+    parser.add_argument("-o", "--output", help=f"default: {output}")
 
 
 def read_json(text: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from audiocraft_ext.audio.source import check_size, decode_data_url
 from audiocraft_ext.request import DEFAULT_MAX_DURATION_S, MAX_GUIDANCE, MAX_PROMPT_CHARACTERS, MAX_SEED, Request
 from cli import ROOT
 from cli.flags import given_inputs, parse
+from cli.output import is_folder
 
 ANY_DURATION_S = sys.maxsize
 _MEANING = {
@@ -121,7 +122,7 @@ def inputs_of(options: argparse.Namespace) -> dict[str, Any]:
             raise ValueError("prompt: it is given twice, as bare words and by -i or --json. Keep one.")
         given["prompt"] = prompt_of(options.words)
     output = options.output
-    wanted = output.suffix.lower().removeprefix(".") if output and not output.is_dir() else ""
+    wanted = Path(output).suffix.lower().removeprefix(".") if output and not is_folder(output) else ""
     if wanted and given.setdefault("output_format", wanted) != wanted:
         raise ValueError(f"output_format: {given['output_format']!r}, but -o is {output}. Change one of them.")
     inputs = {name: schema["default"] for name, schema in schemas().items()}

@@ -11,15 +11,22 @@ from typing import Any
 _NAME_LENGTH = 48
 
 
-def targets(output: Path | None, inputs: dict[str, Any], seeds: list[int], force: bool) -> list[Path]:
+def is_folder(output: str | Path) -> bool:
+    """Whether results get readable names in it: a folder, or a new one, whose name ends with a slash."""
+    return str(output).endswith("/") or Path(output).is_dir()
+
+
+def targets(output: str | Path | None, inputs: dict[str, Any], seeds: list[int], force: bool) -> list[Path]:
     """A path for each seed: ``output`` itself, or in it as a folder (None: the current one) a name of the inputs'.
+
+    ``save`` creates a new folder.
 
     Raises ``ValueError`` for one that cannot be written, and for one that exists, unless its name is ours to choose.
     """
     ending = f".{inputs['output_format']}"
-    folder = output or Path()
-    if folder.is_dir():
-        _check_folder(folder, folder)
+    folder = Path(output or "")
+    if is_folder(output or ""):
+        _check_folder(folder if folder.exists() else folder.absolute().parent, folder)
         return [folder / f"{readable_name(inputs)}-seed{seed}{ending}" for seed in seeds]
     _check_folder(folder.absolute().parent, folder)
     named = folder if folder.suffix else folder.with_name(folder.name + ending)
@@ -57,6 +64,7 @@ def _free_names(target: Path) -> Iterator[Path]:
 
 def save(result: Path, target: Path, force: bool) -> Path:
     """Move ``result`` to ``target``; returns its name, which has a number if another was written there meanwhile."""
+    target.parent.mkdir(exist_ok=True)
     part = target.with_name(f".{target.name[-40:]}.{os.getpid()}.part")
     try:
         shutil.move(result, part)

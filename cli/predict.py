@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import secrets
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -16,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from audiocraft_ext.request import MAX_SEED
+from cli import long_import
 from cli.flags import add_arguments
 from cli.inputs import ANY_DURATION_S, check, inputs_of, max_duration_s, schemas, table
 from cli.output import save, targets
 from cli.parser import Parser
 
-INTERRUPTED = 128 + signal.SIGINT
 MAX_TAKES = 16
 DESCRIPTION = """Make music, without Docker; with the flags of `cog predict` and a prompt in bare words.
 
@@ -59,16 +58,23 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def make(inputs: dict[str, Any], seeds: list[int], folder: Path) -> list[Path]:
-    """A file in ``folder`` for each seed, by a model in this process; in one batch."""
+def unloaded_predictor() -> Any:
+    """The Predictor, after some seconds of imports; raises ``RuntimeError`` for a package that is not installed."""
     start = time.monotonic()
     say("Importing torch and audiocraft …")
     try:
-        from predict import Predictor
+        with long_import():
+            from predict import Predictor
     except ModuleNotFoundError as error:
+        if error.name is None:
+            raise
         raise RuntimeError(f"The package {error.name} is not installed. Install everything with: make setup") from error
-    predictor = Predictor()
     say(f"Loading the checkpoint, after {time.monotonic() - start:.1f} s …")
+    return Predictor()
+
+
+def make(predictor: Any, inputs: dict[str, Any], seeds: list[int], folder: Path) -> list[Path]:
+    """A file in ``folder`` for each seed, by a model in this process; in one batch."""
     predictor.setup()
     say(f"Making {inputs['duration']} s of music …")
 
@@ -87,17 +93,17 @@ def run(options: argparse.Namespace, default_output: str | None) -> list[Path]:
     seeds = seeds_of(inputs, options.takes)
     for seed in {seeds[0], seeds[-1]}:
         check({**inputs, "seed": seed}, ANY_DURATION_S if options.server else max_duration_s())
-    output = options.output or (Path(default_output) if default_output else None)
-    paths = targets(output, inputs, seeds, options.force)
+    paths = targets(options.output or default_output, inputs, seeds, options.force)
     if options.adapter and not options.server:
         raise ValueError("--adapter: adapters are a running server's. Name it with --server.")
+    predictor = None if options.server else unloaded_predictor()  # an interrupt meanwhile leaves no folder
     with tempfile.TemporaryDirectory(prefix="musicgen-") as scratch:
         if options.server:
             from cli.remote import make_remotely
 
             results = make_remotely(options.server, inputs, seeds, options.adapter, Path(scratch))
         else:
-            results = make(inputs, seeds, Path(scratch))
+            results = make(predictor, inputs, seeds, Path(scratch))
         return [save(result, path, options.force) for result, path in zip(results, paths, strict=True)]
 
 
@@ -108,8 +114,6 @@ def main(arguments: list[str], default_output: str | None = None) -> int:
     except (ValueError, RuntimeError, OSError) as error:
         say(str(error))
         return 1
-    except KeyboardInterrupt:
-        return INTERRUPTED
     with contextlib.suppress(BrokenPipeError):
         for path in written:
             print(f"Written output to: {path}", flush=True)

@@ -1,6 +1,7 @@
 """Requests to a running server, over cog's HTTP API. Standard library only; knows no model."""
 
 import base64
+import http.client
 import json
 import mimetypes
 import re
@@ -27,8 +28,12 @@ class Client:
 
     def __init__(self, url: str) -> None:
         """Raises ``ValueError`` unless it is an http URL."""
-        parts = urlsplit(url if "://" in url else f"http://{url}")
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urlsplit(url if "://" in url else f"http://{url}")
+            is_valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0  # raises as well
+        except ValueError:
+            is_valid = False
+        if not is_valid or not url.isprintable() or " " in url:
             raise ValueError(f"--server {url}: write it as http://127.0.0.1:5000.")
         self.url = parts.geturl().rstrip("/")
         # A proxy knows another machine by the name of this one.
@@ -41,19 +46,22 @@ class Client:
         request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"})
         try:
             with self._opener.open(request) as answer:
-                return answer.status, json.load(answer)
+                status, parsed = answer.status, json.load(answer)
         except urllib.error.HTTPError as error:
-            text = error.read().decode(errors="replace")
+            status, text = error.code, error.read().decode(errors="replace")
             try:
-                return error.code, json.loads(text)
+                parsed = json.loads(text)
             except ValueError:
-                return error.code, {"detail": text[:200] or error.reason}
-        except ValueError:
-            raise RuntimeError(f"--server {self.url}: what answers there is not a Cog server.") from None
+                parsed = {"detail": text[:200] or error.reason}
         except OSError as error:
             reason = getattr(error, "reason", error)
             hint = "Start one with: musicgen serve"
             raise RuntimeError(f"--server {self.url}: no server answers there ({reason}). {hint}") from None
+        except (ValueError, http.client.HTTPException):
+            parsed = None
+        if not isinstance(parsed, dict):
+            raise RuntimeError(f"--server {self.url}: the program there is not a Cog server.")
+        return status, parsed
 
     def wait_until_ready(self) -> None:
         """Wait while it starts; raises ``RuntimeError`` if it cannot."""
@@ -64,7 +72,8 @@ class Client:
                 return
             if status != "STARTING":
                 logs = str((health.get("setup") or {}).get("logs", "")).strip().rpartition("\n")[2]
-                raise RuntimeError(f"--server {self.url}: it cannot predict ({status}). {logs}".strip())
+                problem = f"it cannot predict ({status})" if status else "the program there is not a Cog server"
+                raise RuntimeError(f"--server {self.url}: {problem}. {logs}".strip())
             if not is_reported:
                 print(f"{self.url} is starting; waiting …", file=sys.stderr, flush=True)
                 is_reported = True
@@ -76,14 +85,20 @@ class Client:
         while (answered := self.request("/predictions", body))[0] == 409:  # all slots are taken
             time.sleep(POLL_S)
         status, answer = answered
+        if status in (404, 405):
+            hint = "Name the model's own address, as http://127.0.0.1:5000."
+            raise RuntimeError(f"--server {self.url}: the program there makes no predictions. {hint}")
         if answer.get("status") != "succeeded":
             problem = answer.get("error") or _details(answer.get("detail")) or f"it answered with status {status}."
             raise ValueError(_LAYERS.sub("", str(problem)))
         output = str(answer["output"])
         if output.startswith("data:"):
             return decode_data_url(output)
-        with self._opener.open(output) as file:
-            return bytes(file.read())
+        try:
+            with self._opener.open(output) as file:
+                return bytes(file.read())
+        except http.client.HTTPException as error:
+            raise RuntimeError(f"{output}: the result cannot be read ({error!r}).") from None
 
 
 def _details(detail: Any) -> str:
@@ -112,11 +127,12 @@ def make_remotely(url: str, inputs: dict[str, Any], seeds: list[int], adapters: 
     paths = []
     for seed, future in zip(seeds, futures, strict=True):
         # A server without adapters ignores a context; one with them writes it into the file's comment.
-        if adapters and b'"adapter"' not in future.result().replace(b"\0", b""):
+        result = future.result()
+        if adapters and b'"adapter"' not in result.replace(b"\0", b""):
             raise RuntimeError(f"--adapter: {client.url} ignored it. Start the server with MUSICGEN_ADAPTERS=folder.")
         print(f"Using seed {seed}", flush=True)
         paths.append(folder / str(seed))
-        paths[-1].write_bytes(future.result())
+        paths[-1].write_bytes(result)
     return paths
 
 

@@ -8,8 +8,10 @@ import os
 import re
 import signal
 import socket
+import socketserver
 import subprocess
 import sys
+import threading
 import time
 import tomllib
 from importlib.metadata import EntryPoint
@@ -25,6 +27,7 @@ from audiocraft_ext.errors import InputError
 from audiocraft_ext.request import Request
 from cli import convert, inputs, output
 from cli.__main__ import COMMANDS, main
+from cli.predict import parser
 from tests.support.server import ROOT, free_port
 
 PROGRAM = ROOT / "script" / "musicgen"
@@ -94,8 +97,6 @@ def test_a_misspelt_name_gets_a_suggestion(arguments: list[str], sentence: str) 
 
 
 def test_words_are_bare_in_a_file_or_on_standard_input(tmp_path: Path) -> None:
-    from cli.predict import parser
-
     (tmp_path / "words.txt").write_text("dark techno\n")
     for words in (["dark techno"], ["dark", "techno"], [f"@{tmp_path / 'words.txt'}"]):
         options = parser().parse_intermixed_args(["-i", "seed=1", *words, "-i", "duration=3"])
@@ -128,6 +129,19 @@ def test_a_name_without_an_ending_gets_one_and_takes_their_seeds(tmp_path: Path)
         tmp_path / "x-seed1.mp3",
         tmp_path / "x-seed2.mp3",
     ]
+
+
+@pytest.mark.parametrize("name", ["takes/", "my.takes/"])
+def test_a_folder_that_is_new_is_created_for_its_takes(tmp_path: Path, name: str) -> None:
+    options = parser().parse_intermixed_args(["x", "-o", f"{tmp_path}/{name}"])
+    given = inputs.inputs_of(options)
+    paths = output.targets(options.output, given, [1, 2], False)
+    assert paths == [tmp_path / name / "x-seed1.wav", tmp_path / name / "x-seed2.wav"]
+    assert not paths[0].parent.exists()
+    (tmp_path / "result").touch()
+    assert output.save(tmp_path / "result", paths[0], False).is_file()
+    with pytest.raises(ValueError, match=f"there is no folder {tmp_path}/nowhere"):
+        output.targets(f"{tmp_path}/nowhere/takes/", given, [1], False)
 
 
 def test_two_at_once_lose_nothing_and_force_replaces(tmp_path: Path) -> None:
@@ -231,6 +245,65 @@ def test_no_server_is_said_with_the_command_that_starts_one(tmp_path: Path) -> N
     assert done.stderr.endswith("Start one with: musicgen serve\n")
 
 
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "the program there is not a Cog server."),
+        (b"HTTP/1.0 200 OK\r\n\r\n[]", "the program there is not a Cog server."),
+        (b"HTTP/1.0 404 Not Found\r\n\r\n[]", "the program there is not a Cog server."),
+        (b"HTTP/1.0 404 Not Found\r\n\r\n<html>", "the program there is not a Cog server."),
+        (b"HTTP/1.0 200 OK\r\nContent-Length: 9\r\n\r\n{", "the program there is not a Cog server."),
+    ],
+)
+def test_another_program_at_the_server_s_port_is_one_sentence(tmp_path: Path, answer: bytes, sentence: str) -> None:
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(65536)
+            self.request.sendall(answer)
+
+    with socketserver.TCPServer(("127.0.0.1", 0), Handler) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{other.server_address[1]}"
+        done = run("predict", "x", "--server", url, cwd=tmp_path)
+        other.shutdown()
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"--server {url}: {sentence}\n")
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:abc", "http://127.0.0.1:99999", "http://h/a b", "http://[::1", "ftp://x"]
+)
+def test_a_url_that_is_no_server_s_is_one_sentence(tmp_path: Path, url: str) -> None:
+    done = run("predict", "x", "--server", url, cwd=tmp_path)
+    sentence = f"--server {url}: write it as http://127.0.0.1:5000.\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", sentence)
+
+
+# Python 3.11 makes a RuntimeError of an interrupt here, and transformers a ModuleNotFoundError of that.
+INTERRUPTED_IMPORT = """
+import importlib.abc, signal, sys
+class Attribute:
+    def __set_name__(self, *_):
+        signal.raise_signal(signal.SIGINT)
+class Interrupt(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, *_):
+        if name == sys.argv[1]:
+            type("Class", (), {"attribute": Attribute()})
+sys.meta_path.insert(0, Interrupt())
+from cli.__main__ import main
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize("module", ["cli.predict", "torch", "transformers.models.t5.modeling_t5"])
+def test_an_interrupt_of_an_import_ends_the_program_at_once(tmp_path: Path, module: str) -> None:
+    command = [sys.executable, "-c", INTERRUPTED_IMPORT, module, "predict", "x"]
+    environment = {**os.environ, "PYTHONPATH": str(PROGRAM.parents[1]), "TMPDIR": str(tmp_path)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 128 + signal.SIGINT
+    assert not {"Traceback", "Install", "Loading"} & set(done.stderr.split())
+    assert list(tmp_path.iterdir()) == []
+
+
 # ------------------------------------------------------------------------------------------------- serve
 
 
@@ -242,7 +315,7 @@ def test_a_taken_port_is_one_sentence_with_the_next_free_one() -> None:
         done = run("serve", "--port", str(port))
     assert done.returncode == 1
     free = re.fullmatch(
-        rf"Port {port} of 127.0.0.1 is taken by another program; the next free one: PORT=(\d+) make serve\n",
+        rf"Port {port} of 127.0.0.1 is taken by another program; the next free one: PORT=(\d+)\n",
         done.stderr,
     )
     assert free is not None, done.stderr

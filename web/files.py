@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import mimetypes
-import tempfile
 import uuid
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -16,11 +15,10 @@ class TooLargeError(Exception):
 
 
 class Files:
-    """Uploaded files in a temporary folder, the oldest dropped beyond ``max_bytes``."""
+    """Uploaded files in a folder of the caller's, the oldest dropped beyond ``max_bytes``."""
 
-    def __init__(self, max_bytes: int) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="musicgen-web-")
-        self._max_bytes = max_bytes
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        self._folder, self._max_bytes = folder, max_bytes
         self._all: dict[str, dict[str, Any]] = {}
 
     async def add(
@@ -68,4 +66,4 @@ class Files:
         return f"data:{self._all[file_id]['content_type']};base64,{content}"
 
     def _path(self, file_id: str) -> Path:
-        return Path(self._folder.name) / uuid.UUID(file_id).hex  # a caller's id may be a path
+        return self._folder / uuid.UUID(file_id).hex  # a caller's id may be a path

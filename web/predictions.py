@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -23,15 +23,18 @@ _RETRY_S = 0.2
 _WEBHOOK_TRIES = 3
 _FROM_COG = ("status", "output", "error", "logs", "metrics", "started_at", "completed_at")
 
+# A proxy knows another machine by the names of this one: httpx's "mounts" of a client without one for them.
+NO_PROXY = dict.fromkeys(("all://localhost", "all://127.0.0.1", "all://[::1]"))
+
 State = dict[str, Any]
 
 
 class RefusedError(Exception):
-    """cog refuses the request: its status and answer."""
+    """cog refuses the request: its status, and its answer as a sentence."""
 
-    def __init__(self, status: int, answer: Any) -> None:
-        super().__init__(answer)
-        self.status, self.answer = status, answer
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status = status
 
 
 @dataclass
@@ -58,7 +61,7 @@ class Predictions:
         """``hooks_url`` of a prediction's id is where cog reports on it: ``update`` takes what arrives there."""
         self._client, self._hooks_url, self._max_bytes = client, hooks_url, max_bytes
         self._all: dict[str, Prediction] = {}
-        self._sending: set[asyncio.Task[None]] = set()  # asyncio itself keeps no reference
+        self._tasks: set[asyncio.Task[None]] = set()  # asyncio itself keeps no reference
 
     def get(self, name: str) -> Prediction | None:
         """The prediction with this id, if it is kept."""
@@ -71,7 +74,7 @@ class Predictions:
     async def create(
         self, body: dict[str, Any], model: str, version: str, urls: Callable[[str], dict[str, str]]
     ) -> Prediction:
-        """A prediction that cog has accepted, or that waits for a free slot; raises ``RefusedError``."""
+        """A prediction that cog has accepted, or that waits; raises ``RefusedError`` and ``httpx.TransportError``."""
         name, created_at = uuid.uuid4().hex[:26], datetime.now(UTC).isoformat()
         empty = dict.fromkeys(("output", "error", "started_at", "completed_at"))
         state = {"id": name, "model": model, "version": version, "input": body.get("input") or {}, **empty}
@@ -87,16 +90,19 @@ class Predictions:
         accepted.cancel()
         if prediction.task.done() and (error := prediction.task.exception()):
             del self._all[name]
+            prediction.done.set()
             raise error
+        prediction.accepted.set()
         self._drop_oldest()
         return prediction
 
     async def cancel(self, prediction: Prediction) -> None:
-        """Cancel it, and wait until it has ended."""
+        """Cancel it, and wait a moment until it has ended; raises ``httpx.TransportError``."""
         if prediction.done.is_set():
             return
         prediction.is_canceled = True
         await self._client.post(f"/predictions/{prediction.state['id']}/cancel")
+        self._start(self._repeat_cancel(prediction))
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(prediction.done.wait(), _ACCEPT_S)
 
@@ -117,31 +123,51 @@ class Predictions:
         else:
             event = "output" if after["output"] != before["output"] else "logs"
         if prediction.webhook and event in prediction.events:
-            sending = asyncio.create_task(_post(prediction.webhook, dict(after)))
-            self._sending.add(sending)
-            sending.add_done_callback(self._sending.discard)
+            self._start(_post(prediction.webhook, dict(after)))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _repeat_cancel(self, prediction: Prediction) -> None:
+        """Cancel it until it has ended: cog has lost a cancel that came before it had registered the prediction."""
+        while not prediction.done.is_set():
+            with contextlib.suppress(httpx.TransportError):
+                await self._client.post(f"/predictions/{prediction.state['id']}/cancel")
+            await asyncio.sleep(_RETRY_S)
 
     async def _run(self, prediction: Prediction, body: dict[str, Any]) -> None:
-        response: httpx.Response | None = None
+        """Follow it to its end; an error before it is accepted is the caller's."""
         try:
-            while response is None or response.status_code == 409:  # all slots are taken
-                if response is not None:
-                    prediction.accepted.set()
-                    await asyncio.sleep(_RETRY_S)
-                if prediction.is_canceled:
-                    return await self.update(prediction, _end("canceled"))
-                response = await self._client.put(f"/predictions/{body['id']}", json=body)
-        except httpx.TransportError as error:
-            problem = f"The server at {self._client.base_url} cannot be reached: {error or type(error).__name__}"
+            end = await self._answer(prediction, body)
+        except Exception as error:  # of any kind: without an end it would be "processing" for ever
             if not prediction.accepted.is_set():
-                raise RefusedError(502, {"detail": problem}) from error
-            return await self.update(prediction, _end("failed", problem))
-        answer = response.json() if response.headers.get("content-type", "").startswith("application/json") else {}
-        if "status" not in answer:
-            if not prediction.accepted.is_set():
-                raise RefusedError(response.status_code, answer or {"detail": response.text})
-            return await self.update(prediction, _end("failed", str(answer or response.text)))
-        await self.update(prediction, answer | _end(answer["status"], answer.get("error")))
+                raise
+            sentence = str(error) or type(error).__name__
+            if not isinstance(error, RefusedError):
+                sentence = f"The server at {self._client.base_url} has not answered: {sentence}"
+            end = _end("failed", sentence)
+        await self.update(prediction, end)
+
+    async def _answer(self, prediction: Prediction, body: dict[str, Any]) -> State:
+        """cog's answer, once the model is loaded and has a free slot."""
+        while not prediction.is_canceled:
+            response = await self._client.put(f"/predictions/{body['id']}", json=body)
+            if not await self._must_wait(response):
+                is_json = response.headers.get("content-type", "").startswith("application/json")
+                answer = response.json() if is_json else response.text
+                if not isinstance(answer, dict) or "status" not in answer:
+                    raise RefusedError(response.status_code if response.is_error else 502, _sentence(answer))
+                return answer | _end(answer["status"], answer.get("error"))
+            prediction.accepted.set()
+            await asyncio.sleep(_RETRY_S)
+        return _end("canceled")
+
+    async def _must_wait(self, response: httpx.Response) -> bool:
+        if response.status_code == 503:  # the model is being loaded, or cannot be
+            return (await self._client.get("/health-check")).json().get("status") in ("STARTING", "READY", "BUSY")
+        return response.status_code == 409  # all slots are taken
 
     def _drop_oldest(self) -> None:
         total = sum(prediction.n_bytes for prediction in self._all.values())
@@ -157,11 +183,19 @@ def _end(status: str, error: str | None = None) -> State:
     return {"status": status, "error": error, "completed_at": datetime.now(UTC).isoformat()}
 
 
+def _sentence(answer: Any) -> str:
+    """cog's answer to a request that it refuses, as one sentence for each input."""
+    detail = answer.get("detail", answer) if isinstance(answer, dict) else answer
+    if not isinstance(detail, list):
+        return str(detail)
+    return "; ".join(f"{'.'.join(map(str, one.get('loc', [])[1:]))}: {one.get('msg', one)}" for one in detail)
+
+
 async def _post(url: str, state: State) -> None:
     """Send a state to the caller's webhook; tried again where that fails."""
     for i in range(_WEBHOOK_TRIES):
         with contextlib.suppress(httpx.HTTPError, httpx.InvalidURL):
-            async with httpx.AsyncClient(timeout=10) as client:
+            async with httpx.AsyncClient(timeout=10, mounts=NO_PROXY) as client:
                 if (await client.post(url, json=state)).is_success:
                     return
         await asyncio.sleep(2**i)

@@ -11,6 +11,7 @@ import re
 import secrets
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,7 +20,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from web.files import Files, TooLargeError
-from web.predictions import TERMINAL, Predictions, RefusedError, State
+from web.predictions import EVENTS, TERMINAL, Predictions, RefusedError, State
 
 # As Replicate's own "Prefer: wait" without a number.
 DEFAULT_WAIT_S = 60.0
@@ -33,11 +34,11 @@ _NOT_HERE = "This server has one model, its predictions and files, and nothing e
 class ReplicateAPI:
     """The routes below ``/v1``, and the address for cog's webhooks."""
 
-    def __init__(self, client: httpx.AsyncClient, own_url: str) -> None:
-        """``own_url`` is this server's address as the Cog server behind ``client`` reaches it."""
+    def __init__(self, client: httpx.AsyncClient, own_url: str, folder: Path) -> None:
+        """``own_url`` is this server's address as the Cog server behind ``client`` sees it; ``folder`` has uploads."""
         self._client, self._secret = client, secrets.token_urlsafe()
         self._predictions = Predictions(client, lambda name: f"{own_url}/hooks/{self._secret}/{name}", MAX_BYTES)
-        self._files = Files(MAX_BYTES)
+        self._files = Files(folder, MAX_BYTES)
 
     def routes(self) -> list[Route]:
         """All of them, for an ASGI app."""
@@ -63,11 +64,13 @@ class ReplicateAPI:
     async def create(self, request: Request) -> Response:
         """A new prediction; with ``Prefer: wait``, once it is done or that time is over."""
         try:
-            body = await request.json()
-        except ValueError:
-            body = None
-        if not isinstance(body, dict) or not isinstance(body.get("input", {}), dict):
-            return problem(422, "The body is not a JSON object with an object as its input.")
+            body = _parse(await request.body())
+        except ValueError as error:
+            return problem(422, f"The body is not JSON: {error}.")
+        try:
+            _check(body)
+        except ValueError as error:
+            return problem(422, str(error))
         path = request.path_params
         model = f"{path['owner']}/{path['name']}" if path else str(body.get("version")).rpartition(":")[0]
         body["input"] = {name: self._resolve(value, request) for name, value in body.get("input", {}).items()}
@@ -80,7 +83,7 @@ class ReplicateAPI:
         try:
             prediction = await self._predictions.create(body, model or NAME, version, urls)
         except RefusedError as error:
-            return problem(error.status, _detail(error.answer))
+            return problem(error.status, str(error))
         wait = _WAIT.search(request.headers.get("prefer", ""))
         if wait is None:
             return JSONResponse(prediction.state, 201)
@@ -125,7 +128,7 @@ class ReplicateAPI:
             try:
                 given = metadata if isinstance(metadata, str) else await metadata.read() if metadata else "{}"
                 name, kind = content.filename or "file", content.content_type
-                entry = await self._files.add(name, kind, _chunks(content), json.loads(given or "{}"))
+                entry = await self._files.add(name, kind, _chunks(content), _parse(given or "{}"))
             except ValueError:
                 return problem(422, "The metadata is not JSON.")
             except TooLargeError:
@@ -205,12 +208,25 @@ def page(results: list[Any]) -> Response:
     return JSONResponse({"previous": None, "next": None, "results": results})
 
 
-def _detail(answer: Any) -> str:
-    """cog's answer to a request that it refuses as one sentence for each input."""
-    detail = answer.get("detail", answer) if isinstance(answer, dict) else answer
-    if not isinstance(detail, list):
-        return str(detail)
-    return "; ".join(f"{'.'.join(map(str, one.get('loc', [])[1:]))}: {one.get('msg', one)}" for one in detail)
+def _parse(text: bytes | str) -> Any:
+    """JSON that can be sent on; raises ``ValueError``, also for NaN, 1e400 and half a surrogate pair."""
+    try:
+        value = json.loads(text)
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    return value
+
+
+def _check(body: Any) -> None:
+    """Raise ``ValueError`` with a sentence unless it has the form of a prediction's."""
+    if not isinstance(body, dict) or not isinstance(body.get("input", {}), dict):
+        raise ValueError("The body is not a JSON object with an object as its input.")
+    webhook, events = body.get("webhook") or "http:", body.get("webhook_events_filter") or []
+    if not isinstance(webhook, str) or not webhook.startswith(("http:", "https:")):
+        raise ValueError(f"webhook: {webhook!r:.80} is not an http or https URL.")
+    if not isinstance(events, list) or not all(event in EVENTS for event in events):
+        raise ValueError(f"webhook_events_filter: {events!r:.80} is not a list of some of {', '.join(EVENTS)}.")
 
 
 def _base(request: Request) -> str:

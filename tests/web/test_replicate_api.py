@@ -190,10 +190,35 @@ def test_the_model_has_the_server_s_schema(client: replicate.Client, server: htt
     assert client.models.get(MODEL).versions.get(version.id).id == version.id
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b'{"input": 3}', b"\xff"])
-def test_a_body_that_is_no_request_is_refused(web: str, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"", "The body is not JSON: Expecting value"),
+        (b"[]", "The body is not a JSON object"),
+        (b'{"input": 3}', "The body is not a JSON object with an object as its input."),
+        (b"\xff", "The body is not JSON: 'utf-8' codec can't decode"),
+        (b"[" * 100_000, "The body is not JSON: it is nested too deeply."),
+        (b'{"input": {"prompt": "\\ud800"}}', "The body is not JSON: 'utf-8' codec can't encode character"),
+        (b'{"input": {"temperature": NaN}}', "The body is not JSON: Out of range float values"),
+        (b'{"input": {"temperature": 1e400}}', "The body is not JSON: Out of range float values"),
+        (b'{"webhook": 5}', "webhook: 5 is not an http or https URL."),
+        (b'{"webhook": "ftp://x"}', "webhook: 'ftp://x' is not an http or https URL."),
+        (b'{"webhook_events_filter": 5}', "webhook_events_filter: 5 is not a list of some of start, output"),
+        (b'{"webhook_events_filter": "completed"}', "webhook_events_filter: 'completed' is not a list of some of"),
+        (b'{"webhook_events_filter": [["start"]]}', "webhook_events_filter: [['start']] is not a list of some of"),
+    ],
+)
+def test_a_body_that_is_no_request_is_refused(web: str, content: bytes, sentence: str) -> None:
     answer = httpx.post(f"{web}/v1/predictions", content=content)
     assert (answer.status_code, answer.json()["title"]) == (422, "Request failed")
+    assert answer.json()["detail"].startswith(sentence)
+
+
+@pytest.mark.parametrize("metadata", ["{", "NaN"])
+def test_metadata_that_cannot_be_sent_back_is_refused(web: str, metadata: str) -> None:
+    answer = httpx.post(f"{web}/v1/files", files={"content": b"x", "metadata": metadata})
+    assert (answer.status_code, answer.json()["detail"]) == (422, "The metadata is not JSON.")
+    assert httpx.get(f"{web}/v1/files").status_code == 200
 
 
 def test_reports_need_the_secret_that_cog_was_given(web: str, client: replicate.Client) -> None:
