@@ -173,7 +173,7 @@ def engine_weights(lm: LMModel, consume: bool) -> Weights:
         heads=WeightBias(torch.cat([head.weight for head in heads]), torch.cat(biases) if biases else None),
         n_heads=lm.transformer.layers[0].self_attn.num_heads,
         has_sines="sin" in lm.transformer.positional_embedding,
-        rotary_frequencies=None if lm.transformer.rope is None else lm.transformer.rope.frequencies.float(),
+        rotary_frequencies=None if lm.transformer.rope is None else lm.transformer.rope.frequencies.float().cpu(),
         max_period=lm.transformer.max_period,
         positional_scale=lm.transformer.positional_scale,
     )

@@ -31,7 +31,7 @@ CORE = [ROOT / "predict.py", *(path for path in FILES if path not in TRAINING)]
 TOOLS = [path for folder in ("cli", "weights", "benchmarks", "deploy", "web") for path in (ROOT / folder).rglob("*.py")]
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 MAX_TRAINING_LINES = 2450
-MAX_CORE_LINES, MAX_TOP_MODULES, MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_TEST_NAME = 7900, 12, 320, 60, 70
+MAX_CORE_LINES, MAX_TOP_MODULES, MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_TEST_NAME = 7975, 12, 320, 60, 70
 
 
 def top_level(path: Path) -> set[str]:

@@ -61,7 +61,7 @@ class Weights:
     heads: WeightBias  # [K V, D]
     n_heads: int
     has_sines: bool = True
-    rotary_frequencies: Tensor | None = None  # [Dh / 2], radians a position
+    rotary_frequencies: Tensor | None = None  # [Dh / 2] on the host, radians a position
     max_period: float = 10_000.0
     positional_scale: float = 1.0
 
@@ -75,7 +75,7 @@ def sine_table(n: int, dim: int, max_period: float) -> Tensor:
 
 def rotary_table(n: int, frequencies: Tensor, scale: float) -> Tensor:
     """Complex rotary factors [n, Dh / 2] of n positions, as in audiocraft's RoPE."""
-    angle = torch.arange(n, dtype=torch.float32)[:, None] * frequencies.cpu()
+    angle = torch.arange(n, dtype=torch.float32)[:, None] * frequencies
     return torch.polar(torch.ones_like(angle), angle) * scale + (1 - scale)
 
 
