@@ -9,7 +9,8 @@ from pathlib import Path
 from benchmarks.gpu_check.report import NO_CUDA, Report
 
 PACKAGES = ("torch", "triton", "transformers", "numpy", "audiocraft", "torchaudio", "nvidia-cublas")
-TESTS = ("tests/test_gpu.py", "tests/audiocraft_ext/engine/backends/test_triton.py")
+_KERNELS = "tests/audiocraft_ext/engine/backends/test_triton"
+TESTS = ("tests/test_gpu.py", *(f"{_KERNELS}{name}.py" for name in ("", "_inputs", "_linear", "_sampling")))
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,12 @@ def parts(size: str | None) -> list[Part]:
         Part("environment", of_medium, 60),
         Part("speed", of_medium, 120),
         Part("kernels", of_medium, 60),
-        Part("parity", of_medium, 60),
-        Part("company", of_medium, 45),
+        Part("parity", of_medium, 90),
+        Part("company", of_medium, 60),
         *others,
         Part("admission", of_medium, 45),
         Part("requests", of_medium, 90),
-        Part("tests", of_medium, 90),
+        Part("tests", of_medium, 240),
         Part("audiocraft", of_medium, 60),
         Part("transformers", of_medium, 60),
         Part("transformers-static", of_medium, 90),
@@ -70,7 +71,7 @@ def _measure(report: Report, work: Path) -> None:
             case "kernels":
                 engine_parts.kernels(report, 100 if is_tiny else 500)
             case "parity":
-                engine_parts.parity(report, 100 if is_tiny else 1500)
+                engine_parts.parity(report, 100 if is_tiny else 300)
             case "company":
                 engine_parts.company(report, 200 if is_tiny else 400)
             case "admission":
