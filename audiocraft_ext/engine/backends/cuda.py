@@ -1,5 +1,6 @@
 """The backend for CUDA: a whole step of plain torch's operations as one CUDA graph."""
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ _MEMORY_SHARE = 0.6
 # Of streams: a codec's long kernels, on the default stream, would delay each of a step's short ones. Kernels in a graph
 # keep that of the stream that they were captured on.
 _HIGH_PRIORITY = -1
+# A capture begins by synchronising the device and freeing memory, which must not happen within another engine's.
+_capture_lock = threading.Lock()
 
 
 class CUDABackend(TorchBackend):
@@ -98,7 +101,8 @@ class CUDAGraphStep:
         was_active = is_active.clone()
         is_active.zero_()  # meanwhile no slot advances
         try:
-            return self._record()
+            with _capture_lock:
+                return self._record()
         except Exception as error:
             # torch leaves neither the stream nor the pool of a capture that cannot be ended.
             torch.cuda.set_stream(stream)
