@@ -4,8 +4,8 @@
 
 The sound is a transistor radio: clips of the checkpoint's own synthesiser, with drums, without anything below 400 Hz. A
 detector that was never trained measures the lows; before it judges, it is tried on known clips, after the codec. With
-guidance no sound that was tried is detected in six of eight generations yet (benchmarks/LOG.md says why). The training is `script/train`, as
-a user runs it; `--clips` and `--flags` are for `make finetune`.
+guidance no sound that was tried is detected in six of eight generations yet (benchmarks/LOG.md says why). The training
+is `script/train`, as a user runs it; `--clips` and `--flags` are for `make finetune`.
 """
 
 import argparse
