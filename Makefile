@@ -50,7 +50,7 @@ cluster: .venv/ready .venv-cluster/ready
 	VIRTUAL_ENV=.venv-cluster $(BIN)/uv pip install --quiet -r deploy/requirements.txt
 	touch $@
 
-# Every part's correctness: 5 minutes on two cores with AVX-512, 12 without. One thread per worker: with two the workers'
+# Every part's correctness: 5 to 12 minutes on two cores. One thread per worker: with two the workers'
 # threads would wait for each other.
 test: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadscope

@@ -256,7 +256,7 @@ class _Loop:
             return
         tensors, progress = found
         if progress["digest"] != self._digest:
-            self.notes.append(f"Begins again: clips, captions or base differ from those of step {progress['step']}.")
+            self.notes.append(f"Starting again: clips, captions or base differ from those of step {progress['step']}.")
             _log.warning(self.notes[-1])
             return
         self.optimiser.load(tensors)

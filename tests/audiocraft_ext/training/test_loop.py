@@ -150,7 +150,7 @@ def test_another_training_s_state_is_not_gone_on_from(lm: LMModel, tmp_path: Pat
     assert train(lm, tmp_path, save_every=5).notes == ["Resumed after step 6."]
     again = train(lm, tmp_path, lr=0.02)
     [note] = again.notes
-    assert note == "Begins again: clips, captions or base differ from those of step 6."
+    assert note == "Starting again: clips, captions or base differ from those of step 6."
     assert_equal([again.state, train(lm, tmp_path / "fresh", lr=0.02).state])
 
 

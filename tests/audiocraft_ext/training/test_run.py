@@ -133,7 +133,7 @@ def test_other_sample_prompts_and_a_corrected_caption_end_no_training(
         train(cancel)
     (tmp_path / "songs" / "0.txt").write_text("a corrected caption")
     train()
-    assert "Begins again: clips, captions or base differ from those of step 1." in capsys.readouterr().out
+    assert "Starting again: clips, captions or base differ from those of step 1." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("n_bytes", [100, 20_000])
